@@ -1,0 +1,159 @@
+"""Token rows: the corpus as the subject model reads it.
+
+A document becomes rows of at most C tokens, BOS in front of each where the dictionary expects it; no row
+holds two documents. Rows lie in shards, one structured `.npy` file each, which later stages map into
+memory instead of reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autointerp.errors import RunError
+from autointerp.journal import Journal, disk_errors
+
+SHORTEST_TAIL: Final = 16
+"""A document's last row is dropped where it would hold fewer tokens than this behind the first row:
+what the model does on a fragment without its context says nothing about the text."""
+
+Rows = NDArray[Any]
+"""Structured array of `row_dtype(C)`."""
+
+
+def row_dtype(context_length: int) -> np.dtype[Any]:
+    """One row: the document's id, the position in it of the row's first token (BOS not counted), the
+    number of tokens (BOS counted), and the token ids [C], zeros behind the last."""
+    return np.dtype(
+        [("document", "<u8"), ("position", "<u4"), ("length", "<u2"), ("tokens", "<u4", (context_length,))]
+    )
+
+
+def rows_of(document: int, token_ids: NDArray[np.uint32], context_length: int, bos: int | None) -> Rows:
+    """Cuts one tokenised document into rows.
+
+    `document`: its id as a number. `bos`: the token put before each row, None for none.
+    """
+    room = context_length - (bos is not None)
+    n_rows = -(-len(token_ids) // room)
+    if n_rows > 1 and len(token_ids) - (n_rows - 1) * room < SHORTEST_TAIL:
+        n_rows -= 1
+    rows = np.zeros(n_rows, row_dtype(context_length))
+    for number in range(n_rows):
+        piece = token_ids[number * room : (number + 1) * room]
+        row = rows[number]
+        row["document"], row["position"] = document, number * room
+        row["length"] = len(piece) + (bos is not None)
+        first = 0
+        if bos is not None:
+            row["tokens"][0], first = bos, 1
+        row["tokens"][first : first + len(piece)] = piece
+    return rows
+
+
+def save_rows(path: Path, rows: Rows) -> None:
+    """Raises DiskFull."""
+    with disk_errors(path):
+        np.save(path, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RowShard:
+    """Where a shard's rows are: `first_row` counts over the whole cache."""
+
+    unit: str
+    first_row: int
+    n_rows: int
+    path: Path
+
+    def read(self) -> Rows:
+        """The rows, mapped into memory: only what is looked at is read."""
+        return np.load(self.path, mmap_mode="r")
+
+
+class RowStore:
+    """All rows of a run. Tokens stay on disk; the three numbers a row (14 bytes) are held."""
+
+    def __init__(self, shards: list[RowShard], *, bos: bool) -> None:
+        """`bos`: whether each row begins with a token that is not the document's."""
+        self.shards = shards
+        self._bos = int(bos)
+        self._mapped = [shard.read() for shard in shards]
+        self._first = np.array([shard.first_row for shard in shards], np.int64)
+        self.context_length = int(self._mapped[0].dtype["tokens"].shape[0]) if shards else 0
+        self.document = self._column("document", np.uint64)
+        self.position = self._column("position", np.int64)
+        self.length = self._column("length", np.int64)
+
+    def _column(self, name: str, dtype: type[Any]) -> NDArray[Any]:
+        if not self._mapped:
+            return np.zeros(0, dtype)
+        return np.concatenate([rows[name] for rows in self._mapped]).astype(dtype)
+
+    @classmethod
+    def of(cls, journal: Journal, *, bos: bool) -> RowStore:
+        """The shards that a journal of rows calls done."""
+        return cls(list(row_shards(journal)), bos=bos)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.length)
+
+    def in_document(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in rows -> positions in their documents, in tokens."""
+        return self.position[rows] + positions - self._bos
+
+    def tokens(self, rows: NDArray[np.int64], starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+        """Token ids [N, width] of N windows; -1 behind the end of a row."""
+        columns = starts[:, None] + np.arange(width)
+        ids = np.full(columns.shape, -1, np.int64)
+        of_shard = np.searchsorted(self._first, rows, side="right") - 1
+        clipped = np.minimum(columns, self.context_length - 1)
+        for shard in np.unique(of_shard):
+            chosen = np.flatnonzero(of_shard == shard)
+            inside = rows[chosen] - self._first[shard]
+            ids[chosen] = self._mapped[shard]["tokens"][inside[:, None], clipped[chosen]]
+        ids[columns >= self.length[rows][:, None]] = -1
+        return ids
+
+
+def row_shards(journal: Journal) -> Iterator[RowShard]:
+    """The done shards in order. Raises RunError where a file that the journal names is missing."""
+    for unit in filter(str.isdigit, journal.units()):
+        for record, part in journal.located(unit).values():
+            path = part.with_suffix(".npy")
+            if not path.is_file():
+                raise RunError(f"{path} is missing, though {part.name} calls it done. Delete {part} too.")
+            yield RowShard(unit, int(record["first_row"]), int(record["n_rows"]), path)
+
+
+def make_rows(
+    token_lists: Iterator[tuple[int, NDArray[np.uint32]]],
+    *,
+    context_length: int,
+    bos: int | None,
+    rows_per_shard: int,
+    n_tokens: int,
+    on_shard: Callable[[int, Rows], None],
+) -> None:
+    """Packs (document id, token ids) into shards of `rows_per_shard` rows until `n_tokens` corpus tokens
+    (BOS not counted) are reached; `on_shard(first_row, rows)` takes each as it fills."""
+    shard = np.zeros(rows_per_shard, row_dtype(context_length))
+    first_row = used = taken = 0
+    for document, token_ids in token_lists:
+        for row in rows_of(document, token_ids[: n_tokens - taken], context_length, bos):
+            shard[used] = row
+            used += 1
+            taken += int(row["length"]) - (bos is not None)
+            if used == rows_per_shard:
+                on_shard(first_row, shard.copy())
+                first_row, used = first_row + used, 0
+        if taken >= n_tokens:
+            break
+    if used:
+        on_shard(first_row, shard[:used].copy())

@@ -1,0 +1,37 @@
+"""What a plug-in that talks to an LLM gets for its work on one feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autointerp.llm.protocol import LLM
+from autointerp.prompting import Prompt, Template, load_template
+from autointerp.sampling import draw
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """An LLM, the prompts, and keyed randomness for one feature."""
+
+    llm: LLM
+    feature: str
+    """Feature id: keys the draws, is never shown to an LLM."""
+    seed: int = 0
+    prompts: Path | None = None
+    """The user's own prompt folder, looked into first."""
+
+    def prompt(self, name: str, **variables: object) -> Prompt:
+        """Template `name` with these variables."""
+        return Prompt(self.template(name), variables)
+
+    def template(self, name: str) -> Template:
+        """Raises UnknownName where there is none of that name."""
+        return load_template(name, self.prompts)
+
+    def order(self, n: int, *purpose: str | int) -> list[int]:
+        """A permutation of range(n) that depends on seed, feature and purpose alone."""
+        key = draw.key(self.seed, "order", self.feature, *purpose)
+        return draw.smallest(draw.mix(key, np.arange(n, dtype=np.uint64)), n).tolist()

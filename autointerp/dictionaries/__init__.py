@@ -1,0 +1,1 @@
+"""Sparse dictionaries: one reader a checkpoint format, one description for all of them."""

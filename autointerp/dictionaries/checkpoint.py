@@ -1,0 +1,176 @@
+"""A checkpoint's folder and configuration, read with distrust (its weights: `tensors.py`).
+
+Whatever is wrong with a file comes out as one CheckpointError that names the file, the value seen, and
+what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+
+from autointerp.errors import CheckpointError
+from autointerp.types import Json
+
+MAX_JSON_BYTES: Final = 16 * 2**20
+N_LISTED: Final = 12
+"""At most so many sub-folders, files or names are listed in a message."""
+MAX_FOLDERS: Final = 10_000
+"""The search for dictionaries in sub-folders looks at so many folders."""
+
+
+# --- configuration -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A JSON object from a checkpoint; asking it for a value of the wrong type is a CheckpointError.
+
+    A key that is absent or null has the default.
+    """
+
+    path: Path
+    values: Json
+
+    def integer(self, key: str, default: int | None = None) -> int | None:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.refuse(key, "expected a whole number.")
+        return value
+
+    def count(self, key: str) -> int:
+        """A number that must be there and be at least 1."""
+        value = self.integer(key)
+        if value is None:
+            raise CheckpointError(f"{self.path} has no '{key}'. It has: {listed(self.values)}.")
+        if value < 1:
+            self.refuse(key, "expected a number of at least 1.")
+        return value
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            self.refuse(key, "expected a text.")
+        return value or None
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(key, "expected true or false.")
+        return value
+
+    def section(self, key: str) -> Settings:
+        value = self.values.get(key)
+        if value is None:
+            return Settings(self.path, {})
+        if not isinstance(value, dict):
+            self.refuse(key, "expected an object.")
+        return Settings(self.path, cast(Json, value))
+
+    def refuse(self, key: str, why: str) -> NoReturn:
+        """Raises CheckpointError about the value of `key`; `why` is a sentence, or several."""
+        raise CheckpointError(f"{self.path}: {key} is {shortened(self.values.get(key))}: {why}")
+
+
+def read_settings(path: Path) -> Settings:
+    """The JSON object in `path`. Raises CheckpointError: missing, empty, too large, not an object."""
+    size = file_size(path)
+    if size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} has {size:,} bytes, too many for a configuration. Is it another file?")
+    try:
+        value: object = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({first_line(error)}). Copy or download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object of settings.")
+    return Settings(path, cast(Json, value))
+
+
+# --- files and messages --------------------------------------------------------------------------------
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a checkpoint that is named by its folder or by a file in it."""
+    return path.parent if path.is_file() else path
+
+
+def require_files(folder: Path, *names: str) -> None:
+    """Raises CheckpointError where one is not there; sub-folders that have them all are listed."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder. Give the folder of a checkpoint.")
+    below = subfolders(folder, lambda path: all((path / name).is_file() for name in names))
+    if below:
+        raise CheckpointError(many_dictionaries(folder, below))
+    raise CheckpointError(f"{folder} has no {' and no '.join(missing)}. It holds: {contents(folder)}.")
+
+
+def subfolders(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
+    """Relative names of sub-folders, at any depth, that are `wanted`: the first ones in order of name."""
+    found = (path for path in islice(_folders_below(folder), MAX_FOLDERS) if wanted(path))
+    return [path.relative_to(folder).as_posix() for path in islice(found, N_LISTED + 1)]
+
+
+def many_dictionaries(folder: Path | str, names: list[str]) -> str:
+    """The message for a place that holds dictionaries in sub-folders but is none itself."""
+    return (
+        f"{folder} is not one dictionary but a folder of dictionaries: {listed(names)}. "
+        "Name one of them; --sae can be given several times."
+    )
+
+
+def contents(folder: Path) -> str:
+    """The names in a folder, for a message."""
+    try:
+        return listed(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()))
+    except OSError as error:
+        return f"can't be listed ({error})"
+
+
+def listed(names: Mapping[str, Any] | list[str]) -> str:
+    """`a, b, c` or `a, b, c, and 7 more`."""
+    shown = [shortened(name) for name in islice(names, N_LISTED)]
+    more = f", and {len(names) - N_LISTED} more" if len(names) > N_LISTED else ""
+    return (", ".join(shown) or "nothing") + more
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    for parent, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield from (Path(parent) / name for name in names)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file. Raises CheckpointError: missing, empty, not a file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing. A checkpoint's files lie together in one folder.")
+    size = path.stat().st_size
+    if not size:
+        raise CheckpointError(f"{path} is empty (0 bytes). Copy or download it again.")
+    return size
+
+
+def shortened(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def first_line(error: BaseException) -> str:
+    return shortened(str(error).partition("\n")[0])

@@ -1,0 +1,1 @@
+"""Explainers, one a file: from the windows shown to a sentence that says what the feature does."""

@@ -1,0 +1,450 @@
+"""Journals: what is done, on disk, in a form that no crash can spoil.
+
+    <folder>/made_from.json              the settings these records were made from, and their digest
+    <folder>/<unit>.<attempt>.jsonl      a part: one header line, then records that begin with {"key":
+
+A *unit* is a fixed range of work (256 features, one shard of rows). Every process that works on a unit
+writes a part of its own, with the next free attempt number; nobody appends to or truncates another's
+file. So a torn line can only be the last of its file, and readers pass over it; a bad line anywhere else
+is an error that names it. Where two parts hold the same key, the lowest attempt wins.
+
+`fill` is the resumable, bounded, concurrent map on top: it runs what has no record yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from autointerp.errors import (
+    DiskFull,
+    Interrupted,
+    JournalCorrupt,
+    LLMUnavailable,
+    Pending,
+    RecipeChanged,
+    RunError,
+)
+from autointerp.types import Json, digest
+
+SCHEMA: Final = 1
+FEATURES_PER_UNIT: Final = 256
+_FSYNC_EVERY_S: Final = 5.0
+_MADE_FROM = "made_from.json"
+_KEY_FIRST = b'{"key":'
+
+
+def unit_of_feature(index: int) -> str:
+    """The unit a feature's records go to: a fixed range of the dictionary, whatever else is asked for."""
+    return f"{index // FEATURES_PER_UNIT * FEATURES_PER_UNIT:09d}"
+
+
+# --- one file ------------------------------------------------------------------------------------------
+
+
+class Part:
+    """One process's records of one unit. The file appears with the first record."""
+
+    def __init__(self, journal: Journal, unit: str) -> None:
+        self._journal = journal
+        self.unit = unit
+        self._fd: int | None = None
+        self._synced_at = 0.0
+        self.path: Path | None = None
+
+    def open(self) -> Path:
+        """Claims the next free attempt and writes the header."""
+        if self.path is None:
+            self.path, self._fd = self._journal.claim(self.unit)
+            attempt = int(self.path.suffixes[-2][1:])
+            self._write(
+                orjson.dumps(
+                    {
+                        "schema": SCHEMA,
+                        "package": self._journal.package,
+                        "digest": self._journal.digest,
+                        "unit": self.unit,
+                        "attempt": attempt,
+                    }
+                )
+            )
+        return self.path
+
+    def append(self, key: str, record: Json) -> None:
+        """Writes one record; when this returns, no kill of this process can lose it."""
+        self.open()
+        self._write(orjson.dumps({"key": key} | record, option=orjson.OPT_SERIALIZE_NUMPY))
+        if time.monotonic() - self._synced_at > _FSYNC_EVERY_S:
+            self.sync()
+
+    def sync(self) -> None:
+        """Waits until all records are on the disk itself."""
+        if self._fd is not None:
+            with disk_errors(self.path):
+                os.fsync(self._fd)
+            self._synced_at = time.monotonic()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            self.sync()
+            os.close(self._fd)
+            self._fd = None
+
+    def abandon(self) -> None:
+        """Closes without waiting for the disk: after a failed write, when another would fail too."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _write(self, line: bytes) -> None:
+        if self._fd is None:
+            raise RunError(f"{self.path} was closed; its unit goes on in a new file with the next run.")
+        line += b"\n"
+        try:
+            with disk_errors(self.path):
+                while line:
+                    line = line[os.write(self._fd, line) :]
+        except DiskFull:
+            # A half-written line must stay the last one of its file.
+            self.abandon()
+            raise
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class disk_errors:  # noqa: N801  reads as a statement
+    """Turns a write that found no room into DiskFull; other errors pass."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if isinstance(error, OSError) and error.errno in full:
+            raise DiskFull(
+                f"no room left for {self._path} ({error.strerror}). Everything written before is intact: "
+                f"free some space and start again, the run goes on where it stopped."
+            ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file has the old content or the new one, never something between. Raises DiskFull."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+# --- one folder ----------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The records of one stage instance, all made from the same settings.
+
+    `made_from` names those settings; they are written beside the first part, and `check` compares. None
+    for request and usage journals, whose keys name their content.
+    """
+
+    def __init__(self, folder: Path, made_from: Json | None, *, package: str = "") -> None:
+        self.folder = folder
+        self.package = package
+        self.digest = digest(made_from)
+        self._made_from = made_from
+
+    def check(self) -> None:
+        """Raises RecipeChanged where the folder holds records made from other settings."""
+        path = self.folder / _MADE_FROM
+        if self._made_from is None or not path.exists():
+            return
+        before: Json = orjson.loads(path.read_bytes())
+        if before["digest"] == self.digest:
+            return
+        lines = differences(before["made_from"], orjson.loads(orjson.dumps(self._made_from)))
+        raise RecipeChanged(
+            f"{self.folder} was made with other settings:\n"
+            + "".join(f"  {line}\n" for line in lines)
+            + "Either put them back, or start another run with --out, or delete that folder to make it anew."
+        )
+
+    def units(self) -> list[str]:
+        """Units that have at least one part, sorted."""
+        return sorted({path.name.split(".")[0] for path in self.folder.glob("*.*.jsonl")})
+
+    def parts(self, unit: str) -> list[Path]:
+        """Files of a unit, lowest attempt first."""
+        return sorted(self.folder.glob(f"{unit}.*.jsonl"))
+
+    def claim(self, unit: str) -> tuple[Path, int]:
+        """Creates the next part of a unit for this process alone; the path and an open descriptor."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._made_from is not None and not (self.folder / _MADE_FROM).exists():
+            content = {"digest": self.digest, "made_from": self._made_from}
+            write_atomically(self.folder / _MADE_FROM, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        attempt = 1 + max((int(path.suffixes[-2][1:]) for path in self.parts(unit)), default=0)
+        while True:
+            path = self.folder / f"{unit}.{attempt:04d}.jsonl"
+            try:
+                with disk_errors(path):
+                    return path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+            except FileExistsError:
+                attempt += 1
+
+    def read(self, unit: str) -> dict[str, Json]:
+        """The records of a unit by key."""
+        return {key: record for key, (record, _) in self.located(unit).items()}
+
+    def located(self, unit: str) -> dict[str, tuple[Json, Path]]:
+        """The records of a unit by key, each with the part it stands in. Raises JournalCorrupt."""
+        found: dict[str, tuple[Json, Path]] = {}
+        for path in self.parts(unit):
+            for record in self._records_of(path):
+                found.setdefault(record["key"], (record, path))
+        return found
+
+    def records(self) -> Iterator[Json]:
+        """All records, unit by unit, in each by key. Memory: one unit's records."""
+        for unit in self.units():
+            yield from (record for _, record in sorted(self.read(unit).items()))
+
+    def _records_of(self, path: Path) -> Iterator[Json]:
+        lines = path.read_bytes().split(b"\n")
+        lines.pop()  # what stands behind the last newline: nothing, or a torn record
+        if not lines:
+            return
+        header = _parse(path, 1, lines[0])
+        if header.get("schema") != SCHEMA:
+            raise JournalCorrupt(
+                f"{path} has schema {header.get('schema')!r}; this version of autointerp reads {SCHEMA}."
+            )
+        if header.get("digest") != self.digest:
+            raise RecipeChanged(
+                f"{path} was made with other settings (digest {header.get('digest')}, now {self.digest}). "
+                f"Delete that file to make its records anew."
+            )
+        for number, line in enumerate(lines[1:], start=2):
+            if not line.startswith(_KEY_FIRST):
+                raise _unreadable(path, number, line)
+            yield _parse(path, number, line)
+
+
+def _parse(path: Path, number: int, line: bytes) -> Json:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(path, number, line) from error
+    if not isinstance(record, dict):
+        raise _unreadable(path, number, line)
+    return record
+
+
+def _unreadable(path: Path, number: int, line: bytes) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"{path}, line {number}, is not a record: {line[:60]!r}. Something outside autointerp changed the "
+        f"file, or the disk is failing. Delete that line to make its record anew, or restore the file."
+    )
+
+
+def differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """One line a leaf that differs: `sampling.n_shown: was 40, is now 20`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        lines: list[str] = []
+        for key in sorted({*before, *after}):
+            inner = f"{name}.{key}" if name else str(key)
+            lines += differences(before.get(key), after.get(key), inner)
+        return lines
+    return [] if before == after else [f"{name}: was {before!r}, is now {after!r}"]
+
+
+# --- the map -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key's work: `work()` gives the record (without its key)."""
+
+    unit: str
+    key: str
+    work: Callable[[], Awaitable[Json]]
+
+
+@dataclass(slots=True)
+class Filled:
+    """What a call of `fill` did."""
+
+    n_done: int = 0
+    n_open: int = 0
+    """Keys that stay open for the next run."""
+    n_pending: int = 0
+    """Keys whose answers come by other means."""
+    reasons: dict[str, int] = field(default_factory=dict[str, int])
+    """Why keys stayed open, counted by message."""
+
+
+_GIVE_UP_AFTER: Final = 25
+"""So many unanswered items in a row mean that the server is gone, not that it stumbles."""
+
+
+async def fill(
+    journal: Journal,
+    items: Iterable[Item],
+    *,
+    n_in_flight: int,
+    stop: asyncio.Event | None = None,
+    grace_s: float = 20.0,
+    on_done: Callable[[str], None] = lambda key: None,
+    on_open: Callable[[str, str], None] = lambda key, reason: None,
+    on_unit_done: Callable[[str], None] = lambda unit: None,
+) -> Filled:
+    """Runs the items, at most `n_in_flight` at once, and writes each record as it comes.
+
+    `items` is read lazily and must be grouped by unit: a unit's file closes behind its last item. An item
+    that raises LLMUnavailable or Pending stays open. Any other error ends the call: items in flight are
+    cancelled, everything finished is written. When `stop` is set no item is begun any more, those in
+    flight get `grace_s` seconds, and Interrupted is raised.
+    """
+    flow = _Flow(journal, n_in_flight, on_done, on_open, on_unit_done)
+    try:
+        source = iter(items)
+        while not (stop and stop.is_set()):
+            item = next(source, None)
+            if item is None:
+                break
+            await flow.begin(item, stop)
+        if stop and stop.is_set():
+            await flow.finish(grace_s)
+            raise Interrupted
+        await flow.finish(None, stop)
+        if stop and stop.is_set():
+            await flow.finish(grace_s)
+            raise Interrupted
+        return flow.filled
+    finally:
+        await flow.abandon()
+
+
+class _Flow:
+    """The moving parts of one `fill`: tasks in flight, open files, what came of it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        n_in_flight: int,
+        on_done: Callable[[str], None],
+        on_open: Callable[[str, str], None],
+        on_unit_done: Callable[[str], None],
+    ) -> None:
+        self.filled = Filled()
+        self._journal = journal
+        self._n_in_flight = n_in_flight
+        self._on_done = on_done
+        self._on_open = on_open
+        self._on_unit_done = on_unit_done
+        self._tasks: dict[asyncio.Task[Json], Item] = {}
+        self._parts: dict[str, Part] = {}
+        self._left: dict[str, int] = {}
+        self._newest_unit = ""
+        self._unanswered_in_a_row = 0
+
+    async def begin(self, item: Item, stop: asyncio.Event | None) -> None:
+        while len(self._tasks) >= self._n_in_flight:
+            await self._collect(stop)
+            if stop and stop.is_set():
+                return
+        if item.unit != self._newest_unit:
+            previous, self._newest_unit = self._newest_unit, item.unit
+            self._close_if_over(previous)
+        self._left[item.unit] = self._left.get(item.unit, 0) + 1
+        self._tasks[asyncio.ensure_future(item.work())] = item
+
+    async def finish(self, within_s: float | None, stop: asyncio.Event | None = None) -> None:
+        """Waits for what is in flight: all of it, or what comes within some seconds."""
+        if within_s is None:
+            self._newest_unit, newest = "", self._newest_unit
+            while self._tasks and not (stop and stop.is_set()):
+                await self._collect(stop)
+            if not self._tasks:
+                self._close_if_over(newest)
+            return
+        until = time.monotonic() + within_s
+        while self._tasks and (left := until - time.monotonic()) > 0:
+            await self._collect(None, left)
+
+    async def abandon(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for part in self._parts.values():
+            part.abandon()
+
+    async def _collect(self, stop: asyncio.Event | None, timeout_s: float | None = None) -> None:
+        stopping = [asyncio.ensure_future(stop.wait())] if stop else []
+        waiting: list[asyncio.Task[Any]] = [*self._tasks, *stopping]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+        finally:
+            for task in stopping:
+                task.cancel()
+        finished = [(task, item) for task, item in self._tasks.items() if task.done()]
+        for task, _ in finished:
+            del self._tasks[task]
+        # All are taken before any is raised, so that one's error doesn't lose another's finished record.
+        errors = [error for task, item in finished if (error := self._take(task, item))]
+        if errors:
+            raise errors[0]
+        if self._unanswered_in_a_row >= _GIVE_UP_AFTER:
+            raise LLMUnavailable(
+                f"{self._unanswered_in_a_row} items in a row got no answer; the last said: "
+                f"{next(reversed(self.filled.reasons))}. What is done is written; resume when it is back."
+            )
+
+    def _take(self, task: asyncio.Task[Json], item: Item) -> BaseException | None:
+        error = task.exception()
+        try:
+            if error is None:
+                part = self._parts.get(item.unit) or Part(self._journal, item.unit)
+                self._parts[item.unit] = part
+                part.append(item.key, task.result())
+                self.filled.n_done += 1
+                self._unanswered_in_a_row = 0
+                self._on_done(item.key)
+            elif isinstance(error, LLMUnavailable):
+                self.filled.n_open += 1
+                reason = self.filled.reasons.pop(str(error), 0)
+                self.filled.reasons[str(error)] = reason + 1
+                self._unanswered_in_a_row += 1
+                self._on_open(item.key, str(error))
+            elif isinstance(error, Pending):
+                self.filled.n_pending += 1
+            else:
+                return error
+        except DiskFull as full:
+            return full
+        self._left[item.unit] -= 1
+        self._close_if_over(item.unit)
+        return None
+
+    def _close_if_over(self, unit: str) -> None:
+        if self._left.get(unit) == 0 and unit != self._newest_unit:
+            del self._left[unit]
+            if part := self._parts.pop(unit, None):
+                part.close()
+            self._on_unit_done(unit)

@@ -1,0 +1,1 @@
+"""LLM backends, one a file: who explains and who judges."""

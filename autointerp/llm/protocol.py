@@ -1,0 +1,157 @@
+"""What an LLM backend is: one async method, an identity, and what it can do.
+
+A backend is a frozen dataclass in a file of its own name (`llm/openai.py` holds `Openai`); its fields are
+its options in the recipe. `connect()` gives the living thing, which holds sockets and limiters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from autointerp.errors import LLMStopped
+from autointerp.prompting import Prompt
+
+FinishReason = Literal["stop", "length", "content_filter", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMIdentity:
+    """Which LLM answers: what is digested and what a reader needs to know."""
+
+    model: str
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond answering in text."""
+
+    logprobs: bool = False
+    """`generate` fills `Reply.label_logprobs`, and `logprobs` works."""
+    embed: bool = False
+    all_windows_at_once: bool = False
+    """Any number of windows in one prompt costs nothing in quality (no language model is behind it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request cost. Kept apart from records, which hold only what is deterministic."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An LLM's answer to one request."""
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    label_logprobs: dict[str, float] | None = None
+    """Natural-log probability of each requested label token as the first answer token, raw."""
+    usage: Usage = Usage()
+
+
+class LLM(Protocol):
+    """A connected LLM. Methods may be called concurrently from one event loop.
+
+    All raise LLMUnavailable (no answer after all tries), LLMBadRequest (never this request), LLMStopped
+    (never any request) or Pending (the answer comes by other means).
+    """
+
+    @property
+    def identity(self) -> LLMIdentity: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        """One answer to `prompt`.
+
+        `choices` constrains the answer to one of these strings where the server can (callers must still
+        parse); `label_tokens` asks for the log-probabilities of these as the first answer token; `index`
+        tells apart several answers to one and the same request (0 the first, 1 one more try).
+        """
+        ...
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        """Natural-log probability of each token of `continuation` behind `prompt`.
+
+        Raises LLMBadRequest where `capabilities.logprobs` is False.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text. Raises LLMBadRequest where `capabilities.embed` is False."""
+        ...
+
+    async def close(self) -> None:
+        """Frees sockets and processes. No other method may be called afterwards."""
+        ...
+
+
+class Backend(Protocol):
+    """The plug-in: options from the recipe. Plain data, cheap to make, no connection."""
+
+    version: ClassVar[str]
+    paid: ClassVar[bool]
+    """Answers cost money or time, so each is kept in the request journal and never asked for twice."""
+
+    def identity(self) -> LLMIdentity:
+        """Which LLM will answer; digested. No connection is made."""
+        ...
+
+    def connect(self) -> LLM:
+        """The living LLM. Called inside the event loop that will use it.
+
+        Raises LLMStopped where it can't work at all (a missing key or package)."""
+        ...
+
+
+class NoLLM:
+    """Stands where a plug-in that declares `needs_llm = False` gets its LLM: it can't be asked."""
+
+    identity = LLMIdentity("none")
+    capabilities = Capabilities()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        raise LLMStopped(_UNDECLARED)
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        raise LLMStopped(_UNDECLARED)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise LLMStopped(_UNDECLARED)
+
+    async def close(self) -> None:
+        return None
+
+
+_UNDECLARED = "a plug-in that declares needs_llm = False asked an LLM; it must declare True."

@@ -1,0 +1,102 @@
+"""The request journal: a paid answer is never paid twice.
+
+Between a plug-in and its LLM stands `Replayed`. It names each request by the digest of everything the
+answer depends on, serves what was answered before, and writes every new answer down before handing it on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from autointerp.journal import Journal, Part
+from autointerp.llm.protocol import LLM, Capabilities, LLMIdentity, Reply
+from autointerp.prompting import Prompt
+from autointerp.types import Json, digest
+
+
+class Replayed:
+    """An LLM with a memory, for the requests of one unit."""
+
+    def __init__(self, llm: LLM, requests: Journal, usage: Journal, unit: str) -> None:
+        self._llm = llm
+        self._replies = requests.read(unit)
+        self._requests = Part(requests, unit)
+        self._usage = Part(usage, unit)
+
+    @property
+    def identity(self) -> LLMIdentity:
+        return self._llm.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._llm.capabilities
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        key = digest(
+            "generate",
+            self.identity,
+            [(turn.role, turn.content) for turn in prompt.messages],
+            [max_tokens, temperature, choices, label_tokens, seed, index],
+        )
+        if (known := self._replies.get(key)) is not None:
+            return _reply(known)
+        reply = await self._llm.generate(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            choices=choices,
+            label_tokens=label_tokens,
+            seed=seed,
+            index=index,
+        )
+        record: Json = {
+            "text": reply.text,
+            "finish_reason": reply.finish_reason,
+            "label_logprobs": reply.label_logprobs,
+        }
+        self._remember(key, record)
+        self._usage.append(key, dataclasses.asdict(reply.usage))
+        return reply
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        key = digest("logprobs", self.identity, [(t.role, t.content) for t in prompt.messages], continuation)
+        if (known := self._replies.get(key)) is None:
+            known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
+            self._remember(key, known)
+        return known["logprobs"]
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        key = digest("embed", self.identity, list(texts))
+        if (known := self._replies.get(key)) is None:
+            known = {"vectors": await self._llm.embed(texts)}
+            self._remember(key, known)
+        return known["vectors"]
+
+    def close_files(self) -> None:
+        """Closes this unit's files; the LLM stays open for the next unit."""
+        self._requests.close()
+        self._usage.close()
+
+    async def close(self) -> None:
+        self.close_files()
+        await self._llm.close()
+
+    def _remember(self, key: str, record: Json) -> None:
+        self._requests.append(key, record)
+        self._replies[key] = record
+
+
+def _reply(record: dict[str, Any]) -> Reply:
+    return Reply(record["text"], record["finish_reason"], record["label_logprobs"])

@@ -1,0 +1,206 @@
+"""What an OpenAI-compatible server's failures mean: for every request, for this one, or just for now.
+
+Servers disagree about statuses; `Server.verdict` holds all we know of it on one page. Sources: the error
+pages of OpenAI and OpenRouter, and vLLM's, llama.cpp's and Azure's answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import email.utils
+import ipaddress
+import math
+import os
+import re
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable
+from autointerp.llm.retries import Passing
+from autointerp.types import Json
+
+MAX_RETRY_AFTER_S = 300.0
+"""A server that asks for a longer wait is unavailable: the next run asks again."""
+
+# Values of `code` and `type` in error bodies, in lower case.
+_QUOTA = {"insufficient_quota", "insufficient_user_quota", "billing_hard_limit_reached", "billing_not_active"}
+_SETTING = {"unsupported_parameter", "unsupported_value"}
+_NO_MODEL = {"model_not_found", "not_found_error", "notfounderror"}
+_BAD_KEY = {"invalid_api_key", "authentication_error"}
+_BAD_REQUEST = {
+    *("invalid_request_error", "badrequesterror", "context_length_exceeded", "invalid_prompt"),
+    *("content_filter", "content_policy_violation"),
+}
+
+
+class Server:
+    """A server as messages show it: its address, and its words without the key."""
+
+    def __init__(self, address: str, model: str, key_env: str, key: str) -> None:
+        self.address = _without_secrets(address)
+        self._model = model
+        self._key_env = key_env
+        self._has_key = bool(key)
+        # Servers echo keys whole, cut short or starred; the first characters give each of these away.
+        echo = [re.escape(key[:8]) + r"\S*"] if key else []
+        self._secrets = re.compile("|".join([*echo, r"\S*\*{3}\S*"]))
+
+    def shown(self, text: str, n_characters: int = 300) -> str:
+        """Somebody else's text as it may stand in a message: without keys, on one line, short."""
+        text = self._secrets.sub("[key]", " ".join(text.split()))
+        return text if len(text) <= n_characters else f"{text[:n_characters]}..."
+
+    def verdict(
+        self, status: int, error: object, headers: Mapping[str, str], models: Sequence[str] = ()
+    ) -> LLMError | Passing:
+        """What to raise for an error; `models` are the names of those the server has, if known.
+
+        A status that nobody foresaw stops the run: to go on would record a failure for each feature.
+        """
+        kinds = _kinds(error)
+        said = self.shown(_message(error))
+        wait_s = retry_after_s(headers)
+        if kinds & _QUOTA or (status == 402 and wait_s is None):
+            return LLMStopped(f"the account at {self.address} has no credit left ({status}): {said}")
+        if is_missing(status, error):
+            return LLMStopped(f"{self.address} has no model '{self._model}': {said} {self._hint(models)}")
+        if status == 400 and kinds & _SETTING:
+            return LLMStopped(
+                f"{self.address} refuses a setting (400): {said} The LLM's options max_tokens_field, "
+                "system_role and extra_body change what is sent; null in extra_body takes a field out."
+            )
+        if status in (400, 413, 422) or _is_flagged(error):
+            return LLMBadRequest(f"{self.address} refuses this request ({status}): {said}")
+        if status in (402, 408, 409, 425, 429) or status >= 500:
+            if wait_s is None or wait_s <= MAX_RETRY_AFTER_S:
+                return Passing(f"status {status}: {said}", wait_s=wait_s)
+            return LLMUnavailable(
+                f"{self.address} answers {status} and asks to wait {wait_s:,.0f} s: {said} "
+                "Start the run again after that."
+            )
+        if status in (401, 403):
+            key = f"the key in {self._key_env}" if self._has_key else "a request without a key"
+            way = "" if self._has_key else f" Set {self._key_env or 'api_key_env'}."
+            return LLMStopped(f"{self.address} refuses {key} ({status}): {said}{way}")
+        return LLMStopped(f"{self.address} answers {status}; is base_url that of a chat server? {said}")
+
+    def _hint(self, models: Sequence[str]) -> str:
+        if not models:
+            return "Has base_url its /v1? GET /models there lists what it has."
+        near = difflib.get_close_matches(self._model, models, n=8, cutoff=0.3)
+        first = list(dict.fromkeys([*near, *sorted(models)]))[:8]
+        return f"It has: {self.shown(', '.join(first))}{', ...' if len(first) < len(models) else '.'}"
+
+
+# --- error bodies -------------------------------------------------------------------------------------
+
+
+def is_missing(status: int, error: object) -> bool:
+    """True where the model, or the whole endpoint, doesn't exist."""
+    return status == 404 or bool(_kinds(error) & _NO_MODEL)
+
+
+def error_in(answer: object) -> object:
+    """What stands under `error` in a body with status 200, or in its first choice; None if nothing."""
+    if not isinstance(answer, dict):
+        return None
+    answer = cast(Json, answer)
+    choices = answer.get("choices")
+    first = cast(list[Any], choices)[0] if isinstance(choices, list) and choices else None
+    return answer.get("error") or (cast(Json, first).get("error") if isinstance(first, dict) else None)
+
+
+def status_of(error: object) -> int:
+    """The HTTP status that an error in a body with status 200 stands for; 500 where it doesn't say."""
+    kinds = _kinds(error)
+    codes = [int(kind) for kind in kinds if re.fullmatch(r"[45]\d\d", kind, re.ASCII)]
+    if codes:
+        return codes[0]
+    by_kind = ((_QUOTA, 429), (_NO_MODEL, 404), (_BAD_KEY, 401), (_SETTING | _BAD_REQUEST, 400))
+    return next((status for names, status in by_kind if kinds & names), 500)
+
+
+def _kinds(error: object) -> set[str]:
+    if not isinstance(error, dict):
+        return set()
+    return {str(value).lower() for name, value in cast(Json, error).items() if name in ("code", "type")}
+
+
+def _message(error: object) -> str:
+    if isinstance(error, dict):
+        return str(cast(Json, error).get("message") or cast(Json, error))
+    return str(error)
+
+
+def _is_flagged(error: object) -> bool:
+    """True where a moderation in front of the model refused this one prompt (OpenRouter, status 403)."""
+    metadata = cast(Json, error).get("metadata") if isinstance(error, dict) else None
+    return isinstance(metadata, dict) and not cast(Json, metadata).keys().isdisjoint(
+        ("flagged_input", "reasons")
+    )
+
+
+# --- headers, causes, addresses ------------------------------------------------------------------------
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms`, or `retry-after` in seconds or as a date; None if there is no wait."""
+    text, unit_s = headers.get("retry-after-ms"), 0.001
+    if not text:
+        text, unit_s = headers.get("retry-after"), 1.0
+    if not text:
+        return None
+    try:
+        wait_s = float(text) * unit_s
+    except ValueError:
+        try:
+            wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return wait_s if 0.0 < wait_s < math.inf else None
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """The error, what it came from, and so on; the root last."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return causes
+
+
+def said(error: BaseException) -> str:
+    """An exception in words for a message."""
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno).lower()  # asyncio writes "Connect call failed" for a refusal
+    return f"{type(error).__name__}: {error}"
+
+
+def address_fault(address: str) -> str | None:
+    """What is wrong with a base URL, if anything."""
+    shown = _without_secrets(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        parts, fits = None, False
+    if parts is None or not fits:
+        return f"'{shown}' is no address; one looks like http://localhost:8000/v1"
+    if "@" in parts.netloc:
+        return f"'{shown}' must not hold a user or password; what the server asks for goes into the key"
+    return None
+
+
+def is_this_machine(address: str) -> bool:
+    host = urllib.parse.urlsplit(address).hostname or ""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return ip.is_loopback or ip.is_unspecified  # 0.0.0.0 is what servers print when they start
+
+
+def _without_secrets(address: str) -> str:
+    """Without `user:password@`, a query, and a slash at the end."""
+    return re.sub(r"//[^/]*@", "//", address).partition("?")[0].rstrip("/")

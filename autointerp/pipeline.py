@@ -1,0 +1,303 @@
+"""The line, on one page.
+
+    corpus ──cache──▶ shards ──sample──▶ windows ──explain──▶ explanations ──score──▶ trials, metrics
+             GPU                                    LLM                      LLM
+
+`explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
+done is passed over, so running again is resuming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from autointerp import recipe as recipes
+from autointerp.errors import RecipeError
+from autointerp.journal import Filled
+from autointerp.llm.protocol import Backend
+from autointerp.progress import Progress, Silent, Stop
+from autointerp.recipe import Recipe
+from autointerp.resolve import Resolved, local, resolve
+from autointerp.run import Run
+from autointerp.stages.asked import NOBODY, Asked
+from autointerp.stages.device import run_on_device
+from autointerp.stages.explain import explain_todo, run_explain
+from autointerp.stages.preflight import check_disk, check_llms, plan
+from autointerp.stages.sample import run_sample
+from autointerp.stages.score import run_score, score_todo
+
+Stage = Literal["cache", "sample", "explain", "score"]
+STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "explain", "score")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one call did."""
+
+    run: Run
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Wall time a stage, of this call."""
+    open: dict[str, int] = field(default_factory=dict[str, int])
+    """Why features stayed open, counted by message."""
+
+    def add(self, filled: Filled) -> None:
+        for reason, n in filled.reasons.items():
+            self.open[reason] = self.open.get(reason, 0) + n
+
+
+def run_line(
+    run: Run,
+    *,
+    until: Stage = "score",
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    resolved: Resolved | None = None,
+) -> Outcome:
+    """Runs what is missing of a run, up to and including the stage `until`.
+
+    `resolved` saves looking everything up again. Raises AutointerpErrors and Interrupted; what is done
+    stays done.
+    """
+    progress, stop = progress or Silent(), stop or Stop()
+    outcome = Outcome(run)
+    with run.lock():
+        wanted = STAGES[: STAGES.index(until) + 1]
+        if "explain" in wanted and not _explained_and_scored(run, wanted):
+            _anywhere(lambda: _preflight(run))
+        if not all(run.is_cached(name) for name in run.recipe.dictionaries):
+            resolved = resolved or resolve(run.recipe)
+            check_disk(run, plan(run, resolved))
+            with _timed(outcome, "cache"):
+                run_on_device(run, "cache", progress, stop)
+        if "sample" in wanted:
+            with _timed(outcome, "sample"):
+                for dictionary in run.recipe.dictionaries:
+                    run_sample(run, dictionary, progress, stop)
+        if "explain" in wanted:
+            _anywhere(lambda: _ask(run, wanted, outcome, progress, stop))
+    return outcome
+
+
+async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
+    async with _connected(run) as llms:
+        for dictionary in run.recipe.dictionaries:
+            with _timed(outcome, "explain"):
+                for name in run.recipe.explainers:
+                    asked = llms["explainer"]
+                    outcome.add(await run_explain(run, dictionary, name, asked, progress, stop))
+            if "score" not in wanted:
+                continue
+            with _timed(outcome, "score"):
+                for name in run.recipe.explainers:
+                    for scorer in run.recipe.scorers:
+                        asked = llms["judge"]
+                        filled = await run_score(run, dictionary, name, scorer, asked, progress, stop)
+                        outcome.add(filled)
+
+
+def _explained_and_scored(run: Run, wanted: tuple[Stage, ...]) -> bool:
+    """Whether nothing is left to ask an LLM."""
+    if not all(run.is_sampled(name) for name in run.recipe.dictionaries):
+        return False
+    return not any(
+        explain_todo(run, dictionary, name).n_left
+        or (
+            "score" in wanted and any(score_todo(run, dictionary, name, s).n_left for s in run.recipe.scorers)
+        )
+        for dictionary in run.recipe.dictionaries
+        for name in run.recipe.explainers
+    )
+
+
+# --- LLMs ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _connected(run: Run) -> AsyncGenerator[dict[str, Asked]]:
+    """The run's LLMs by role; two roles with the same section share one connection."""
+    sections = {"explainer": run.recipe.llms.explainer, "judge": run.recipe.llms.judge}
+    living: list[tuple[Any, Asked]] = []
+    llms: dict[str, Asked] = {}
+    try:
+        for role, section in sections.items():
+            if section is None:
+                llms[role] = NOBODY
+                continue
+            known = next((asked for before, asked in living if before == section), None)
+            if known is None:
+                backend: Backend = recipes.instance("llm", section)
+                known = Asked(backend.connect(), backend.paid)
+                living.append((section, known))
+            llms[role] = known
+        yield llms
+    finally:
+        for _, asked in living:
+            await asked.llm.close()
+
+
+async def _preflight(run: Run) -> None:
+    async with _connected(run) as llms:
+        await check_llms(run, llms)
+
+
+def check_llms_are_named(recipe: Recipe) -> None:
+    """Raises RecipeError where an explainer or scorer needs an LLM and the recipe names none."""
+    needs = {
+        "explainer": [n for n, s in recipe.explainers.items() if recipes.instance("explainers", s).needs_llm],
+        "judge": [n for n, s in recipe.scorers.items() if recipes.instance("scorers", s).needs_llm],
+    }
+    missing = {role: names for role, names in needs.items() if names and getattr(recipe.llms, role) is None}
+    if missing:
+        who = "; ".join(f"the {role} LLM, for {', '.join(names)}" for role, names in missing.items())
+        raise RecipeError(
+            f"no LLM is chosen ({who}). Ways to choose:\n"
+            "  --llm openai:MODEL   any OpenAI-compatible server: set OPENAI_BASE_URL and OPENAI_API_KEY\n"
+            "                       (a `vllm serve` of your own: http://localhost:8000/v1 and no key)\n"
+            "  --llm lexical        no language model: corpus statistics, the baseline an LLM must beat\n"
+            "  --explainer-llm and --judge-llm choose one each."
+        )
+
+
+# --- from Python ---------------------------------------------------------------------------------------
+
+
+def explain(
+    recipe: Recipe | Mapping[str, Any] | str | Path | None = None,
+    *,
+    sae: str | None = None,
+    out: str | Path,
+    n_features: int | None = None,
+    llm: str | None = None,
+    until: Stage = "score",
+    progress: Progress | None = None,
+) -> Run:
+    """Explains and scores features; the same work as `autointerp explain`.
+
+    `recipe`: a Recipe, a mapping of its sections, or a YAML file. `sae`, `n_features` and `llm` are short
+    forms on top of it (`llm="openai:gpt-x"`). `out`: the run's folder; where it holds a run, that run is
+    extended. Works inside a running event loop too (a notebook). Raises AutointerpErrors.
+    """
+    if isinstance(recipe, Recipe):
+        mapping = recipes.to_mapping(recipe)
+    elif isinstance(recipe, str | Path):
+        mapping = recipes.read_file(str(recipe))
+    else:
+        mapping = dict(recipe or {})
+    short: dict[str, Any] = {}
+    if sae is not None:
+        short["dictionaries"] = sae_sections([sae])
+    if n_features is not None:
+        short["features"] = {"n": n_features, "first": None, "ids": None}
+    if llm is not None:
+        short["llms"] = {"explainer": llm_section(llm), "judge": llm_section(llm)}
+    resolved, run = prepare(recipes.merge(mapping, short), Path(out))
+    return run_line(run, until=until, progress=progress, resolved=resolved).run
+
+
+def prepare(mapping: Mapping[str, Any], out: Path, *, save: bool = True) -> tuple[Resolved, Run]:
+    """Checks a recipe and what it points to, and opens or extends the run in `out`.
+
+    Raises RecipeError, InputErrors, and RecipeChanged where the run holds results of other settings. With
+    `save` False nothing is written.
+    """
+    if (out / "recipe.yaml").is_file():
+        mapping = recipes.merge(recipes.to_mapping(Run.open(out).recipe), _named(mapping, Run.open(out)))
+    recipe = recipes.parse(_with_demo_llm(mapping))
+    check_llms_are_named(recipe)
+    resolved = resolve(recipe)
+    if save:
+        return resolved, Run.create(out, resolved)
+    run = Run(out, resolved.recipe, resolved.identities)
+    run.check()
+    return resolved, run
+
+
+def _named(mapping: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """A dictionary that a run already holds goes by its name there, not by `auto`."""
+    mapping = dict(mapping)
+    sections: dict[str, Any] = dict(mapping.get("dictionaries") or {})
+    auto = sections.get("auto")
+    if auto is not None:
+        same = [n for n, known in run.recipe.dictionaries.items() if known.path == local(auto["path"])]
+        if same:
+            mapping["dictionaries"] = {
+                (same[0] if name == "auto" else name): section for name, section in sections.items()
+            }
+    return mapping
+
+
+def _with_demo_llm(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The embedded default needs no key and no GPU: it judges lexically unless told otherwise."""
+    sections: Mapping[str, Any] = mapping.get("dictionaries") or {}
+    if not sections or any(not isinstance(s, Mapping) or s.get("path") != "demo" for s in sections.values()):
+        return mapping
+    return recipes.merge(_DEMO, mapping)
+
+
+_DEMO: Final[dict[str, Any]] = {
+    "llms": {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}},
+    "cache": {"n_tokens": 300_000},
+}
+
+
+def sae_sections(texts: list[str]) -> dict[str, Any]:
+    """`PATH` or `NAME=PATH`, several -> the recipe's `dictionaries`."""
+    sections: dict[str, Any] = {}
+    for text in texts:
+        name, equals, path = text.rpartition("=")
+        if equals and not recipes.NAME.fullmatch(name):
+            name, path = "", text
+        sections[name or "auto"] = {"path": local(path)}
+    if len(texts) > 1 and len(sections) < len(texts):
+        raise RecipeError("several dictionaries need names: --sae NAME=PATH --sae NAME=PATH.")
+    return sections
+
+
+def llm_section(text: str) -> dict[str, Any]:
+    """`openai:MODEL` -> its section of the recipe; a backend without a model stands alone."""
+    use, colon, model = text.partition(":")
+    section: dict[str, Any] = {"use": use}
+    if colon:
+        section["function" if use == "scripted" else "model"] = model
+    return section
+
+
+# --- running -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _timed(outcome: Outcome, stage: str) -> Generator[None]:
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        outcome.seconds[stage] = outcome.seconds.get(stage, 0.0) + time.monotonic() - begin
+
+
+def _anywhere(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a coroutine to its end, also where an event loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work())
+        return
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="autointerp")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]

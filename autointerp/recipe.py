@@ -1,0 +1,335 @@
+"""The recipe: everything a run depends on, as YAML, as `--set a.b=1`, and as frozen dataclasses.
+
+    parse(mapping) -> Recipe     all faults at once, each with its place and the nearest right name
+    dump(recipe) -> str          the YAML that parses to it
+
+Sections that change results are digested into what is made from them (`run.py`); `resources` never is.
+A plug-in's section is `{use: NAME, option: value, ...}`; its options are the plug-in class's own fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pydantic
+import yaml
+
+from autointerp import plugins
+from autointerp.errors import RecipeError, UnknownName
+from autointerp.prompting import shipped_folders
+from autointerp.sampling.settings import SamplingSettings
+from autointerp.subject.corpus import CorpusSpec
+
+PluginSection = dict[str, Any]
+"""`{"use": name, **options}`"""
+
+DEFAULT_FEATURES: Final = 1_000
+"""Features explained where the recipe names none."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names of dictionaries and instances become folder names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSection:
+    """The subject model."""
+
+    path: str | None = None
+    """Folder or hub id. None: what the dictionary's checkpoint says."""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class DictionarySection:
+    """One dictionary to explain."""
+
+    path: str
+    """Folder, hub id, or `demo`."""
+    hook: str | None = None
+    """Hook point in any spelling. None: what the checkpoint says."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSection:
+    """What the subject model reads and what is kept of it."""
+
+    n_tokens: int = 10_000_000
+    """Corpus tokens, BOS not counted."""
+    context_length: int | None = None
+    """Tokens a row, BOS counted. None: the checkpoint's, at most 1,024; 256 where it doesn't say."""
+    prepend_bos: bool | None = None
+    """None: as the checkpoint says."""
+    mask_first: bool = True
+    """Nobody looks at position 0, where models park attention with activations unlike any other."""
+    sink_ratio: float | None = 10.0
+    """Nor at tokens whose activation has more than so many times the median norm. None: at all."""
+    shard_tokens: int = 2**18
+    """Tokens a shard: what is held in memory at once, and what a crash can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSection:
+    """Which features are asked for, of each dictionary: one of the three, or a sample of `DEFAULT_FEATURES`.
+    Not digested: asking for more extends a run."""
+
+    n: int | None = None
+    """A seeded sample of so many; a larger one contains a smaller one. All where it is the width or more."""
+    first: int | None = None
+    """Features 0 to first - 1."""
+    ids: list[str] | None = None
+    """Indices, ranges `100-200`, or ids `layers.2/17`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LLMSections:
+    """Who explains and who judges: `{use: openai, model: ...}`. None: not needed, or asked for."""
+
+    explainer: PluginSection | None = None
+    judge: PluginSection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What changes no result."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+    device_map: str | None = None
+    """`auto` spreads a subject model over several cards."""
+    batch_tokens: int | None = None
+    """Tokens a forward pass. None: 8,192 on a CPU, 65,536 on a GPU."""
+    n_in_flight: int = 64
+    """LLM work on so many features at once."""
+    prompts: str | None = None
+    """Folder of the user's own prompt templates, looked into first."""
+
+
+def _default_explainers() -> dict[str, PluginSection]:
+    return {"plain": {"use": "plain"}}
+
+
+def _default_scorers() -> dict[str, PluginSection]:
+    return {"detection": {"use": "detection"}, "fuzzing": {"use": "fuzzing"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run, in full."""
+
+    dictionaries: dict[str, DictionarySection] = field(default_factory=dict[str, DictionarySection])
+    """By name. The name `auto` becomes the dictionary's site (`layers.12`)."""
+    model: ModelSection = field(default_factory=ModelSection)
+    corpus: CorpusSpec | None = None
+    """None: what the dictionary's checkpoint says."""
+    cache: CacheSection = field(default_factory=CacheSection)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    features: FeatureSection = field(default_factory=FeatureSection)
+    llms: LLMSections = field(default_factory=LLMSections)
+    explainers: dict[str, PluginSection] = field(default_factory=_default_explainers)
+    scorers: dict[str, PluginSection] = field(default_factory=_default_scorers)
+    seed: int = 0
+    resources: Resources = field(default_factory=Resources)
+
+
+# --- from outside --------------------------------------------------------------------------------------
+
+
+def parse(mapping: Mapping[str, Any]) -> Recipe:
+    """Checks everything and raises one RecipeError that lists every fault."""
+    faults = list(_unknown_keys(Recipe, mapping, ""))
+    recipe: Recipe | None = None
+    try:
+        recipe = pydantic.TypeAdapter(Recipe).validate_python(dict(mapping))
+    except pydantic.ValidationError as error:
+        faults += [_fault(detail) for detail in error.errors()]
+    if recipe is not None:
+        faults += list(_faults_of(recipe))
+    if recipe is None or faults:
+        raise RecipeError("the recipe can't be run:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return recipe
+
+
+def _fault(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    return f"{place}: {detail['msg'].lower()} (found {detail['input']!r})"
+
+
+def _unknown_keys(kind: type[Any], mapping: Mapping[str, Any], place: str) -> Iterator[str]:
+    hints = typing.get_type_hints(kind)
+    for key, value in mapping.items():
+        inner = f"{place}.{key}" if place else str(key)
+        if key not in hints:
+            yield f"{inner}: no such key.{_nearest(str(key), hints)}"
+            continue
+        section = _section_in(hints[key])
+        if section is None:
+            continue
+        if typing.get_origin(hints[key]) is dict:
+            for name, entry in (value or {}).items():
+                if isinstance(entry, Mapping):
+                    yield from _unknown_keys(
+                        section, typing.cast(Mapping[str, Any], entry), f"{inner}.{name}"
+                    )
+        elif isinstance(value, Mapping):
+            yield from _unknown_keys(section, typing.cast(Mapping[str, Any], value), inner)
+
+
+def _section_in(hint: Any) -> type[Any] | None:
+    """The dataclass that a field's type holds: `X`, `X | None` or `dict[str, X]`."""
+    candidates = (
+        typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_args(hint) else (hint,)
+    )
+    return next((kind for kind in candidates if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]  # a class, as it comes from an annotation
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}."
+
+
+def _faults_of(recipe: Recipe) -> Iterator[str]:
+    """What types alone don't say."""
+    if not recipe.dictionaries:
+        yield "dictionaries: none is named; give one with --sae PATH, or --sae demo"
+    for section in ("dictionaries", "explainers", "scorers"):
+        for name in getattr(recipe, section):
+            if not NAME.fullmatch(name):
+                yield f"{section}.{name}: a name is letters, digits, '_', '.' and '-'"
+    for kind, sections in (("explainers", recipe.explainers), ("scorers", recipe.scorers)):
+        for name, section in sections.items():
+            yield from _plugin_faults(typing.cast(plugins.Kind, kind), f"{kind}.{name}", section)
+    for role in ("explainer", "judge"):
+        section = getattr(recipe.llms, role)
+        if section is not None:
+            yield from _plugin_faults("llm", f"llms.{role}", section)
+    asked = recipe.features
+    if sum(value is not None for value in (asked.n, asked.first, asked.ids)) > 1:
+        yield "features: n, first and ids exclude each other; give one of them"
+    if asked.n is not None and asked.n < 1:
+        yield f"features.n: at least 1 (found {asked.n})"
+    if asked.first is not None and asked.first < 1:
+        yield f"features.first: at least 1 (found {asked.first})"
+    yield from _number_faults(recipe)
+
+
+def _number_faults(recipe: Recipe) -> Iterator[str]:
+    sampling, cache = recipe.sampling, recipe.cache
+    least = {
+        "sampling.width": (sampling.width, 2),
+        "sampling.n_bands": (sampling.n_bands, 1),
+        "sampling.n_shown": (sampling.n_shown, 1),
+        "sampling.n_heldout": (sampling.n_heldout, 1),
+        "sampling.overlap": (sampling.overlap, 2),
+        "sampling.minimum": (sampling.minimum, 1),
+        "cache.n_tokens": (cache.n_tokens, 1),
+        "cache.shard_tokens": (cache.shard_tokens, 1),
+        "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
+    }
+    for place, (value, minimum) in least.items():
+        if value < minimum:
+            yield f"{place}: at least {minimum} (found {value})"
+    if not 0 <= sampling.context_before < sampling.width:
+        yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
+    if min(sampling.shares) <= 0:
+        yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
+    if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:
+        yield f"cache.context_length: from 2 to 65,535 (found {cache.context_length})"
+
+
+def _plugin_faults(kind: plugins.Kind, place: str, section: PluginSection) -> Iterator[str]:
+    try:
+        instance(kind, section)
+    except RecipeError as error:
+        for line in str(error).splitlines():
+            yield f"{place}: {line}"
+
+
+def instance(kind: plugins.Kind, section: PluginSection) -> Any:
+    """The plug-in of a section, made from its options. Raises RecipeError or UnknownName."""
+    options = dict(section)
+    use = options.pop("use", None)
+    if not isinstance(use, str):
+        raise RecipeError(f"'use' must name one of: {', '.join(plugins.names(kind))}.")
+    plugin = plugins.find(kind, use)
+    known = typing.get_type_hints(plugin)
+    fields = {entry.name: known[entry.name] for entry in dataclasses.fields(plugin)}
+    faults = [f"no option '{key}'.{_nearest(key, fields)}" for key in options if key not in fields]
+    if not faults:
+        try:
+            return pydantic.TypeAdapter(plugin).validate_python(options)
+        except pydantic.ValidationError as error:
+            faults = [_fault(detail) for detail in error.errors()]
+    raise RecipeError("\n".join(faults))
+
+
+# --- files and the command line ------------------------------------------------------------------------
+
+
+def read_file(name: str) -> dict[str, Any]:
+    """A recipe's mapping: a path, or the name of a shipped one (`demo` for `pipelines/demo.yaml`)."""
+    path = Path(name)
+    shipped = [folder / f"{name}.yaml" for folder in shipped_folders("pipelines")]
+    found = next((place for place in (path, *shipped) if place.is_file()), None)
+    if found is None:
+        known = {p.stem for folder in shipped_folders("pipelines") for p in folder.glob("*.yaml")}
+        raise UnknownName("recipe", name, known)
+    try:
+        mapping = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{found} is not YAML: {error}") from error
+    if not isinstance(mapping, dict):
+        raise RecipeError(f"{found} must hold a mapping of sections (found {type(mapping).__name__}).")
+    return typing.cast(dict[str, Any], mapping)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section. `features`, whose fields exclude each other, and a
+    plug-in section with another `use` replace what was there."""
+    merged = dict(base)
+    for key, value in over.items():
+        before = None if key == "features" else merged.get(key)
+        same_plugin = (
+            not isinstance(value, Mapping)
+            or not isinstance(before, Mapping)
+            or (value.get("use", before.get("use")) == before.get("use"))
+        )
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and same_plugin:
+            merged[key] = merge(typing.cast(Mapping[str, Any], before), typing.cast(Mapping[str, Any], value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def setting(text: str) -> dict[str, Any]:
+    """`sampling.n_shown=20` -> {"sampling": {"n_shown": 20}}; the value is YAML."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise RecipeError(f"--set {text}: expected SECTION.FIELD=VALUE, e.g. --set sampling.n_shown=20.")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: '{value}' is not YAML: {error}") from error
+    for part in reversed(name.split(".")):
+        parsed = {part: parsed}
+    return typing.cast(dict[str, Any], parsed)
+
+
+def to_mapping(recipe: Recipe) -> dict[str, Any]:
+    """Plain data that `parse` takes."""
+    return dataclasses.asdict(recipe)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every field written out."""
+    plain = pydantic.TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,68 @@
+"""One feature of a run in full."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from autointerp.errors import FeatureError
+from autointerp.journal import unit_of_feature
+from autointerp.report.terminal import print_explanation, print_sample, print_trials, print_windows
+from autointerp.run import Run
+from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
+from autointerp.types import EXPLAINABLE, FeatureId
+
+
+def print_feature(console: Console, run: Run, text: str) -> None:
+    """Raises FeatureError where the run holds no such feature."""
+    feature = _feature(run, text)
+    key, unit, dictionary = str(feature), unit_of_feature(feature.index), feature.dictionary
+    records = run.sample(dictionary).read(unit)
+    if key not in records:
+        raise FeatureError(
+            f"{key} is not in {run.path}: it was not asked for, or not sampled yet. Ask for it: "
+            f"autointerp explain --out {run.path} --features {feature.index}"
+        )
+    sample = load_sample(records[key])
+    print_sample(console, sample)
+    if sample.status not in EXPLAINABLE:
+        return
+    windows = unit_windows(run, dictionary, unit, [key], load_vocabulary(run))[key]
+    for explainer in run.recipe.explainers:
+        record = run.explain(dictionary, explainer).read(unit).get(key)
+        if record is not None:
+            print_explanation(console, record)
+    print_windows(console, "Shown to the explainer", windows.shown(key), sample.maximum)
+    for explainer in run.recipe.explainers:
+        for scorer in run.recipe.scorers:
+            record = run.score(dictionary, explainer, scorer).read(unit).get(key)
+            if record is not None:
+                print_trials(console, record, windows.heldout(key), sample.maximum)
+
+
+def _feature(run: Run, text: str) -> FeatureId:
+    if "/" in text:
+        feature = FeatureId.parse(text)
+        if feature.dictionary not in run.recipe.dictionaries:
+            known = ", ".join(run.recipe.dictionaries)
+            raise FeatureError(f"{run.path} has no dictionary '{feature.dictionary}'. It has: {known}.")
+        return feature
+    if len(run.recipe.dictionaries) > 1:
+        raise FeatureError(f"which dictionary? Write e.g. {next(iter(run.recipe.dictionaries))}/{text}.")
+    return FeatureId.parse(f"{next(iter(run.recipe.dictionaries))}/{text}")
+
+
+def worth_showing(run: Run) -> str | None:
+    """A scored feature to look at first: the one with the best first score, of the first unit."""
+    for dictionary in run.recipe.dictionaries:
+        for explainer in run.recipe.explainers:
+            for scorer in run.recipe.scorers:
+                journal = run.score(dictionary, explainer, scorer)
+                for unit in journal.units()[:1]:
+                    scored = {
+                        key: record["metrics"]["balanced_accuracy"]["value"]
+                        for key, record in journal.read(unit).items()
+                        if record["status"] == "ok"
+                    }
+                    if scored:
+                        return max(sorted(scored), key=scored.__getitem__)
+    return None

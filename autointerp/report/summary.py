@@ -1,0 +1,133 @@
+"""A run in numbers: the funnel from asked to scored with reasons, and mean scores with intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from autointerp.journal import unit_of_feature
+from autointerp.metrics import MeanOver, mean_over_features
+from autointerp.run import Run
+from autointerp.types import EXPLAINABLE, Json
+
+MEANINGS: Final[dict[str, str]] = {
+    "dead": "never fire on this corpus",
+    "too_few": "too few active windows or documents",
+    "dense": "fire nearly everywhere: no silent windows",
+    "unreadable": "the LLM's answer could not be read",
+    "refused": "the LLM declined",
+    "bad_request": "the server would not take the request",
+}
+"""What a status that ends a feature's way means."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """One scorer on one explainer's explanations."""
+
+    explainer: str
+    scorer: str
+    n_scored: int
+    ends: dict[str, int]
+    """Features that ended here, by status."""
+    balanced_accuracy: MeanOver | None
+    f1: MeanOver | None
+    n_trials: int
+    n_unreadable: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainerSummary:
+    explainer: str
+    n_explained: int
+    ends: dict[str, int]
+    n_open: int
+    """Explainable features that have no record yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One dictionary of a run, over the features the recipe asks for."""
+
+    dictionary: str
+    n_asked: int
+    n_sampled: int
+    by_status: dict[str, int]
+    explainers: list[ExplainerSummary]
+    scores: list[ScoreSummary]
+
+    @property
+    def n_alive(self) -> int:
+        return self.n_sampled - self.by_status.get("dead", 0)
+
+    @property
+    def n_explainable(self) -> int:
+        return sum(self.by_status.get(status, 0) for status in EXPLAINABLE)
+
+
+def summarise(run: Run, dictionary: str) -> Summary:
+    """Reads the journals. Memory: one unit's records, and a number a score."""
+    asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
+    units = sorted(set(asked.values()))
+    statuses: Counter[str] = Counter()
+    for unit in units:
+        records = run.sample(dictionary).read(unit)
+        statuses.update(record["status"] for key, record in records.items() if key in asked)
+    n_explainable = sum(statuses[status] for status in EXPLAINABLE)
+    explainers = [_explainer(run, dictionary, name, asked, n_explainable) for name in run.recipe.explainers]
+    scores = [
+        _score(run, dictionary, explainer, scorer, asked)
+        for explainer in run.recipe.explainers
+        for scorer in run.recipe.scorers
+    ]
+    return Summary(dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores)
+
+
+def _explainer(
+    run: Run, dictionary: str, name: str, asked: dict[str, str], n_explainable: int
+) -> ExplainerSummary:
+    statuses: Counter[str] = Counter()
+    for unit in sorted(set(asked.values())):
+        records = run.explain(dictionary, name).read(unit)
+        statuses.update(record["status"] for key, record in records.items() if key in asked)
+    n_open = n_explainable - statuses.total()
+    n_explained = statuses.pop("ok", 0)
+    return ExplainerSummary(name, n_explained, dict(statuses), n_open)
+
+
+def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[str, str]) -> ScoreSummary:
+    ends: Counter[str] = Counter()
+    accuracies: list[float] = []
+    f1s: list[float] = []
+    n_trials = n_unreadable = 0
+    protocol = ""
+    for unit in sorted(set(asked.values())):
+        for key, record in sorted(run.score(dictionary, explainer, scorer).read(unit).items()):
+            if key not in asked:
+                continue
+            protocol = record["protocol"]
+            metrics: Json | None = record["metrics"]
+            if metrics is not None:
+                n_trials += metrics["n_positive"] + metrics["n_negative"]
+                n_unreadable += metrics["n_unreadable"]
+            if record["status"] != "ok" or metrics is None:
+                ends[record["status"]] += 1
+                continue
+            accuracies.append(metrics["balanced_accuracy"]["value"])
+            if metrics["f1"] is not None:
+                f1s.append(metrics["f1"]["value"])
+    purpose = f"{dictionary}/{explainer}/{scorer}"
+    seed = run.recipe.seed
+    return ScoreSummary(
+        explainer=explainer,
+        scorer=scorer,
+        n_scored=len(accuracies),
+        ends=dict(ends),
+        balanced_accuracy=mean_over_features(accuracies, seed=seed, purpose=f"{purpose}/balanced_accuracy"),
+        f1=mean_over_features(f1s, seed=seed, purpose=f"{purpose}/f1"),
+        n_trials=n_trials,
+        n_unreadable=n_unreadable,
+        protocol=protocol,
+    )

@@ -1,0 +1,227 @@
+"""A run on a terminal: the summary after a run, one feature in full, progress while it works."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from autointerp.metrics import MeanOver
+from autointerp.prompting import inert
+from autointerp.report.summary import MEANINGS, Summary
+from autointerp.types import Json, Sample, Window, WindowSet
+
+_PLAIN_EVERY_S: Final = 30.0
+
+
+class TerminalProgress:
+    """Bars on a terminal; elsewhere one plain line a stage, and one every 30 s."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Bars | None = None
+        self._task: Any = None
+        self._stage, self._unit = "", ""
+        self._total = self._done = self._before = 0
+        self._began = self._said = 0.0
+
+    def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self._stage, self._unit, self._total, self._done, self._before = stage, unit, total, done, done
+        self._began = self._said = time.monotonic()
+        if self._console.is_terminal:
+            columns = ("[progress.description]{task.description}",)
+            self._bars = Bars(
+                TextColumn(columns[0]),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bars.add_task(stage, total=total, completed=done, rate="")
+            self._bars.start()
+        elif done:
+            self.note(f"{stage}: {done:,} of {total:,} {unit} are there already")
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        if self._bars is not None:
+            self._bars.update(self._task, completed=self._done, rate=f"{self._rate():,.0f}/s")
+        elif time.monotonic() - self._said > _PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            left = max(self._total - self._done, 0) / max(self._rate(), 1e-9)
+            self.note(
+                f"{self._stage}: {self._done:,} of {self._total:,} {self._unit}, {self._rate():,.1f}/s, "
+                f"about {left:,.0f} s left"
+            )
+
+    def note(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True, highlight=False)
+
+    def end(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        n_new = self._done - self._before
+        if n_new:
+            seconds = time.monotonic() - self._began
+            self.note(f"{self._stage}: {n_new:,} {self._unit} in {seconds:.1f} s")
+
+    def _rate(self) -> float:
+        return (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+
+
+# --- the summary ---------------------------------------------------------------------------------------
+
+
+def print_summary(console: Console, summary: Summary, seconds: dict[str, float]) -> None:
+    """The funnel with reasons, the scores with intervals, the time."""
+    console.print(_funnel(summary))
+    if summary.scores and any(score.n_scored for score in summary.scores):
+        console.print(_scores(summary))
+    if seconds:
+        spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+        console.print(f"Time: {spent} (all: {sum(seconds.values()):.1f} s)", highlight=False)
+
+
+def _funnel(summary: Summary) -> Table:
+    table = Table(title=f"Features of {summary.dictionary}", title_justify="left", show_edge=False)
+    table.add_column("")
+    table.add_column("features", justify="right")
+    table.add_column("not going on")
+    statuses = summary.by_status
+    unsampled = summary.n_asked - summary.n_sampled
+    table.add_row("asked", f"{summary.n_asked:,}", f"{unsampled:,} not sampled yet" if unsampled else "")
+    table.add_row("alive", f"{summary.n_alive:,}", _ends({"dead": statuses.get("dead", 0)}))
+    short = {status: statuses.get(status, 0) for status in ("too_few", "dense")}
+    table.add_row("enough windows", f"{summary.n_explainable:,}", _ends(short))
+    if small := statuses.get("small", 0):
+        table.add_row("  of these few windows", f"{small:,}", "smaller test sets, wider intervals")
+    for explainer in summary.explainers:
+        ends = _ends(explainer.ends, explainer.n_open)
+        table.add_row(f"explained · {explainer.explainer}", f"{explainer.n_explained:,}", ends)
+    for score in summary.scores:
+        explained = next(e.n_explained for e in summary.explainers if e.explainer == score.explainer)
+        n_open = explained - score.n_scored - sum(score.ends.values())
+        name = f"scored · {score.explainer} · {score.scorer}"
+        table.add_row(name, f"{score.n_scored:,}", _ends(score.ends, n_open))
+    return table
+
+
+def _ends(ends: dict[str, int], n_open: int = 0) -> str:
+    parts = [f"{n:,} {MEANINGS.get(status, status)}" for status, n in ends.items() if n]
+    return "; ".join([*parts, f"{n_open:,} open"] if n_open else parts)
+
+
+def _scores(summary: Summary) -> Table:
+    table = Table(
+        title="Scores (mean over features, 95% interval; 0.5 is chance)",
+        title_justify="left",
+        show_edge=False,
+    )
+    for column in ("explainer", "scorer"):
+        table.add_column(column)
+    for column in ("features", "balanced accuracy", "F1", "trials", "unreadable"):
+        table.add_column(column, justify="right")
+    for score in summary.scores:
+        table.add_row(
+            score.explainer,
+            score.scorer,
+            f"{score.n_scored:,}",
+            _mean(score.balanced_accuracy),
+            _mean(score.f1),
+            f"{score.n_trials:,}",
+            f"{score.n_unreadable:,}",
+        )
+    return table
+
+
+def _mean(mean: MeanOver | None) -> str:
+    if mean is None:
+        return "–"
+    if mean.low is None or mean.high is None:
+        return f"{mean.value:.3f}"
+    return f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]".replace("[", r"\[")
+
+
+# --- one feature ---------------------------------------------------------------------------------------
+
+
+def print_sample(console: Console, sample: Sample) -> None:
+    console.print(
+        f"[bold]{escape(sample.feature)}[/]  {sample.status}: fires on {sample.n_fired:,} of "
+        f"{sample.n_tokens:,} tokens ({sample.density:.3%}) in {sample.n_documents:,} documents; "
+        f"{sample.n_windows:,} active windows; maximum {sample.maximum:.3g}, mean {sample.mean:.3g}",
+        highlight=False,
+    )
+
+
+def print_explanation(console: Console, explanation: Json) -> None:
+    text = explanation["text"] or f"({explanation['status']}: {explanation['reason']})"
+    console.print(f"\n[bold]{escape(explanation['explainer'])}[/] ({escape(explanation['llm'])})")
+    console.print(Text(inert(text)), soft_wrap=True)
+
+
+def print_windows(console: Console, title: str, windows: WindowSet, maximum: float) -> None:
+    console.print(f"\n[bold]{title}[/]", highlight=False)
+    for window in sorted(windows.active, key=lambda w: -w.maximum):
+        console.print(_shaded(window, maximum), soft_wrap=True)
+    for window in windows.silent:
+        console.print(_shaded(window, maximum), soft_wrap=True)
+
+
+def _shaded(window: Window, maximum: float) -> Text:
+    kind = "silent" if window.stratum else f"band {window.band}"
+    line = Text(f"{kind:8} {window.maximum:8.3g}  ", style="dim")
+    for text, value in zip(window.texts, window.activations, strict=True):
+        line.append(inert(text), style=_style(value / maximum if maximum else 0.0))
+    return line
+
+
+def _style(share: float) -> str:
+    """Black on a green that deepens with the activation; silent tokens plain."""
+    if share <= 0:
+        return "not dim"
+    level = int(220 - 150 * min(share, 1.0))
+    return f"black on rgb({level},255,{level})"
+
+
+def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: float) -> None:
+    """Every trial of a score, the wrong ones marked."""
+    windows = [*heldout.active, *heldout.silent]
+    metrics: Json = record["metrics"] or {}
+    accuracy = metrics.get("balanced_accuracy")
+    said = (
+        f"balanced accuracy {accuracy['value']:.3f} \\[{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+        if accuracy
+        else f"{record['status']}: {record['reason']}"
+    )
+    console.print(
+        f"\n[bold]{escape(record['explainer'])} · {escape(record['scorer'])}[/]  {said}", highlight=False
+    )
+    trials = record["trials"]
+    columns = (trials["window"], trials["truth"], trials["answer"], trials["marks"])
+    for at, truth, answer, marks in zip(*columns, strict=True):
+        verdict = "unreadable" if answer is None else ("right" if answer == truth else "WRONG")
+        line = Text(
+            f"{verdict:10} truth {'yes' if truth else 'no ':3} ", style="" if verdict == "right" else "red"
+        )
+        line.append_text(_shaded(windows[at], maximum))
+        if marks:
+            line.append(f"  marked: {', '.join(map(str, marks))}", style="dim")
+        console.print(line, soft_wrap=True)

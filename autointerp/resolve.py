@@ -1,0 +1,215 @@
+"""What a recipe points to: dictionaries, model and corpus found, checked against each other, identified.
+
+Reads configuration and headers only; no torch, no weights. Everything the recipe leaves open is filled
+from the checkpoint, so that the recipe a run keeps is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autointerp.dictionaries.locate import find_dictionary
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
+from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
+from autointerp.sampling import draw
+from autointerp.subject.architecture import ModelFiles, find_model
+from autointerp.subject.corpus import CorpusSpec, corpus_identity
+from autointerp.subject.sites import check_site, parse_hook, width_at
+from autointerp.types import FeatureId, Site
+
+UNKNOWN_CONTEXT: Final = 256
+LONGEST_CONTEXT: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class DictionaryFound:
+    """A dictionary and where it reads the model."""
+
+    spec: DictionarySpec
+    site: Site
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """What the results of a run depend on, beyond the recipe; kept in the run's folder."""
+
+    model: str
+    corpus: str
+    dictionaries: dict[str, str]
+    widths: dict[str, int]
+    """Number of features of each dictionary."""
+    sites: dict[str, str]
+    """Where each dictionary reads the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A complete recipe and what it points to."""
+
+    recipe: Recipe
+    model: ModelFiles
+    dictionaries: dict[str, DictionaryFound]
+    identities: Identities
+
+
+def resolve(recipe: Recipe) -> Resolved:
+    """Raises an InputError or RecipeError that says what doesn't exist, doesn't fit or isn't said."""
+    found = _find_dictionaries(recipe)
+    model = _find_model(recipe, found)
+    for name, dictionary in found.items():
+        _check_fit(name, dictionary, model)
+    corpus = recipe.corpus or _corpus_of(found)
+    cache = dataclasses.replace(
+        recipe.cache,
+        context_length=_context_length(recipe, found, model),
+        prepend_bos=_prepend_bos(recipe, found),
+    )
+    complete = dataclasses.replace(
+        recipe,
+        dictionaries={
+            name: DictionarySection(local(section.path), str(found[name].site))
+            for name, section in zip(found, recipe.dictionaries.values(), strict=True)
+        },
+        model=dataclasses.replace(recipe.model, path=local(model.name)),
+        corpus=dataclasses.replace(corpus, path=local(corpus.path)),
+        cache=cache,
+    )
+    identities = Identities(
+        model=model.identity,
+        corpus=corpus_identity(corpus),
+        dictionaries={name: dictionary.spec.identity for name, dictionary in found.items()},
+        widths={name: dictionary.spec.width for name, dictionary in found.items()},
+        sites={name: str(dictionary.site) for name, dictionary in found.items()},
+    )
+    for name in found:
+        asked_features(complete, identities, name)  # raises for one that doesn't exist
+    return Resolved(complete, model, found, identities)
+
+
+def _find_dictionaries(recipe: Recipe) -> dict[str, DictionaryFound]:
+    found: dict[str, DictionaryFound] = {}
+    for name, section in recipe.dictionaries.items():
+        spec = find_dictionary(section.path)
+        site = parse_hook(section.hook) if section.hook else spec.site
+        if site is None and spec.hook:
+            site = parse_hook(spec.hook)  # raises, and says what is wrong with it
+        if site is None:
+            raise CheckpointError(
+                f"{spec.path} doesn't say which activations it reads. Say it with --hook, e.g. "
+                f"--hook layers.12 (the residual stream after layer 12) or --hook layers.12.mlp."
+            )
+        name = str(site) if name == "auto" else name
+        if name in found:
+            raise RecipeError(f"two dictionaries are called '{name}': name them, --sae NAME=PATH.")
+        found[name] = DictionaryFound(spec, site)
+    return found
+
+
+def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles:
+    said = {dictionary.spec.model for dictionary in found.values()} - {None}
+    name = recipe.model.path or (said.pop() if len(said) == 1 else None)
+    if name is None:
+        reason = f"the checkpoints name {sorted(map(str, said))}" if said else "the checkpoint doesn't say"
+        raise ModelError(f"which model do these activations come from? {reason.capitalize()}: use --model.")
+    try:
+        return find_model(name, recipe.model.revision)
+    except ModelError as error:
+        if recipe.model.path:
+            raise
+        raise ModelError(f"{error} (The checkpoint names this model; --model gives another.)") from error
+
+
+def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> None:
+    # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
+    hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
+    check_site(dictionary.site, model.architecture, hook)
+    width = width_at(dictionary.site, model.architecture)
+    if dictionary.spec.d_in != width:
+        raise CheckpointError(
+            f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
+            f"but {dictionary.site} of {model.name} has {width}. Is it the right --model and --hook?"
+        )
+
+
+def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:
+    said = {dictionary.spec.corpus for dictionary in found.values()} - {None}
+    if len(said) != 1:
+        raise RecipeError(
+            "which text shall the model read? The checkpoint doesn't say what it was trained on: use "
+            "--corpus FILE, --corpus FOLDER or --corpus ORG/DATASET."
+        )
+    return CorpusSpec(path=str(said.pop()))
+
+
+def _context_length(recipe: Recipe, found: dict[str, DictionaryFound], model: ModelFiles) -> int:
+    limit = model.architecture.max_positions
+    asked = recipe.cache.context_length
+    if asked is not None:
+        if limit is not None and asked > limit:
+            raise ModelError(
+                f"cache.context_length is {asked}, but {model.name} takes at most {limit} tokens."
+            )
+        return asked
+    said = [spec.context_length for d in found.values() if (spec := d.spec).context_length]
+    length = min([*said, LONGEST_CONTEXT]) if said else UNKNOWN_CONTEXT
+    return min(length, limit) if limit else length
+
+
+def _prepend_bos(recipe: Recipe, found: dict[str, DictionaryFound]) -> bool:
+    if recipe.cache.prepend_bos is not None:
+        return recipe.cache.prepend_bos
+    said = {dictionary.spec.prepend_bos for dictionary in found.values()}
+    if len(said) > 1:
+        raise RecipeError(
+            "the dictionaries disagree whether contexts begin with BOS: set it, --set cache.prepend_bos=true."
+        )
+    return said.pop()
+
+
+# --- features ------------------------------------------------------------------------------------------
+
+
+def asked_features(recipe: Recipe, identities: Identities, dictionary: str) -> list[FeatureId]:
+    """The features the recipe asks for of one dictionary, ascending. Raises FeatureError."""
+    asked, width = recipe.features, identities.widths[dictionary]
+    if asked.ids is not None:
+        indices = {index for text in asked.ids for index in _indices(text, dictionary, width)}
+        return [FeatureId(dictionary, index) for index in sorted(indices)]
+    if asked.first is not None:
+        return [FeatureId(dictionary, index) for index in range(min(asked.first, width))]
+    hashes = draw.mix(draw.key(recipe.seed, "features", dictionary), np.arange(width, dtype=np.uint64))
+    chosen = np.sort(draw.smallest(hashes, asked.n or DEFAULT_FEATURES))
+    return [FeatureId(dictionary, index) for index in chosen.tolist()]
+
+
+def _indices(text: str, dictionary: str, width: int) -> range:
+    text = str(text).strip()
+    if "/" in text:
+        feature = FeatureId.parse(text)
+        if feature.dictionary != dictionary:
+            return range(0)
+        text = str(feature.index)
+    low, dash, high = text.partition("-")
+    if not low.isdigit() or (dash and not high.isdigit()):
+        raise FeatureError(f"'{text}' names no feature. Examples: 17, 100-200, {dictionary}/17.")
+    found = range(int(low), int(high if dash else low) + 1)
+    if not found:
+        raise FeatureError(f"the range {text} is empty: its end lies before its beginning.")
+    if found[-1] >= width:
+        raise FeatureError(
+            f"feature {found[-1]} is out of range: dictionary '{dictionary}' has {width} features, "
+            f"0 to {width - 1}."
+        )
+    return found
+
+
+def local(path: str) -> str:
+    """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
+    ids, `demo`, `stdlib`) stay."""
+    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).resolve())

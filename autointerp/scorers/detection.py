@@ -1,0 +1,50 @@
+"""Detection: does each window activate? (arXiv 2410.13928, section 4; EleutherAI/delphi, scorers/classifier.)
+
+Tests what a feature's windows are about, not on which token it fires. Differs from delphi: order drawn anew for
+each feature, ten windows a prompt instead of five, and an unreadable answer is no answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autointerp.asking import Asking
+from autointerp.llm.protocol import Capabilities
+from autointerp.prompting import View
+from autointerp.scorers import question
+from autointerp.types import Heldout, Trials
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Shows the judge windows without marks and asks in which of them the feature fires."""
+
+    windows_per_prompt: int = 10
+    prompt: str = "score/detection"
+
+    version: ClassVar[str] = "1"
+    needs_llm: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        question.check_windows_per_prompt("detection", self.windows_per_prompt)
+
+    def templates(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def protocol(self, capabilities: Capabilities) -> str:
+        packing = question.packing(self.windows_per_prompt, capabilities)
+        return f"detection {self.version}: {packing}; negatives: silent windows"
+
+    async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
+        """One trial a held-out window: yes is right for the active ones."""
+        views = [View(window) for window in heldout.active + heldout.silent]
+        answers = await question.ask(
+            views,
+            explanation,
+            self.prompt,
+            asking,
+            windows_per_prompt=self.windows_per_prompt,
+            purpose="detection",
+        )
+        return question.trials(heldout, range(len(views)), views, answers)

@@ -1,0 +1,32 @@
+"""What a scorer is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from autointerp.asking import Asking
+from autointerp.llm.protocol import Capabilities
+from autointerp.types import Heldout, Trials
+
+
+class Scorer(Protocol):
+    """The plug-in: a frozen dataclass whose fields are its options in the recipe."""
+
+    version: ClassVar[str]
+    """Digested: raise it when the same input would give other trials or another prompt."""
+    needs_llm: ClassVar[bool]
+
+    def templates(self) -> tuple[str, ...]:
+        """Names of the prompt templates it uses; their text is digested."""
+        ...
+
+    def protocol(self, capabilities: Capabilities) -> str:
+        """What is done, in a line that names every setting a reader must know to compare two scores."""
+        ...
+
+    async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
+        """One trial a window asked about; an answer that can't be read is None in its trial.
+
+        Raises the LLM's own errors. May be called again from the start after a crash.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The model under study: its files and shape, where its sites are, its tokens as text, its activations."""

@@ -1,0 +1,206 @@
+"""The model under study, loaded: token ids in, activations at sites out.
+
+Shapes: B rows, T tokens a row, D the width at a site (d_model, for `neurons` d_mlp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any, Final, Literal, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from autointerp.errors import ModelError, SiteError
+from autointerp.subject.architecture import Architecture, ModelFiles
+from autointerp.subject.sites import check_site, locate, width_at
+from autointerp.types import Site
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""`auto` is float32 on a CPU, where results must repeat exactly, and bfloat16 elsewhere."""
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LAYER_LISTS: Final = ("layers", "h", "blocks")
+
+
+class _AllCaptured(Exception):
+    """A signal, not an error: the last wanted site has fired, and the rest of the forward is not needed."""
+
+
+class Subject:
+    """A subject model on its device, in evaluation mode, without gradients."""
+
+    def __init__(self, model: nn.Module, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> None:
+        self._model = model
+        self._files = files
+        self.device = device
+        """Where token ids go in. Layers may lie elsewhere if a device map was given."""
+        self.dtype = dtype
+        self._layers = _layer_list(model, files.architecture.n_layers)
+
+    @classmethod
+    def load(
+        cls, files: ModelFiles, *, dtype: Dtype = "auto", device: str = "cpu", device_map: str | None = None
+    ) -> Subject:
+        """Loads safetensors weights, fetching them first for a hub model.
+
+        `device_map`: accelerate's, to spread a model over several cards ("auto", "balanced"); of `device`
+        then only its kind matters, for the dtype. Raises ModelError where transformers doesn't know the
+        model, weights are missing or of other shapes than config.json says, or the device has no room.
+        """
+        folder = files.with_weights()
+        chosen = _dtype(dtype, device)
+        try:
+            model, info = _from_pretrained(str(folder), files.architecture, chosen, device_map)
+            if device_map is None:
+                model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"the model '{files.name}' in {chosen} doesn't fit on {device_map or device}. Use bfloat16, "
+                f"a larger card, or a device map over several."
+            ) from error
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+            raise ModelError(f"transformers can't load '{files.name}' from {folder}: {error}") from error
+        missing = sorted(info["missing_keys"])
+        if missing:  # transformers fills them with random numbers and only warns
+            raise ModelError(
+                f"'{files.name}' lacks {len(missing)} of the weights its config.json calls for, such as "
+                f"'{missing[0]}'. Give a complete causal language model."
+            )
+        model.eval().requires_grad_(False)
+        first = next(model.parameters()).device
+        return cls(model, files, first, chosen)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._files.architecture
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """transformers' fast tokenizer of this model. Raises ModelError where it has none."""
+        return load_tokenizer(self._files)
+
+    def capture(self, token_ids_BT: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """Activations [B, T, D] at each site, on the device of its layer and in the model's dtype.
+
+        `token_ids_BT`: int64; rows are padded on the right, with any id. No attention mask is needed: in
+        a causal model a position sees only earlier ones, so padding behind a row's end changes nothing
+        before it. What comes out on padding is meaningless.
+
+        The forward stops once the last site has fired. Raises SiteError for a site the model lacks.
+        """
+        wanted = list(dict.fromkeys(sites))
+        if not wanted:
+            return {}
+        captured: dict[Site, Tensor] = {}
+
+        def keep(site: Site, value: Tensor) -> None:
+            captured[site] = value.clone()  # a later module may add to it in place
+            if len(captured) == len(wanted):
+                raise _AllCaptured
+
+        with ExitStack() as hooks:
+            for site in wanted:
+                hooks.callback(self._hook(site, keep).remove)
+            try:
+                with torch.inference_mode():
+                    self._model(input_ids=token_ids_BT.to(self.device), use_cache=False)
+            except _AllCaptured:
+                pass
+            else:
+                silent = ", ".join(str(site) for site in wanted if site not in captured)
+                raise SiteError(f"'{self._files.name}' ran through without passing {silent}.")
+        for site, value in captured.items():
+            expected = (*token_ids_BT.shape, width_at(site, self.architecture))
+            if value.shape != expected:
+                raise SiteError(
+                    f"'{site}' of '{self._files.name}' has shape {tuple(value.shape)}, not {expected}: this "
+                    f"kind of model ('{self.architecture.model_type}') can't be read there."
+                )
+        return {site: captured[site] for site in wanted}
+
+    def _hook(self, site: Site, keep: Callable[[Site, Tensor], None]) -> torch.utils.hooks.RemovableHandle:
+        check_site(site, self.architecture)
+        place = locate(site, self.architecture.model_type)
+        try:
+            module = self._layers[site.layer].get_submodule(place.module)
+        except AttributeError as error:
+            raise SiteError(f"'{site}': a layer of '{self._files.name}' has no '{place.module}'.") from error
+        if place.side == "output":
+            return module.register_forward_hook(lambda _module, _args, out: keep(site, _first(out)))
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(site, args[0] if args else kwargs["hidden_states"])
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """transformers' fast tokenizer of a model, its files fetched first for a hub model. `Any`: its class
+    depends on the model, and its methods are barely typed. Raises ModelError where there is none."""
+    from transformers import AutoTokenizer
+
+    folder = files.with_tokenizer()
+    load = cast(Any, AutoTokenizer).from_pretrained
+    try:
+        tokenizer = load(str(folder), use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise ModelError(f"'{files.name}' has no tokenizer that transformers can load: {error}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"'{files.name}' has only a slow tokenizer ({type(tokenizer).__name__}). Convert it: a folder "
+            f"with tokenizer.json is needed."
+        )
+    return tokenizer
+
+
+def _dtype(name: Dtype, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    return _DTYPES[name]
+
+
+def _from_pretrained(
+    folder: str, architecture: Architecture, dtype: torch.dtype, device_map: str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and what transformers says of the loading (`missing_keys`, ...)."""
+    from transformers import AutoModelForCausalLM  # slow to import
+
+    load = cast(Any, AutoModelForCausalLM).from_pretrained  # typed for no model in particular
+    return load(
+        folder,
+        dtype=dtype,
+        attn_implementation=architecture.attention,
+        device_map=device_map,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+
+
+def _layer_list(model: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The text model's layers: prefixes differ from family to family, length and last name do not.
+    Raises ModelError unless there is exactly one such list."""
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    found = {
+        name: module
+        for name, module in modules
+        if isinstance(module, nn.ModuleList)
+        and len(module) == n_layers
+        and name.rpartition(".")[2] in _LAYER_LISTS
+        and not any(other in name for other in ("vision", "audio"))
+    }
+    if len(found) != 1:
+        raise ModelError(
+            f"a list of the model's {n_layers} layers called {', '.join(_LAYER_LISTS)} was looked for, and "
+            f"{', '.join(found) or 'none'} found. This kind of model can't be read."
+        )
+    return next(iter(found.values()))
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Attention modules, and layers in some versions of transformers, return (activations, more)."""
+    return output[0] if isinstance(output, tuple) else output

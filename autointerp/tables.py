@@ -1,0 +1,151 @@
+"""A run's records as Arrow tables: for notebooks, pandas (`.to_pandas()`), polars (`pl.from_arrow`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from autointerp.types import FeatureId, Json
+
+Table = Any
+"""A pyarrow.Table; the library ships no types."""
+
+if TYPE_CHECKING:
+    from autointerp.run import Run
+
+_METRICS: Final = ("balanced_accuracy", "f1", "true_positive_rate", "true_negative_rate")
+_COUNTS: Final = ("n_positive", "n_negative", "n_unreadable")
+
+_FEATURES: Final = pa.schema(
+    [
+        ("feature", pa.string()),
+        ("dictionary", pa.string()),
+        ("index", pa.int64()),
+        ("status", pa.string()),
+        ("density", pa.float64()),
+        ("n_fired", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("n_documents", pa.int64()),
+        ("n_windows", pa.int64()),
+        ("maximum", pa.float64()),
+        ("mean", pa.float64()),
+        ("explainer", pa.string()),
+        ("explanation_status", pa.string()),
+        ("label", pa.string()),
+        ("explanation", pa.string()),
+    ]
+)
+
+_SCORES: Final = pa.schema(
+    [
+        ("feature", pa.string()),
+        ("explainer", pa.string()),
+        ("scorer", pa.string()),
+        ("status", pa.string()),
+        *((name + end, pa.float64()) for name in _METRICS for end in ("", "_low", "_high")),
+        *((name, pa.int64()) for name in _COUNTS),
+        ("llm", pa.string()),
+        ("protocol", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+_TRIALS: Final = pa.schema(
+    [
+        ("feature", pa.string()),
+        ("explainer", pa.string()),
+        ("scorer", pa.string()),
+        ("window", pa.int32()),
+        ("truth", pa.bool_()),
+        ("answer", pa.bool_()),
+        ("probability", pa.float64()),
+        ("band", pa.int16()),
+        ("stratum", pa.string()),
+        ("marks", pa.list_(pa.int16())),
+    ]
+)
+
+
+def features(run: Run) -> Table:
+    """A row a sampled feature and explainer; without an explanation its columns are null."""
+    return _table(_FEATURES, _feature_rows(run))
+
+
+def _feature_rows(run: Run) -> Iterator[Json]:
+    names = _FEATURES.names
+    for dictionary in run.recipe.dictionaries:
+        for unit in run.sample(dictionary).units():
+            explained = {name: run.explain(dictionary, name).read(unit) for name in run.recipe.explainers}
+            for key, sample in sorted(run.sample(dictionary).read(unit).items()):
+                row = {name: sample.get(name) for name in names}
+                row |= {"feature": key, "dictionary": dictionary, "index": FeatureId.parse(key).index}
+                row["density"] = sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else 0.0
+                found = [(name, records[key]) for name, records in explained.items() if key in records]
+                if not found:
+                    yield row
+                for name, record in found:
+                    yield row | {
+                        "explainer": name,
+                        "explanation_status": record["status"],
+                        "label": record["label"],
+                        "explanation": record["text"],
+                    }
+
+
+def scores(run: Run) -> Table:
+    """A row a feature, explainer and scorer."""
+    return _table(_SCORES, _score_rows(run))
+
+
+def _score_rows(run: Run) -> Iterator[Json]:
+    for record in score_records(run):
+        row: Json = {name: record.get(name) for name in _SCORES.names}
+        row["feature"] = record["key"]
+        metrics = record["metrics"] or {}
+        row |= {name: metrics.get(name) for name in _COUNTS}
+        for name in _METRICS:
+            interval = metrics.get(name) or {"value": None, "low": None, "high": None}
+            row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        yield row
+
+
+def score_records(run: Run) -> Iterator[Json]:
+    """Every score record of every journal."""
+    for dictionary in run.recipe.dictionaries:
+        for explainer in run.recipe.explainers:
+            for scorer in run.recipe.scorers:
+                yield from run.score(dictionary, explainer, scorer).records()
+
+
+def trials(run: Run) -> Table:
+    """A row a trial."""
+    return _table(_TRIALS, _trial_rows(run))
+
+
+def _trial_rows(run: Run) -> Iterator[Json]:
+    columns = ("window", "truth", "answer", "probability", "band", "stratum", "marks")
+    for record in score_records(run):
+        for values in zip(*(record["trials"][name] for name in columns), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            yield row | {
+                "feature": record["key"],
+                "explainer": record["explainer"],
+                "scorer": record["scorer"],
+            }
+
+
+_ROWS_A_BATCH: Final = 10_000
+
+
+def _table(schema: Any, rows: Iterator[Json]) -> Table:
+    batches: list[Any] = []
+    chunk: list[Json] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _ROWS_A_BATCH:
+            batches.append(pa.RecordBatch.from_pylist(chunk, schema))
+            chunk = []
+    batches.append(pa.RecordBatch.from_pylist(chunk, schema))
+    return pa.Table.from_batches(batches, schema)

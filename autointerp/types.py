@@ -1,0 +1,289 @@
+"""The records that cross a stage border, and the names of things.
+
+Pure data: frozen dataclasses, no torch, no files. Lists inside records are columns (parallel lists), so
+that a feature's hundred trials are a handful of JSON arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import orjson
+
+from autointerp.errors import FeatureError
+
+Json = dict[str, Any]
+"""A JSON object, as orjson reads it."""
+
+
+def digest(*parts: Any) -> str:
+    """32 hex characters that name these parts: blake2b over their JSON with sorted keys.
+
+    Dataclasses, lists, dicts, strings, numbers, None and bytes (as hex) are taken. Equal content gives
+    equal digests in every process and on every machine.
+    """
+    text = orjson.dumps(
+        parts,
+        default=_hex_of_bytes,
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
+    )
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _hex_of_bytes(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} has no place in a digest")
+
+
+Pole = Literal["", "-"]
+
+_FEATURE_ID = re.compile(r"(?P<dictionary>.+)/(?P<index>\d+)(?P<pole>-?)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeatureId:
+    """One feature of one dictionary, written `<dictionary>/<index>`, `-` behind it for a negative pole."""
+
+    dictionary: str
+    index: int
+    pole: Pole = ""
+
+    def __str__(self) -> str:
+        return f"{self.dictionary}/{self.index}{self.pole}"
+
+    @classmethod
+    def parse(cls, text: str) -> FeatureId:
+        """Inverse of `str`. Raises FeatureError where the text is not a feature id."""
+        match = _FEATURE_ID.fullmatch(text)
+        if match is None:
+            raise FeatureError(f"'{text}' is not a feature id. One looks like 'layers.12/4711'.")
+        return cls(match["dictionary"], int(match["index"]), cast(Pole, match["pole"]))
+
+
+Point = Literal["resid_pre", "resid_mid", "resid_post", "mlp_in", "mlp_out", "attn_out", "neurons"]
+"""Where in a layer: residual stream before, between attention and MLP, and after the layer; the MLP's
+input (behind its norm) and what it adds to the stream; what attention adds; the MLP's hidden neurons."""
+
+_SITE_SUFFIX: dict[Point, str] = {
+    "resid_post": "",
+    "resid_pre": ".in",
+    "resid_mid": ".mid",
+    "mlp_in": ".mlp_in",
+    "mlp_out": ".mlp",
+    "attn_out": ".attn",
+    "neurons": ".neurons",
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """A place in the subject model whose activations a dictionary reads."""
+
+    point: Point
+    layer: int
+
+    def __str__(self) -> str:
+        """The canonical short name, which is also the default name of a dictionary: `layers.12`,
+        `layers.12.mlp`, ..."""
+        return f"layers.{self.layer}{_SITE_SUFFIX[self.point]}"
+
+
+Stratum = Literal["random"]
+"""How a silent window was chosen. `random`: any held-out place of the same position and length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A run of T consecutive units (tokens) of one document, with one feature's activations on them."""
+
+    document: str
+    """Hex id of the document: 16 characters of the blake2b hash of its text."""
+    position: int
+    """Position of the first unit in its document, in tokens."""
+    token_ids: tuple[int, ...]
+    """[T]"""
+    texts: tuple[str, ...]
+    """[T], what each unit adds to the text; joined they are the window's text. A character that several
+    tokens share belongs to the first of them, the others are empty."""
+    activations: tuple[float, ...]
+    """[T], raw, 0.0 where the feature is silent."""
+    band: int | None = None
+    """Decile of the window's maximum among the feature's active windows, 0 strongest; None if silent."""
+    stratum: Stratum | None = None
+    """How a silent window was chosen; None if active."""
+    source: Literal["corpus"] = "corpus"
+
+    @property
+    def maximum(self) -> float:
+        return max(self.activations, default=0.0)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSet:
+    """Windows of one split, active and silent."""
+
+    active: tuple[Window, ...]
+    silent: tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(WindowSet):
+    """What an explainer may see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Select(WindowSet):
+    """What choosing between explanations may see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heldout(WindowSet):
+    """What only a scorer may see."""
+
+
+SampleStatus = Literal["full", "small", "too_few", "dense", "dead"]
+"""`full` and `small` are explained and scored. `small`: fewer active windows than the full tier asks for,
+so smaller test sets and wider intervals. `too_few`: not enough windows or documents. `dense`: fires so
+often that there are no silent windows. `dead`: never fires on this corpus."""
+
+EXPLAINABLE: frozenset[SampleStatus] = frozenset({"full", "small"})
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRefs:
+    """Which windows a split holds: columns, one entry a window."""
+
+    rows: list[int]
+    """Token row, counted over the whole cache."""
+    starts: list[int]
+    """First position of the window in its row."""
+    bands: list[int | None]
+    """Decile of active windows, 0 strongest; None for silent ones."""
+    strata: list[Stratum | None]
+    """Stratum of silent windows; None for active ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the sample stage knows of a feature. Its windows lie in the window store."""
+
+    feature: str
+    status: SampleStatus
+    n_tokens: int
+    """Tokens of the corpus the feature was looked at on (masked ones not counted)."""
+    n_fired: int
+    """Tokens on which it fires."""
+    n_documents: int
+    """Documents in which it fires."""
+    n_windows: int
+    """Active windows to choose from."""
+    maximum: float
+    mean: float
+    """Largest and mean activation over the tokens on which it fires; 0.0 if dead."""
+    shown: WindowRefs
+    select: WindowRefs
+    heldout: WindowRefs
+
+    @property
+    def density(self) -> float:
+        """Share of tokens on which the feature fires."""
+        return self.n_fired / self.n_tokens if self.n_tokens else 0.0
+
+
+ExplanationStatus = Literal["ok", "unreadable", "refused", "bad_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What one explainer says of one feature."""
+
+    feature: str
+    explainer: str
+    """Name of the explainer's instance in the recipe."""
+    status: ExplanationStatus
+    text: str | None
+    """None unless the status is ok: an explanation that could not be had is never scored."""
+    label: str | None
+    """The text in at most six words."""
+    llm: str
+    """Identity of the LLM, `model@revision`; `none` where there is none."""
+    prompts: dict[str, str]
+    """Digest of each prompt template it was made with, by name; empty where there is none."""
+    reason: str | None = None
+    """Why there is no text, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Single questions put to a judge and the answers: columns, one entry a trial, all of one length."""
+
+    window: list[int] = field(default_factory=list[int])
+    """Index into the held-out windows, the active ones first, then the silent ones."""
+    truth: list[bool] = field(default_factory=list[bool])
+    """What the right answer is."""
+    answer: list[bool | None] = field(default_factory=list["bool | None"])
+    """What the judge said; None where no answer could be read, also after one more try."""
+    probability: list[float | None] = field(default_factory=list["float | None"])
+    """Raw P(yes) where the backend gives it."""
+    band: list[int | None] = field(default_factory=list["int | None"])
+    """Activation decile of an active window, 0 strongest."""
+    stratum: list[Stratum | None] = field(default_factory=list["Stratum | None"])
+    """How a silent window was chosen."""
+    marks: list[list[int]] = field(default_factory=list[list[int]])
+    """Positions in the window that were marked for the judge; empty lists where nothing is marked."""
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A number and the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a set of trials says. A rate whose denominator is zero is None, never NaN."""
+
+    balanced_accuracy: Interval | None
+    """Mean of the true positive and true negative rate over readable trials: the headline."""
+    f1: Interval | None
+    true_positive_rate: Interval | None
+    true_negative_rate: Interval | None
+    n_positive: int
+    n_negative: int
+    """Trials by truth, the unreadable ones included."""
+    n_unreadable: int
+
+
+ScoreStatus = Literal["ok", "unreadable", "bad_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one scorer found for one explanation of one feature."""
+
+    feature: str
+    explainer: str
+    scorer: str
+    status: ScoreStatus
+    explanation: str
+    """Digest of the explanation's text that was scored."""
+    protocol: str
+    """What was done, in words that name every setting a reader must know to compare two scores."""
+    llm: str
+    metrics: Metrics | None
+    trials: Trials
+    reason: str | None = None

@@ -1,0 +1,327 @@
+"""The whole line on a tiny model: records, resuming, growing, and what must not change them."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import judge
+import orjson
+import pytest
+import yaml
+from tiny import WIDTH, Tiny
+
+from autointerp import pipeline
+from autointerp.errors import RecipeChanged, RunBusy, RunNotFound
+from autointerp.run import Run
+from autointerp.types import Json
+
+SCRIPTED = {"use": "scripted", "function": "judge:answer"}
+SCRIPTED_LLMS = {"explainer": SCRIPTED, "judge": SCRIPTED}
+
+
+def records(folder: Path, *stages: str) -> dict[str, list[bytes]]:
+    """Sorted records of every journal of a run, as bytes."""
+    found: dict[str, list[bytes]] = {}
+    run = Run.open(folder)
+    for journal in run.journals():
+        name = str(journal.folder.relative_to(run.path))
+        if not stages or name.split("/")[0] in stages:
+            found[name] = sorted(orjson.dumps(record) for record in journal.records())
+    return found
+
+
+@pytest.fixture(scope="session")
+def unbroken(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run nobody disturbed, with the scripted LLM."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS), out=out)
+    return out
+
+
+def test_the_line_ends_with_scores(unbroken: Path) -> None:
+    run = Run.open(unbroken)
+    scores = run.scores().to_pydict()
+    features = run.features().to_pylist()
+    assert len(features) == 40
+    explained = [row for row in features if row["explanation"] is not None]
+    assert len(explained) > 30
+    assert len(scores["feature"]) == 2 * len(explained)
+    assert set(scores["status"]) == {"ok"}
+    assert set(scores["scorer"]) == {"detection", "fuzzing"}
+    for value, low, high in zip(
+        scores["balanced_accuracy"],
+        scores["balanced_accuracy_low"],
+        scores["balanced_accuracy_high"],
+        strict=True,
+    ):
+        assert 0 <= low <= value <= high <= 1
+    trials = run.trials()
+    assert trials.num_rows == sum(scores["n_positive"]) + sum(scores["n_negative"])
+
+
+def test_explanations_are_the_llms_and_a_reply_that_could_not_be_read_was_asked_again(unbroken: Path) -> None:
+    rows = Run.open(unbroken).features().to_pylist()
+    texts = [row["explanation"] for row in rows if row["explanation"]]
+    assert all(text.startswith("words like ") for text in texts)
+    assert all(row["label"].startswith("words ") for row in rows if row["label"])
+
+
+def test_running_again_does_nothing(unbroken: Path, made: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*.jsonl")}
+
+    async def never(*_: object) -> str:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(judge, "answer", never)
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS), out=unbroken)
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*.jsonl")} == before
+
+
+def test_features_in_two_steps_and_in_another_order_give_the_same_records(
+    unbroken: Path, made: Tiny, tmp_path: Path
+) -> None:
+    """First some of the features by hand, backwards, one request at a time; then all, eight at a time."""
+    asked = [str(feature.index) for feature in Run.open(unbroken).asked("layers.1")]
+    some = {"ids": asked[:15][::-1]}
+    one = {"n_in_flight": 1}
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS, features=some, resources=one), out=tmp_path / "run")
+    eight = {"n_in_flight": 8}
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS, resources=eight), out=tmp_path / "run")
+    assert records(tmp_path / "run") == records(unbroken)
+
+
+def test_another_batch_size_gives_nearly_the_same_firings(unbroken: Path, made: Tiny, tmp_path: Path) -> None:
+    """The same up to 1e-4 and 99.9% of firings."""
+    from autointerp.activations.shards import FiringStore, firing_shards
+
+    small = made.recipe(llms=SCRIPTED_LLMS, resources={"batch_tokens": 100})
+    pipeline.explain(small, out=tmp_path / "run", until="sample")
+    stores = [
+        FiringStore(list(firing_shards(Run.open(path).cache("layers.1"))), 64).read(0, WIDTH)
+        for path in (unbroken, tmp_path / "run")
+    ]
+    values: list[dict[tuple[int, int], float]] = []
+    for store in stores:
+        features = store.features.repeat(store.offsets[1:] - store.offsets[:-1]).tolist()
+        keys = zip(features, store.tokens.tolist(), strict=True)
+        values.append(dict(zip(keys, store.values.tolist(), strict=True)))
+    shared = values[0].keys() & values[1].keys()
+    assert len(shared) >= 0.999 * max(map(len, values))
+    assert max(abs(values[0][key] - values[1][key]) for key in shared) < 1e-4
+
+
+def test_a_scorer_and_an_explainer_extend_a_run(unbroken: Path, made: Tiny, tmp_path: Path) -> None:
+    """A run with one scorer grows another scorer, then another explainer; only what is new is asked."""
+    out = tmp_path / "run"
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS, scorers={"detection": {"use": "detection"}}), out=out)
+    log = tmp_path / "log"
+    os.environ[judge.LOG] = str(log)
+    try:
+        pipeline.explain({"scorers": {"fuzzing": {"use": "fuzzing"}}}, out=out)
+        n_fuzzing = len(log.read_text().split())
+        assert records(out) == records(unbroken)
+        n_requests = sum(1 for _ in Run.open(out).beside("requests", fuzzing(out)).records())
+        assert n_fuzzing == n_requests  # nothing but fuzzing was asked
+        pipeline.explain({"explainers": {"words": {"use": "lexical"}}}, out=out)
+    finally:
+        del os.environ[judge.LOG]
+    assert set(Run.open(out).features().to_pydict()["explainer"]) >= {"plain", "words"}
+    assert set(Run.open(out).scores().to_pydict()["explainer"]) == {"plain", "words"}
+
+
+def fuzzing(out: Path) -> Any:
+    return Run.open(out).score("layers.1", "plain", "fuzzing")
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({"sampling": {"n_shown": 30}}, "sampling.n_shown: was 40, is now 30"),
+        ({"seed": 1}, "seed: was 0, is now 1"),
+        ({"cache": {"n_tokens": 9}}, "cache.n_tokens: was 20000, is now 9"),
+        (
+            {"explainers": {"plain": {"threshold": 0.5}}},
+            "explainers.plain.options.threshold: was 0.3, is now 0.5",
+        ),
+        ({"llms": {"judge": {"revision": "b"}}}, "llms.judge.revision: was '', is now 'b'"),
+    ],
+)
+def test_a_recipe_changed_under_a_run_names_the_field(
+    unbroken: Path, made: Tiny, section: Json, field: str
+) -> None:
+    before = (unbroken / "recipe.yaml").read_bytes()
+    with pytest.raises(RecipeChanged) as caught:
+        pipeline.explain(section, out=unbroken)
+    assert field in str(caught.value)
+    assert "--out" in str(caught.value)
+    assert (unbroken / "recipe.yaml").read_bytes() == before
+
+
+def test_a_recipe_edited_in_the_folder_is_noticed(unbroken: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(unbroken, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["sampling"]["width"] = 16
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(RecipeChanged, match=r"sampling\.width: was 32, is now 16"):
+        Run.open(tmp_path / "run").check()
+
+
+def test_a_corpus_that_changed_is_noticed(made: Tiny, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_bytes(made.corpus.read_bytes())
+    recipe = made.recipe(corpus={"path": str(corpus)})
+    pipeline.explain(recipe, out=tmp_path / "run", until="cache")
+    corpus.write_bytes(made.corpus.read_bytes() + b"<|endoftext|>One more document, not seen before.")
+    with pytest.raises(RecipeChanged, match=r"corpus\.identity"):
+        pipeline.explain(recipe, out=tmp_path / "run", until="cache")
+
+
+def test_two_processes_do_not_work_on_one_run(unbroken: Path) -> None:
+    run = Run.open(unbroken)
+    with run.lock(), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
+        pipeline.run_line(run)
+
+
+def test_no_run_lies_there(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match=r"recipe\.yaml"):
+        Run.open(tmp_path)
+
+
+def test_explaining_works_inside_a_running_event_loop(made: Tiny, tmp_path: Path, unbroken: Path) -> None:
+    """As in a notebook."""
+
+    async def cell() -> Run:
+        return pipeline.explain(made.recipe(llms=SCRIPTED_LLMS), out=tmp_path / "run")
+
+    asyncio.run(cell())
+    assert records(tmp_path / "run") == records(unbroken)
+
+
+def test_later_stages_need_neither_corpus_nor_shards(made: Tiny, tmp_path: Path, unbroken: Path) -> None:
+    import shutil
+
+    recipe = made.recipe(llms=SCRIPTED_LLMS)
+    out = tmp_path / "run"
+    pipeline.explain(recipe, out=out, until="sample")
+    for path in (out / "cache").rglob("*.safetensors"):
+        path.unlink()
+    for path in (out / "rows").rglob("*.npy"):
+        path.unlink()
+    moved = tmp_path / "corpus-away"
+    shutil.move(made.corpus, moved)
+    try:
+        pipeline.run_line(Run.open(out))
+    finally:
+        shutil.move(moved, made.corpus)
+    assert records(out, "explain", "score") == records(unbroken, "explain", "score")
+
+
+# --- kills ---------------------------------------------------------------------------------------------
+
+
+def start(recipe: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "autointerp", "explain", "--recipe", str(recipe), "--out", str(out)]
+    environment = os.environ | {
+        judge.LOG: str(log),
+        judge.WAIT: "0.01",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def broken_line(
+    made: Tiny, folder: Path, n_kills: int, seed: int, n_features: int
+) -> tuple[Path, collections.Counter[str], int]:
+    """Kills the run at random moments, resumes each time; the run, what the LLM was asked, the kills."""
+    recipe, out, log = folder / "recipe.yaml", folder / "run", folder / "log"
+    in_flight = 4
+    recipe.write_text(
+        yaml.safe_dump(
+            made.recipe(llms=SCRIPTED_LLMS, resources={"n_in_flight": in_flight}, features={"n": n_features})
+        )
+    )
+    rng = random.Random(seed)
+    began = time.monotonic()
+    process = start(recipe, out, log)
+    n_killed = 0
+    longest = 12.0
+    while n_killed < n_kills:
+        try:
+            process.wait(timeout=rng.uniform(0.3, longest))
+            longest = max(1.0, longest / 2)  # it came to its end: kill earlier from now on
+            if process.returncode == 0 and out.exists():
+                break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            n_killed += 1
+        process.wait()
+        process = start(recipe, out, log)
+        assert time.monotonic() - began < 1200
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+    return out, collections.Counter(log.read_text().split()), n_killed
+
+
+def check_broken_line(
+    made: Tiny, tmp_path: Path, unbroken: Path, n_kills: int, seed: int, n_features: int = 40
+) -> None:
+    out, asked, n_killed = broken_line(made, tmp_path, n_kills, seed, n_features)
+    assert records(out) == records(unbroken)
+    # At a kill at most 4 features were in flight, each with at most 10 requests at once.
+    repeated = sum(n - 1 for n in asked.values())
+    assert repeated <= n_killed * 4 * 10, f"{repeated} requests paid twice in {n_killed} kills"
+    print(f"{n_killed} kills; {len(asked)} requests, {repeated} of them asked again (in flight at a kill)")
+
+
+def test_killed_and_resumed_a_run_has_the_records_of_an_unbroken_one(
+    made: Tiny, tmp_path: Path, unbroken: Path
+) -> None:
+    check_broken_line(made, tmp_path, unbroken, n_kills=4, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_a_run_has_the_records_of_an_unbroken_one(made: Tiny, tmp_path: Path) -> None:
+    """All stages of a 200-feature run, 30 kills."""
+    recipe = made.recipe(llms=SCRIPTED_LLMS, features={"n": 200})
+    pipeline.explain(recipe, out=tmp_path / "unbroken")
+    check_broken_line(made, tmp_path, tmp_path / "unbroken", n_kills=30, seed=1, n_features=200)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_what_is_finished_and_says_how_to_go_on(
+    made: Tiny, tmp_path: Path, unbroken: Path, number: signal.Signals
+) -> None:
+    recipe, out, log = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "log"
+    recipe.write_text(yaml.safe_dump(made.recipe(llms=SCRIPTED_LLMS, resources={"n_in_flight": 2})))
+    process = start(recipe, out, log)
+    until = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().split()) > 20):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Go on: autointerp resume {out}" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    again = subprocess.run(
+        [sys.executable, "-m", "autointerp", "resume", str(out)],
+        env=os.environ | {judge.LOG: str(log), "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr.decode()
+    assert records(out) == records(unbroken)
+    asked = collections.Counter(log.read_text().split())
+    assert max(asked.values()) == 1  # what was in flight came to its end
