@@ -28,14 +28,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
 from autointerp.prompting import Prompt, View
-from autointerp.types import Shown
+from autointerp.types import Shown, Window
 
 VERSION: Final = "1"
 """Raise it when the same windows would give another explanation or another verdict."""
@@ -104,6 +105,9 @@ class LexicalLLM:
 # --- reading an explanation ----------------------------------------------------------------------------
 
 
+Kind = Literal["tokens", "after", "pair", "context"]
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
     """Conditions on a token that must hold together; an empty one always holds."""
@@ -111,6 +115,12 @@ class Clause:
     tokens: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        if self.context:
+            return "context"
+        return "pair" if self.tokens and self.after else "tokens" if self.tokens else "after"
 
 
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+"'
@@ -121,7 +131,10 @@ _PIECE = re.compile(
 )
 _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
-    ["a", "about", "activates", "active", "all", "also", "an", "and", "any", "are", "as", "at", "be", "before", "but", "by", "can", "each", "especially", "feature", "fires", "for", "from", "has", "have", "how", "in", "into", "is", "it", "its", "like", "mentions", "may", "mostly", "not", "of", "often", "on", "one", "or", "other", "particularly", "phrases", "references", "related", "such", "text", "texts", "that", "the", "their", "them", "these", "they", "this", "those", "to", "token", "tokens", "used", "various", "when", "where", "which", "while", "with", "word", "words"]
+    "a about activates active all also an and any are as at be before but by can each especially feature fires for"
+    " from has have how in into is it its like mentions may mostly not of often on one or other particularly"
+    " phrases references related such text texts that the their them these they this those to token tokens used"
+    " various when where which while with word words".split()
 )
 
 
@@ -139,9 +152,7 @@ def read(explanation: str) -> tuple[Clause, ...]:
             kind = "tokens"
         else:
             kind = str(piece.lastgroup)
-    clauses = tuple(
-        Clause(**{kind: tuple(names) for kind, names in clause.items()}) for clause in found if clause
-    )
+    clauses = tuple(Clause(**{kind: tuple(names) for kind, names in clause.items()}) for clause in found if clause)
     if clauses:
         return clauses
     words = tuple(w for w in _WORD.findall(explanation.lower()) if w not in _STOP_WORDS)
@@ -160,9 +171,7 @@ def _positions(clause: Clause, texts: tuple[str, ...]) -> set[int]:
         return set()
     fitting = set(range(len(texts)))
     if clause.tokens:
-        fitting = {
-            n for p in clause.tokens for first, last in _spans(p, texts) for n in range(first, last + 1)
-        }
+        fitting = {n for p in clause.tokens for first, last in _spans(p, texts) for n in range(first, last + 1)}
     if clause.after:
         fitting &= {last + 1 for pattern in clause.after for _, last in _spans(pattern, texts)}
     return fitting
@@ -191,193 +200,217 @@ def _as_words(pattern: str) -> re.Pattern[str] | None:
     if not words:
         return None
     stripped = pattern.strip()
-    left, right = (
-        (r"(?<!\w)" if stripped[0] == words[0][0] else ""),
-        (r"(?!\w)" if stripped[-1] == words[-1][-1] else ""),
-    )
+    left, right = (r"(?<!\w)" if stripped[0] == words[0][0] else ""), (r"(?!\w)" if stripped[-1] == words[-1][-1] else "")
     return re.compile(left + r"\s+".join(map(re.escape, stripped.split())) + right, re.IGNORECASE)
 
 
 # --- writing an explanation ----------------------------------------------------------------------------
 
+Fits = NDArray[np.bool_]
+"""[clauses, windows, tokens]: which tokens a clause fits."""
+
 FIRING: Final = 0.3
 """Share of a window's maximum above which a token counts as firing."""
 
-Z: Final = 2.0
-Z_CONTEXT: Final = 3.0
+LEAST_Z: Final[dict[Kind, float]] = {"tokens": 2.0, "pair": 2.0, "after": 2.0, "context": 3.0}
+MOST: Final[dict[Kind, int]] = {"tokens": 8, "pair": 4, "after": 4, "context": 4}
 PRIOR: Final = 10.0
-GAIN: Final = 0.06
-MOST = {"tokens": 8, "after": 4, "pair": 4, "context": 4}
-N_CANDIDATES = 60
-N_SEEN = 2
-
-
-def log_odds_z(count: int, total: int, other: int, other_total: int) -> float:
-    """z-score of the log-odds ratio of a pattern seen `count` of `total` times here, `other` of `other_total`
-    times elsewhere, under a Dirichlet prior of PRIOR pseudo-counts spread as the pattern is overall.
-
-    Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political Analysis 16, equations 16, 20 and 22.
-    """
-    overall = (count + other) / (total + other_total)
-    here, there = count + PRIOR * overall, other + PRIOR * overall
-    if overall == 1.0:
-        return 0.0
-    log_odds = math.log(here / (total + PRIOR - here)) - math.log(there / (other_total + PRIOR - there))
-    return log_odds / math.sqrt(1 / here + 1 / there)
+LEAST_GAIN: Final = 0.06
+N_CANDIDATES: Final = 60
+LEAST_WINDOWS: Final[dict[Kind, int]] = {"tokens": 2, "pair": 2, "after": 2, "context": 3}
 
 
 def explain_lexically(shown: Shown) -> tuple[str, str]:
     """What sets the active windows apart from the silent ones: a sentence, and a label of at most six words.
 
-    Candidates are patterns at firing tokens and words in active windows whose z-score is high enough; of them
-    those are taken, one after another, that add most to what `matches` gets right on the same windows.
+    Candidates are tokens that fire, tokens before those, both together, and words of active windows, all with a
+    z-score that is high enough. Of them those are taken, one after another, that most raise the balanced accuracy
+    `matches` would have on the same windows.
     """
-    clauses = _chosen(shown)
-    merged: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for clause in clauses:
-        kind = _kind(clause)
-        key = (kind, clause.after if kind == "pair" else ())
-        merged.setdefault(key, []).extend(clause.tokens or clause.after or clause.context)
-    whole = [
-        Clause(tokens=tuple(n), after=k[1]) if k[0] in ("pair", "tokens") else Clause(**{k[0]: tuple(n)})
-        for k, n in merged.items()
+    clauses = _merged(_cover(shown, _candidates(shown)) or _most_frequent(shown.active))
+    phrases = [f"{_phrase(clause)} ({_share(clause, shown.active):.0%} of its firings)" for clause in clauses]
+    text = "; ".join(phrases)
+    return text[0].upper() + text[1:] + ".", _label(clauses[0])
+
+
+def log_odds_z(count: int, total: int, other: int, other_total: int) -> float:
+    """z-score of the log-odds ratio of a pattern seen `count` of `total` times here, `other` of `other_total`
+    times there, under a Dirichlet prior of PRIOR pseudo-counts that are spread as the patterns are overall.
+
+    Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political Analysis 16, equations 15, 19 and 21.
+    """
+    pseudo = PRIOR * (count + other) / (total + other_total)
+    here, there = count + pseudo, other + pseudo
+    odds_here, odds_there = here / (total + PRIOR - here), there / (other_total + PRIOR - there)
+    return math.log(odds_here / odds_there) / math.sqrt(1 / here + 1 / there)
+
+
+def _firing(window: Window) -> list[int]:
+    floor = FIRING * window.maximum
+    return [n for n, activation in enumerate(window.activations) if activation > floor]
+
+
+def _candidates(shown: Shown) -> list[Clause]:
+    """Clauses of a single pattern that go with firing, the highest z first."""
+    found = _around_firings(shown) + _in_windows(shown)
+    found.sort(key=lambda one: (-one[0], repr(one[1])))
+    return [clause for z, clause in found if z >= LEAST_Z[clause.kind]][:N_CANDIDATES]
+
+
+def _around_firings(shown: Shown) -> list[tuple[float, Clause]]:
+    """z of the patterns at firing tokens, against all other tokens of all windows."""
+    here, there, n_windows = Counter[Clause](), Counter[Clause](), Counter[Clause]()
+    total = other_total = 0
+    for window in shown.active + shown.silent:
+        firing = set(_firing(window))
+        fired: set[Clause] = set()
+        for n in range(len(window.texts)):
+            patterns = _patterns_at(window.texts, n)
+            if n in firing:
+                here.update(patterns)
+                fired.update(patterns)
+            else:
+                there.update(patterns)
+        n_windows.update(fired)
+        total, other_total = total + len(firing), other_total + len(window.texts) - len(firing)
+    return [
+        (log_odds_z(count, total, there[clause], other_total), clause)
+        for clause, count in here.items()
+        if n_windows[clause] >= LEAST_WINDOWS[clause.kind]
     ]
-    text = "; ".join(f"{_phrase(c)} ({_share(c, shown):.0%} of its firings)" for c in whole)
-    return text[0].upper() + text[1:] + ".", _label(whole[0])
 
 
-def _firing(window):
-    return {n for n, a in enumerate(window.activations) if a > FIRING * window.maximum}
-
-
-def _kind(c):
-    return "context" if c.context else "pair" if c.tokens and c.after else "after" if c.after else "tokens"
-
-
-def _patterns_at(texts, n):
-    text = texts[n]
+def _patterns_at(texts: tuple[str, ...], n: int) -> list[Clause]:
+    """The token at n, its word in any case, the token before it, and both together."""
+    text, before = texts[n], texts[n - 1] if n else ""
     if not text:
-        return
-    yield Clause(tokens=(text,))
+        return []
+    patterns = [Clause(tokens=(text,))]
     word = text.strip().lower()
     if word != text and word.isalnum():
-        yield Clause(tokens=(word,))
-    if n and texts[n - 1]:
-        yield Clause(after=(texts[n - 1],))
-        yield Clause(tokens=(text,), after=(texts[n - 1],))
+        patterns.append(Clause(tokens=(word,)))
+    if before:
+        patterns += [Clause(after=(before,)), Clause(tokens=(text,), after=(before,))]
+    return patterns
 
 
-def _words_in(window):
-    words = list(_WORD.finditer(window.text))
-    for w in words:
-        if not w[0].isdigit():
-            yield Clause(context=(w[0].lower(),))
-    for a, b in pairwise(words):
-        if b.start() - a.end() <= 2:
-            yield Clause(context=(window.text[a.start() : b.end()].lower(),))
-
-
-def _candidates(shown):
-    fired, seen, elsewhere = Counter(), Counter(), Counter()
-    n_fired = n_else = 0
-    for window in shown.active + shown.silent:
-        firing = _firing(window) if window.maximum else set()
-        here = [p for n in firing for p in _patterns_at(window.texts, n)]
-        fired.update(here)
-        seen.update(set(here))
-        n_fired += len(firing)
-        n_else += len(window.texts) - len(firing)
-        for n in range(len(window.texts)):
-            if n not in firing:
-                elsewhere.update(_patterns_at(window.texts, n))
-    scored = [
-        (log_odds_z(c, n_fired, elsewhere[p], n_else), p) for p, c in fired.items() if seen[p] >= N_SEEN
+def _in_windows(shown: Shown) -> list[tuple[float, Clause]]:
+    """z of words and pairs of words: in how many active windows, in how many silent ones."""
+    here, there = (
+        Counter(words for window in windows for words in _words_in(window.text))
+        for windows in (shown.active, shown.silent)
+    )
+    return [
+        (log_odds_z(count, len(shown.active), there[words], len(shown.silent)), Clause(context=(words,)))
+        for words, count in here.items()
+        if count >= LEAST_WINDOWS["context"] and count + there[words] < len(shown.active) + len(shown.silent)
     ]
-    scored = [(z, p) for z, p in scored if z >= Z]
-    inside = Counter(p for w in shown.active for p in set(_words_in(w)))
-    outside = Counter(p for w in shown.silent for p in set(_words_in(w)))
-    for p, c in inside.items():
-        if c >= 3:
-            z = log_odds_z(c, len(shown.active), outside[p], len(shown.silent))
-            if z >= Z_CONTEXT:
-                scored.append((z, p))
-    scored.sort(key=lambda e: (-e[0], repr(e[1])))
-    return [p for _, p in scored[:N_CANDIDATES]]
 
 
-def _masks(clauses, windows):
-    width = max((len(w.texts) for w in windows), default=0)
-    masks = np.zeros((len(clauses), len(windows), width), bool)
-    for c, clause in enumerate(clauses):
-        for n, window in enumerate(windows):
-            fits = [k for k in _positions(clause, window.texts) if k < len(window.texts)]
-            masks[c, n, fits] = True
-    return masks
+def _words_in(text: str) -> set[str]:
+    words = [match for match in _WORD.finditer(text.lower()) if match[0] not in _STOP_WORDS]
+    pairs = (
+        (left, right) for left, right in pairwise(_WORD.finditer(text.lower())) if right.start() - left.end() == 1
+    )
+    return {match[0] for match in words} | {f"{left[0]}{left.string[left.end()]}{right[0]}" for left, right in pairs}
 
 
-def _chosen(shown):
-    clauses = _candidates(shown)
-    A, Sl = _masks(clauses, shown.active), _masks(clauses, shown.silent)
-    firing = np.zeros(A.shape[1:], bool)
-    for n, w in enumerate(shown.active):
-        firing[n, list(_firing(w))] = True
-    k = firing.sum(1).mean()
-    lengths = np.array([max(len(w.texts), 1) for w in shown.silent])
+def _cover(shown: Shown, candidates: Sequence[Clause]) -> list[Clause]:
+    """A few candidates, any of which may fit, that tell the shown windows apart as well as a greedy choice can.
 
-    def value(a, s):
-        v = a.any(2).mean(1) + (a & firing).any(2).mean(1)
-        if s.shape[1]:
-            v = v - s.any(2).mean(1) - (1 - (1 - s.sum(2) / lengths) ** k).mean(1)
-        return v
+    What is raised is the sum of four rates: windows that hold a fitting token (detection) and windows with a fitting
+    token among the marked ones (fuzzing), active ones less silent ones. On a silent window as many marks as on
+    the mean active one are thought of, anywhere.
+    """
+    active, silent = _fitting(candidates, shown.active), _fitting(candidates, shown.silent)
+    firing = np.zeros(active.shape[1:], np.bool_)
+    for n, window in enumerate(shown.active):
+        firing[n, _firing(window)] = True
+    n_marks = firing.sum(1).mean()
+    n_tokens = np.array([len(window.texts) for window in shown.silent])
 
-    left = dict(MOST)
-    chosen, now = [], 0.0
-    ca, cs = np.zeros(A.shape[1:], bool), np.zeros(Sl.shape[1:], bool)
-    while clauses:
-        v = value(ca | A, cs | Sl)
-        for n, c in enumerate(clauses):
-            if left[_kind(c)] == 0 or c in chosen:
-                v[n] = -9
-        b = int(v.argmax())
-        if v[b] - now < GAIN:
+    def rates(active: Fits, silent: Fits) -> NDArray[np.float64]:
+        right = active.any(2).mean(1) + (active & firing).any(2).mean(1)
+        if not shown.silent:
+            return right
+        by_chance = 1 - (1 - silent.sum(2) / n_tokens) ** n_marks
+        return right - silent.any(2).mean(1) - by_chance.mean(1)
+
+    chosen: list[Clause] = []
+    room = dict(MOST)
+    so_far, covered, wrongly = 0.0, np.zeros_like(active[:1]), np.zeros_like(silent[:1])
+    while candidates:
+        gains = rates(active | covered, silent | wrongly) - so_far
+        gains[[clause in chosen or not room[clause.kind] for clause in candidates]] = -np.inf
+        best = int(gains.argmax())
+        if gains[best] < LEAST_GAIN:
             break
-        now = v[b]
-        chosen.append(clauses[b])
-        left[_kind(clauses[b])] -= 1
-        ca |= A[b]
-        cs |= Sl[b]
-    if not chosen:
-        common = Counter(w.texts[n] for w in shown.active for n in _firing(w) if w.texts[n])
-        chosen = [Clause(tokens=(t,)) for t, _ in common.most_common(3)]
+        so_far += gains[best]
+        covered, wrongly = covered | active[best], wrongly | silent[best]
+        chosen.append(candidates[best])
+        room[candidates[best].kind] -= 1
     return chosen
 
 
-def _quoted(names):
-    return ", ".join(map(quote, names))
+def _fitting(clauses: Sequence[Clause], windows: Sequence[Window]) -> Fits:
+    fits = np.zeros((len(clauses), len(windows), max((len(w.texts) for w in windows), default=0)), np.bool_)
+    for n, clause in enumerate(clauses):
+        for k, window in enumerate(windows):
+            fits[n, k, list(_positions(clause, window.texts))] = True
+    return fits
 
 
-def quote(text):
-    return "".join(
-        c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(text, ensure_ascii=False)
-    )
+def _most_frequent(active: Sequence[Window]) -> list[Clause]:
+    """The three most frequent firing tokens: what is said where nothing sets them apart."""
+    tokens = Counter(window.texts[n] for window in active for n in _firing(window) if window.texts[n])
+    return [Clause(tokens=(text,)) for text, _ in sorted(tokens.items(), key=lambda one: (-one[1], one[0]))[:3]]
 
 
-def _phrase(c):
-    if c.context:
-        return f"any token in text with {_quoted(c.context)}"
-    t = f"the token{'s' * (len(c.tokens) > 1)} {_quoted(c.tokens)}" if c.tokens else "any token"
-    return t + (f" after {_quoted(c.after)}" if c.after else "")
+def _merged(clauses: Sequence[Clause]) -> list[Clause]:
+    """One clause a kind, and one a predecessor for pairs: what fits stays the same, in fewer words."""
+    merged: dict[tuple[Kind, tuple[str, ...]], Clause] = {}
+    for new in clauses:
+        key = (new.kind, new.after if new.kind == "pair" else ())
+        old = merged.get(key, Clause())
+        after = new.after if new.kind == "pair" else old.after + new.after
+        merged[key] = Clause(old.tokens + new.tokens, after, old.context + new.context)
+    return list(merged.values())
 
 
-def _share(c, shown):
-    hit = n = 0
-    for w in shown.active:
-        f = _firing(w)
-        n += len(f)
-        hit += len(f & _positions(c, w.texts))
-    return hit / max(n, 1)
+def _phrase(clause: Clause) -> str:
+    """In the words that `read` understands."""
+    several = "s" if len(clause.tokens) > 1 else ""
+    phrase = f"the token{several} {_quoted(clause.tokens)}" if clause.tokens else "any token"
+    phrase += f" after {_quoted(clause.after)}" if clause.after else ""
+    return phrase + (f" in text with {_quoted(clause.context)}" if clause.context else "")
 
 
-def _label(c):
-    names = c.tokens or c.after or c.context
-    return _quoted(names[:3])
+def _share(clause: Clause, active: Sequence[Window]) -> float:
+    """Share of firing tokens that a clause fits."""
+    fits = [n in fitting for w in active for fitting in [_positions(clause, w.texts)] for n in _firing(w)]
+    return sum(fits) / len(fits)
+
+
+def _label(clause: Clause) -> str:
+    """At most six words, however many words a pattern has."""
+    lead, patterns = {
+        "tokens": ("", clause.tokens),
+        "after": ("after ", clause.after),
+        "pair": ("", clause.tokens),
+        "context": ("text with ", clause.context),
+    }[clause.kind]
+    label = lead + quote(patterns[0].strip() or patterns[0])
+    for pattern in patterns[1:3]:
+        longer = f"{label}, {quote(pattern.strip() or pattern)}"
+        label = longer if len(longer.split()) <= 6 else label
+    return label
+
+
+def _quoted(patterns: Sequence[str]) -> str:
+    return ", ".join(map(quote, patterns))
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string on one line, in which only what can't be seen is escaped."""
+    written = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in written)

@@ -17,6 +17,7 @@ from autointerp.sampling.windows import NO_PLACES, Ints, Places
 from autointerp.types import FeatureId, Sample, SampleStatus, Stratum, WindowRefs
 
 SplitName = Literal["shown", "select", "heldout"]
+RANDOM: Final[Stratum] = "random"
 SPLITS: Final[tuple[SplitName, ...]] = ("shown", "select", "heldout")
 
 _CANDIDATES_PER_BAND: Final = 200
@@ -172,7 +173,8 @@ class Sampler:
             items = draw.pair(own[pending], np.full(len(pending), attempt))
             row = rows[(draw.mix(key, items) % np.uint64(len(rows))).astype(np.int64)]
             places = Places(row, found.start[pending], found.length[pending])
-            good = self._is_silent(places, tokens) & ~cut.shares_run(self._runs(places), seen)
+            good = np.flatnonzero(self._is_silent(places, tokens))
+            good = good[~cut.shares_run(self._runs(places[good]), seen)]
             found.row[pending[good]] = row[good]
             _drop_overlapping(found)
             pending = np.flatnonzero(found.row < 0)
@@ -223,8 +225,8 @@ def _drop_overlapping(found: Places) -> None:
 def _refs(split: SplitWindows) -> WindowRefs:
     """Active windows first, then silent ones."""
     bands: list[int | None] = [*split.band.tolist(), *([None] * len(split.silent))]
-    random: Stratum = "random"
-    strata: list[Stratum | None] = [*([None] * len(split.active)), *([random] * len(split.silent))]
+    strata: list[Stratum | None] = [None for _ in range(len(split.active))]
+    strata.extend(RANDOM for _ in range(len(split.silent)))
     return WindowRefs(
         rows=[*split.active.row.tolist(), *split.silent.row.tolist()],
         starts=[*split.active.start.tolist(), *split.silent.start.tolist()],

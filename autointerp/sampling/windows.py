@@ -150,5 +150,8 @@ def runs(token_ids: Ints, n: int) -> NDArray[np.uint64]:
 
 def shares_run(hashes: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which windows [N] hold a run that is in `seen` (sorted, unique, without 0)."""
-    found: NDArray[np.bool_] = np.isin(hashes, seen)
-    return np.logical_or.reduce(found, axis=1)
+    if not len(seen) or not hashes.size:
+        return np.zeros(len(hashes), bool)
+    # `seen` is sorted once; np.isin would sort both sides at every call.
+    nearest = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
+    return np.logical_or.reduce(seen[nearest] == hashes, axis=1)
