@@ -107,7 +107,7 @@ class Resources:
     device_map: str | None = None
     """`auto` spreads a subject model over several cards."""
     batch_tokens: int | None = None
-    """Tokens a forward pass. None: 8,192 on a CPU, 65,536 on a GPU."""
+    """Tokens a forward pass. None: 2,048 on a CPU (its caches are small), 65,536 on a GPU."""
     n_in_flight: int = 64
     """LLM work on so many features at once."""
     prompts: str | None = None

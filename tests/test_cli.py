@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 import typer.main
 import yaml
-from typer.testing import CliRunner
-
-import tiny
-from autointerp.cli import app
 from fault_server import FaultServer, ok, refused_url, status
 from tiny import Tiny
+from typer.testing import CliRunner
+
+from autointerp.cli import app
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -55,9 +55,7 @@ def test_help_and_import_are_quick() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_run_ends_with_the_funnel_scores_times_and_what_to_type_next(
-    made: Tiny, tmp_path: Path
-) -> None:
+def test_a_run_ends_with_the_funnel_scores_times_and_what_to_type_next(made: Tiny, tmp_path: Path) -> None:
     code, stdout, stderr = on(made, tmp_path / "run")
     assert code == 0, stderr
     for words in (
@@ -135,9 +133,7 @@ def test_no_such_sae(made: Tiny, tmp_path: Path) -> None:
 
 
 def test_no_such_model(made: Tiny, tmp_path: Path) -> None:
-    refused(
-        on(made, tmp_path / "run", "--model", tmp_path / "nowhere"), "nowhere"
-    )
+    refused(on(made, tmp_path / "run", "--model", tmp_path / "nowhere"), "nowhere")
 
 
 def test_an_sae_for_another_width(made: Tiny, tmp_path: Path) -> None:
@@ -165,7 +161,9 @@ def test_a_checkpoint_that_does_not_say_where_it_reads(made: Tiny, tmp_path: Pat
 
 def test_no_corpus_is_said(made: Tiny, tmp_path: Path) -> None:
     refused(
-        run("explain", "--sae", made.sae, "--model", made.model, "--llm", "lexical", "--out", tmp_path / "run"),
+        run(
+            "explain", "--sae", made.sae, "--model", made.model, "--llm", "lexical", "--out", tmp_path / "run"
+        ),
         "--corpus",
     )
 
@@ -205,14 +203,20 @@ def test_an_unknown_scorer_offers_the_nearest_name(made: Tiny, tmp_path: Path) -
 def test_unknown_recipe_keys_and_wrong_values_are_listed_together(made: Tiny, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        yaml.safe_dump(made.recipe(sampling={"n_show": 3, "width": "wide"}, scorers={"d": {"use": "detection", "x": 1}}))
+        yaml.safe_dump(
+            made.recipe(sampling={"n_show": 3, "width": "wide"}, scorers={"d": {"use": "detection", "x": 1}})
+        )
     )
     refused(
         run("explain", "--recipe", recipe),
         "sampling.n_show: no such key. Did you mean 'n_shown'?", "sampling.width",
     )  # fmt: skip
-    recipe.write_text(yaml.safe_dump(made.recipe(scorers={"d": {"use": "detection", "windows_per_promt": 1}})))
-    refused(run("explain", "--recipe", recipe), "scorers.d: no option 'windows_per_promt'", "windows_per_prompt")
+    recipe.write_text(
+        yaml.safe_dump(made.recipe(scorers={"d": {"use": "detection", "windows_per_promt": 1}}))
+    )
+    refused(
+        run("explain", "--recipe", recipe), "scorers.d: no option 'windows_per_promt'", "windows_per_prompt"
+    )
 
 
 def test_no_llm_lists_the_ways_to_choose_one(made: Tiny, tmp_path: Path) -> None:
@@ -225,7 +229,9 @@ def test_a_recipe_changed_under_a_run(made: Tiny, done: Path) -> None:
 
 def test_a_server_that_refuses(made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", refused_url())
-    refused(on(made, tmp_path / "run", llm="openai:tiny"), refused_url().partition("//")[2].partition("/")[0][:9])
+    refused(
+        on(made, tmp_path / "run", llm="openai:tiny"), refused_url().partition("//")[2].partition("/")[0][:9]
+    )
     assert not (tmp_path / "run" / "rows").exists()  # nothing expensive started
 
 
@@ -276,7 +282,9 @@ def test_a_dictionary_that_explains_nothing_stops_before_the_cache(made: Tiny, t
 # --- a real server on loopback -------------------------------------------------------------------------
 
 
-def test_the_line_against_a_real_http_server(made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_against_a_real_http_server(
+    made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scripted answers over HTTP: every feature ends explained and scored, one request an answer."""
 
     def script(number: int, body: dict[str, object]) -> object:

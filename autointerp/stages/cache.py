@@ -164,7 +164,7 @@ def _batch_tokens(run: Run, names: list[str], subject: Subject) -> int:
     manifest = run.cache(names[0]).folder / "manifest.json"
     if manifest.exists():
         return int(orjson.loads(manifest.read_bytes())["batch_tokens"])
-    default = 8_192 if subject.device.type == "cpu" else 65_536
+    default = 2_048 if subject.device.type == "cpu" else 65_536
     batch_tokens = run.recipe.resources.batch_tokens or default
     content = {"batch_tokens": batch_tokens, "device": str(subject.device), "torch": torch.__version__}
     for name in names:

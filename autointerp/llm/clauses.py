@@ -1,0 +1,142 @@
+"""The language in which `lexical` explains and judges: patterns in quotes, told apart by the words before them.
+
+An explanation is cut into clauses at `;` and at the ends of sentences (outside of quotes), and it fits where one of
+its clauses does. Inside a clause the patterns, JSON strings, are conditions that must hold together:
+
+    "x", "y"                    the token is one of these
+    ... after "x", "y"          the token before it is one of these
+    ... in text with "x", "y"   one of these words stands in the window
+
+So `The tokens "(", "[" after "print"; any token after "@".` fits a bracket behind print, and whatever stands
+behind an at sign. A pattern is a token where the window has that very token, else whole words in any case. An
+explanation without quotes is a clause of its content words, each a pattern. Any prose can be read that way.
+
+Two choices were measured, on 150 clusters of the demo model's residual stream (balanced accuracy of detection
+and fuzzing on held-out windows). Words of the context are conditions of their own clause: left out, topical features
+have nothing that fits them; on other features it makes no difference (0.833 and 0.833). Taking a
+pattern for words also where the window has the token: no difference (0.832 and 0.833).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Literal
+
+from autointerp.prompting import View
+
+Kind = Literal["tokens", "after", "pair", "context"]
+"""What a clause goes by: the token, the one before it, both together, or words of the window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Conditions on a token that must hold together; an empty one always holds."""
+
+    tokens: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        if self.context:
+            return "context"
+        if self.after:
+            return "pair" if self.tokens else "after"
+        return "tokens"
+
+    def __str__(self) -> str:
+        """In words that `read` understands."""
+        several = "s" if len(self.tokens) > 1 else ""
+        phrase = f"the token{several} {quoted(self.tokens)}" if self.tokens else "any token"
+        phrase += f" after {quoted(self.after)}" if self.after else ""
+        return phrase + (f" in text with {quoted(self.context)}" if self.context else "")
+
+    def positions(self, texts: tuple[str, ...]) -> set[int]:
+        """Positions of the tokens that it fits."""
+        if self.context and not any(_spans(pattern, texts) for pattern in self.context):
+            return set()
+        fitting = set(range(len(texts)))
+        if self.tokens:
+            spans = (span for pattern in self.tokens for span in _spans(pattern, texts))
+            fitting = {n for first, last in spans for n in range(first, last + 1)}
+        if self.after:
+            fitting &= {last + 1 for pattern in self.after for _, last in _spans(pattern, texts)}
+        return fitting
+
+
+def quoted(patterns: Sequence[str]) -> str:
+    """The patterns as JSON strings, in which only what can't be seen is escaped."""
+    written = (json.dumps(pattern, ensure_ascii=False) for pattern in patterns)
+    return ", ".join("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text) for text in written)
+
+
+_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+"'
+_PIECE = re.compile(
+    rf"(?P<string>{_STRING})|(?P<end>;|[.!?](?=\s|$))"
+    r"|(?P<after>\b(?:after|following|follows?|preceded by)\b)|(?P<context>\bin texts? with\b)",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\w+")
+_STOP_WORDS = frozenset(
+    "a about activates active all also an and any are as at be before but by can each especially feature fires for"
+    " from has have how in into is it its like mentions may mostly not of often on one or other particularly"
+    " phrases references related such text texts that the their them these they this those to token tokens used"
+    " various when where which while with word words".split()
+)
+
+
+@lru_cache(maxsize=1024)
+def read(explanation: str) -> tuple[Clause, ...]:
+    """The clauses of an explanation; none if there is nothing in it to go by."""
+    found: list[dict[str, list[str]]] = [{}]
+    condition = "tokens"
+    for piece in _PIECE.finditer(explanation):
+        if piece["string"]:
+            # an explainer LLM sees line breaks as ⏎ and quotes them so
+            pattern = str(json.loads(piece["string"])).replace("⏎", "\n")
+            found[-1].setdefault(condition, []).append(pattern)
+        elif piece["end"]:
+            found.append({})
+            condition = "tokens"
+        else:
+            condition = str(piece.lastgroup)
+    clauses = tuple(Clause(**{name: tuple(its) for name, its in one.items()}) for one in found if one)
+    if clauses:
+        return clauses
+    words = tuple(word for word in WORD.findall(explanation.lower()) if word not in _STOP_WORDS)
+    return (Clause(tokens=words),) if words else ()
+
+
+def matches(explanation: str, view: View) -> bool:
+    """Does the window hold a token that the explanation fits? If it has marks: is a marked token one?"""
+    fitting = {n for clause in read(explanation) for n in clause.positions(view.window.texts)}
+    return bool(fitting.intersection(view.marks) if view.marks else fitting)
+
+
+def _spans(pattern: str, texts: tuple[str, ...]) -> list[tuple[int, int]]:
+    """First and last token of every place where a pattern stands."""
+    if pattern in texts:
+        return [(n, n) for n, text in enumerate(texts) if text == pattern]
+    words = _as_words(pattern)
+    if words is None:
+        return []
+    ends = list(accumulate(map(len, texts)))
+    found = (match.span() for match in words.finditer("".join(texts)))
+    return [(bisect_right(ends, start), bisect_left(ends, end)) for start, end in found]
+
+
+@lru_cache(maxsize=1 << 14)
+def _as_words(pattern: str) -> re.Pattern[str] | None:
+    """Finds a pattern's words in running text; None for one without letters or digits, which has no borders."""
+    words = pattern.split()
+    if not WORD.search(pattern):
+        return None
+    left = r"(?<!\w)" if WORD.match(words[0]) else ""
+    right = r"(?!\w)" if WORD.match(words[-1][-1]) else ""
+    return re.compile(left + r"\s+".join(map(re.escape, words)) + right, re.IGNORECASE)
