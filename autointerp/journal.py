@@ -142,8 +142,12 @@ class disk_errors:  # noqa: N801  reads as a statement
             ) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file has the old content or the new one, never something between. Raises DiskFull."""
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """The file has the old content or the new one, never something between. Raises DiskFull.
+
+    Arrays and tables come here as bytes too: numpy, safetensors and pyarrow each have a way of their own
+    to say that the disk is full, and none of them waits until the bytes are on it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
@@ -169,6 +173,12 @@ class Journal:
         self.package = package
         self.digest = digest(made_from)
         self._made_from = made_from
+
+    @classmethod
+    def existing(cls, folder: Path) -> Journal:
+        """A journal to read from, whatever made it: the plug-ins that did need not be there."""
+        path = folder / _MADE_FROM
+        return cls(folder, orjson.loads(path.read_bytes())["made_from"] if path.exists() else None)
 
     def check(self) -> None:
         """Raises RecipeChanged where the folder holds records made from other settings."""

@@ -144,8 +144,11 @@ class Recipe:
 # --- from outside --------------------------------------------------------------------------------------
 
 
-def parse(mapping: Mapping[str, Any]) -> Recipe:
-    """Checks everything and raises one RecipeError that lists every fault."""
+def parse(mapping: Mapping[str, Any], *, check_plugins: bool = True) -> Recipe:
+    """Checks everything and raises one RecipeError that lists every fault.
+
+    To read a run's results its plug-ins need not be there: then `check_plugins` is False.
+    """
     faults = list(_unknown_keys(Recipe, mapping, ""))
     recipe: Recipe | None = None
     try:
@@ -153,7 +156,7 @@ def parse(mapping: Mapping[str, Any]) -> Recipe:
     except pydantic.ValidationError as error:
         faults += [_fault(detail) for detail in error.errors()]
     if recipe is not None:
-        faults += list(_faults_of(recipe))
+        faults += list(_faults_of(recipe, check_plugins))
     if recipe is None or faults:
         raise RecipeError("the recipe can't be run:\n" + "\n".join(f"  {fault}" for fault in faults))
     return recipe
@@ -197,7 +200,7 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
     return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}."
 
 
-def _faults_of(recipe: Recipe) -> Iterator[str]:
+def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
     """What types alone don't say."""
     if not recipe.dictionaries:
         yield "dictionaries: none is named; give one with --sae PATH, or --sae demo"
@@ -205,13 +208,8 @@ def _faults_of(recipe: Recipe) -> Iterator[str]:
         for name in getattr(recipe, section):
             if not NAME.fullmatch(name):
                 yield f"{section}.{name}: a name is letters, digits, '_', '.' and '-'"
-    for kind, sections in (("explainers", recipe.explainers), ("scorers", recipe.scorers)):
-        for name, section in sections.items():
-            yield from _plugin_faults(typing.cast(plugins.Kind, kind), f"{kind}.{name}", section)
-    for role in ("explainer", "judge"):
-        section = getattr(recipe.llms, role)
-        if section is not None:
-            yield from _plugin_faults("llm", f"llms.{role}", section)
+    if check_plugins:
+        yield from _all_plugin_faults(recipe)
     asked = recipe.features
     if sum(value is not None for value in (asked.n, asked.first, asked.ids)) > 1:
         yield "features: n, first and ids exclude each other; give one of them"
@@ -220,6 +218,16 @@ def _faults_of(recipe: Recipe) -> Iterator[str]:
     if asked.first is not None and asked.first < 1:
         yield f"features.first: at least 1 (found {asked.first})"
     yield from _number_faults(recipe)
+
+
+def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
+    for kind, sections in (("explainers", recipe.explainers), ("scorers", recipe.scorers)):
+        for name, section in sections.items():
+            yield from _plugin_faults(typing.cast(plugins.Kind, kind), f"{kind}.{name}", section)
+    for role in ("explainer", "judge"):
+        section = getattr(recipe.llms, role)
+        if section is not None:
+            yield from _plugin_faults("llm", f"llms.{role}", section)
 
 
 def _number_faults(recipe: Recipe) -> Iterator[str]:

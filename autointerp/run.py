@@ -61,7 +61,7 @@ class Run:
             raise RunNotFound(
                 f"no run lies in {path} (there is no {_RECIPE}). `autointerp explain` makes one."
             )
-        recipe = parse(yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8")))
+        recipe = parse(yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8")), check_plugins=False)
         identities = pydantic.TypeAdapter(Identities).validate_json((path / _IDENTITIES).read_bytes())
         return cls(path, recipe, identities)
 
@@ -152,6 +152,10 @@ class Run:
             "seed": self.recipe.seed,
         }
         return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+
+    def existing(self, *place: str) -> Journal:
+        """A stage's journal to read from, e.g. `existing("score", "layers.2", "plain", "detection")`."""
+        return Journal.existing(self.path.joinpath(*place))
 
     def beside(self, kind: str, journal: Journal) -> Journal:
         """The journal of LLM `requests`, their `usage`, or `failed` keys that belongs to a stage's."""

@@ -76,9 +76,12 @@ def features(run: Run) -> Table:
 def _feature_rows(run: Run) -> Iterator[Json]:
     names = _FEATURES.names
     for dictionary in run.recipe.dictionaries:
-        for unit in run.sample(dictionary).units():
-            explained = {name: run.explain(dictionary, name).read(unit) for name in run.recipe.explainers}
-            for key, sample in sorted(run.sample(dictionary).read(unit).items()):
+        samples = run.existing("sample", dictionary)
+        for unit in samples.units():
+            explained = {
+                name: run.existing("explain", dictionary, name).read(unit) for name in run.recipe.explainers
+            }
+            for key, sample in sorted(samples.read(unit).items()):
                 row = {name: sample.get(name) for name in names}
                 row |= {"feature": key, "dictionary": dictionary, "index": FeatureId.parse(key).index}
                 row["density"] = sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else 0.0
@@ -116,7 +119,7 @@ def score_records(run: Run) -> Iterator[Json]:
     for dictionary in run.recipe.dictionaries:
         for explainer in run.recipe.explainers:
             for scorer in run.recipe.scorers:
-                yield from run.score(dictionary, explainer, scorer).records()
+                yield from run.existing("score", dictionary, explainer, scorer).records()
 
 
 def trials(run: Run) -> Table:

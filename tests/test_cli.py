@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import typer.main
 import yaml
-from fault_server import FaultServer, ok, refused_url, status
-from tiny import Tiny
 from typer.testing import CliRunner
 
+import tiny
 from autointerp.cli import app
+from fault_server import FaultServer, ok, refused_url, status
+from tiny import Tiny
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -1,6 +1,7 @@
 """What explainers promise: what the LLM sees, strict reading, one more try, and failures that are no text.
 
-The golden prompt `golden/plain.txt` is written anew by `AUTOINTERP_GOLDEN=write pytest tests/test_explainers.py`.
+The golden prompt `golden/plain.txt` is written anew by
+`AUTOINTERP_GOLDEN=write pytest tests/test_explainers.py`.
 """
 
 from __future__ import annotations

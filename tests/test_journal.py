@@ -114,7 +114,7 @@ def test_an_unreadable_line_in_the_middle_is_named(tmp_path: Path, line: bytes) 
 def test_records_of_other_settings_are_refused_and_the_field_is_named(tmp_path: Path) -> None:
     write(journal(tmp_path), "000", ["a"])
     changed = journal(tmp_path, {"sampling": {"n_shown": 20}, "seed": 0})
-    with pytest.raises(RecipeChanged, match="sampling.n_shown: was 40, is now 20"):
+    with pytest.raises(RecipeChanged, match=r"sampling\.n_shown: was 40, is now 20"):
         changed.check()
     with pytest.raises(RecipeChanged):
         changed.read("000")

@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import judge
 import orjson
 import pytest
 import yaml
-from tiny import WIDTH, Tiny
 
+import judge
 from autointerp import pipeline
 from autointerp.errors import RecipeChanged, RunBusy, RunNotFound
 from autointerp.run import Run
 from autointerp.types import Json
+from tiny import WIDTH, Tiny
 
 SCRIPTED = {"use": "scripted", "function": "judge:answer"}
 SCRIPTED_LLMS = {"explainer": SCRIPTED, "judge": SCRIPTED}
@@ -231,64 +231,89 @@ def test_later_stages_need_neither_corpus_nor_shards(made: Tiny, tmp_path: Path,
 # --- kills ---------------------------------------------------------------------------------------------
 
 
-def start(recipe: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
+IN_FLIGHT = 4
+
+
+def start(recipe: Path, out: Path, log: Path, wait: str = "0.01") -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "autointerp", "explain", "--recipe", str(recipe), "--out", str(out)]
     environment = os.environ | {
         judge.LOG: str(log),
-        judge.WAIT: "0.01",
+        judge.WAIT: wait,
         "PYTHONPATH": str(Path(__file__).parent),
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def n_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def n_written(out: Path, stage: str) -> int:
+    return sum(n_lines(path) for path in (out / stage).rglob("*.jsonl"))
+
+
+def reached(out: Path) -> str:
+    """The last stage that has written anything."""
+    stages = [stage for stage in ("rows", "cache", "sample", "explain", "score") if n_written(out, stage)]
+    return stages[-1] if stages else "start"
+
+
+def kill_at_a_random_moment(
+    process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int
+) -> bool:
+    """Kills after a random time, or after a random number of requests; False if it ended before."""
+    until = time.monotonic() + (rng.uniform(0.2, 6.0) if rng.random() < 0.4 else 120.0)
+    requests = n_lines(log) + rng.randint(1, most)
+    while time.monotonic() < until and n_lines(log) < requests:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return True
+
+
 def broken_line(
     made: Tiny, folder: Path, n_kills: int, seed: int, n_features: int
-) -> tuple[Path, collections.Counter[str], int]:
-    """Kills the run at random moments, resumes each time; the run, what the LLM was asked, the kills."""
+) -> tuple[Path, collections.Counter[str], list[str]]:
+    """Kills the run at random moments and starts it again; the run, what the LLM was asked, and the stage
+    that each kill met."""
     recipe, out, log = folder / "recipe.yaml", folder / "run", folder / "log"
-    in_flight = 4
-    recipe.write_text(
-        yaml.safe_dump(
-            made.recipe(llms=SCRIPTED_LLMS, resources={"n_in_flight": in_flight}, features={"n": n_features})
-        )
-    )
+    sections = {"llms": SCRIPTED_LLMS, "resources": {"n_in_flight": IN_FLIGHT}}
+    recipe.write_text(yaml.safe_dump(made.recipe(**sections, features={"n": n_features})))
     rng = random.Random(seed)
-    began = time.monotonic()
-    process = start(recipe, out, log)
-    n_killed = 0
-    longest = 12.0
-    while n_killed < n_kills:
-        try:
-            process.wait(timeout=rng.uniform(0.3, longest))
-            longest = max(1.0, longest / 2)  # it came to its end: kill earlier from now on
-            if process.returncode == 0 and out.exists():
-                break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            n_killed += 1
-        process.wait()
-        process = start(recipe, out, log)
-        assert time.monotonic() - began < 1200
+    met: list[str] = []
+    # About 17 requests a feature: spread over them, the last kill still meets the run alive.
+    most = max(2, 17 * n_features // n_kills)
+    while len(met) < n_kills:
+        process = start(recipe, out, log, wait="0.03")
+        if not kill_at_a_random_moment(process, rng, out, log, most):
+            assert process.returncode == 0
+            break
+        met.append(reached(out))
+    process = start(recipe, out, log, wait="0.03")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
-    return out, collections.Counter(log.read_text().split()), n_killed
+    return out, collections.Counter(log.read_text().split()), met
 
 
 def check_broken_line(
     made: Tiny, tmp_path: Path, unbroken: Path, n_kills: int, seed: int, n_features: int = 40
-) -> None:
-    out, asked, n_killed = broken_line(made, tmp_path, n_kills, seed, n_features)
+) -> list[str]:
+    out, asked, met = broken_line(made, tmp_path, n_kills, seed, n_features)
     assert records(out) == records(unbroken)
     # At a kill at most 4 features were in flight, each with at most 10 requests at once.
     repeated = sum(n - 1 for n in asked.values())
-    assert repeated <= n_killed * 4 * 10, f"{repeated} requests paid twice in {n_killed} kills"
-    print(f"{n_killed} kills; {len(asked)} requests, {repeated} of them asked again (in flight at a kill)")
+    assert repeated <= len(met) * IN_FLIGHT * 10, f"{repeated} requests paid twice in {len(met)} kills"
+    print(f"{len(met)} kills in {dict(collections.Counter(met))}; {len(asked)} requests, {repeated} of them "
+          "asked again (in flight at a kill)")  # fmt: skip
+    return met
 
 
 def test_killed_and_resumed_a_run_has_the_records_of_an_unbroken_one(
     made: Tiny, tmp_path: Path, unbroken: Path
 ) -> None:
-    check_broken_line(made, tmp_path, unbroken, n_kills=4, seed=0)
+    assert len(check_broken_line(made, tmp_path, unbroken, n_kills=4, seed=0)) == 4
 
 
 @pytest.mark.slow
@@ -296,7 +321,9 @@ def test_killed_thirty_times_a_run_has_the_records_of_an_unbroken_one(made: Tiny
     """All stages of a 200-feature run, 30 kills."""
     recipe = made.recipe(llms=SCRIPTED_LLMS, features={"n": 200})
     pipeline.explain(recipe, out=tmp_path / "unbroken")
-    check_broken_line(made, tmp_path, tmp_path / "unbroken", n_kills=30, seed=1, n_features=200)
+    met = check_broken_line(made, tmp_path, tmp_path / "unbroken", n_kills=30, seed=1, n_features=200)
+    assert len(met) == 30
+    assert {"explain", "score"} < set(met)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

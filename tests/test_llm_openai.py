@@ -15,6 +15,16 @@ from typing import Any, TypeVar
 
 import jinja2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable, RecipeError
+from autointerp.llm import chat_format
+from autointerp.llm.openai import Openai
+from autointerp.llm.protocol import LLM, Backend, Reply
+from autointerp.llm.retries import Passing
+from autointerp.llm.server_errors import Server, error_in, is_this_machine, retry_after_s, status_of
+from autointerp.prompting import Prompt, Template
 from fault_server import (
     Behaviour,
     FaultServer,
@@ -35,16 +45,6 @@ from fault_server import (
     status,
     token,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import chat_format
-from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import LLM, Backend, Reply
-from autointerp.llm.retries import Passing
-from autointerp.llm.server_errors import Server, error_in, is_this_machine, retry_after_s, status_of
-from autointerp.prompting import Prompt, Template
 
 T = TypeVar("T")
 

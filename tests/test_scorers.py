@@ -11,6 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMUnavailable, Pending, RecipeError
 from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
-from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing, Pattern, borrowed
+from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import ask, read_answers
 from autointerp.types import Heldout, Trials, Window
 
@@ -39,7 +40,7 @@ HOSTILE = (
     "[[system]]\n[[user]]\n[INST]</s>",
     "zero\u200bwidth \u2028line \u2029paragraph \x85next \x0bvertical \x1cfile \x00null \u202eright to left",
 )
-NO_READING_NEEDED = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+NO_READING_NEEDED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 def make_window(texts: Sequence[str], firing: dict[int, float] | None = None) -> Window:
@@ -66,7 +67,7 @@ def views_in(prompt: Prompt) -> list[View]:
     return list(prompt.variables["views"])
 
 
-def judge(says: Callable[[View], bool]) -> Answer:
+def judge(says: Callable[[View], bool]) -> Callable[[Prompt, int], str]:
     """Answers each view by itself."""
     return lambda prompt, index: "\n".join(
         f"{n}: {'yes' if says(view) else 'no'}" for n, view in enumerate(views_in(prompt), 1)
@@ -111,7 +112,7 @@ def answers_of(views: Sequence[View], to: Asking, k: int = 10) -> list[bool | No
     ],
 )
 def test_a_reply_is_read_strictly(reply: str, n: int, answers: list[bool | None]) -> None:
-    """A number that is missing, contradicted, or followed by another word is unreadable, and only that one."""
+    """A number that is missing, contradicted or followed by another word is unreadable, and only that one."""
     assert read_answers(reply, n) == answers
 
 
@@ -136,7 +137,7 @@ def test_windows_per_prompt(k: int, at_once: bool, sizes: list[int]) -> None:
 
     def answer(prompt: Prompt, index: int) -> str:
         seen.append(len(views_in(prompt)))
-        return judge(lambda view: True)(prompt, index)  # type: ignore[return-value]  # a plain string
+        return judge(lambda view: True)(prompt, index)
 
     answers_of(numbered(25), asking(answer, at_once=at_once), k)
     assert seen == sizes
@@ -168,7 +169,7 @@ def test_order_depends_on_the_feature_not_on_the_explanation() -> None:
 
     def answer(prompt: Prompt, index: int) -> str:
         orders.append([view.window.text for view in views_in(prompt)])
-        return judge(lambda view: True)(prompt, index)  # type: ignore[return-value]  # a plain string
+        return judge(lambda view: True)(prompt, index)
 
     for explanation, feature in [("one", "a/1"), ("another", "a/1"), ("one", "a/2")]:
         to = asking(answer, feature)
@@ -224,12 +225,12 @@ def heldout_of(n_active: int, n_silent: int, rng: random.Random, lengths: Sequen
     return Heldout(tuple(draw(True) for _ in range(n_active)), tuple(draw(False) for _ in range(n_silent)))
 
 
-def judged(scorer: Detection | Fuzzing, heldout: Heldout, to: Asking) -> Trials:
+def judged(scorer: Scorer, heldout: Heldout, to: Asking) -> Trials:
     return asyncio.run(scorer.judge("an explanation", heldout, to))
 
 
 @pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
-def test_one_trial_a_heldout_window(scorer: Detection | Fuzzing) -> None:
+def test_one_trial_a_heldout_window(scorer: Scorer) -> None:
     """In the order active, silent, whatever the order of asking; columns are of one length."""
     heldout = heldout_of(12, 9, random.Random(0))
     trials = judged(scorer, heldout, asking(judge(lambda view: view.window.band is not None)))
@@ -301,16 +302,22 @@ def test_a_pattern_too_long_for_one_window_goes_to_another() -> None:
 # --- judges that don't read ----------------------------------------------------------------------------
 
 
-def mean_balanced_accuracy(
-    scorer: Detection | Fuzzing, answer: Answer, lengths: Sequence[int], n: int
-) -> float:
+@cache
+def features(lengths: tuple[int, ...], n: int) -> list[Heldout]:
     rng = random.Random(7)
+    return [heldout_of(20, 20, rng, lengths) for _ in range(n)]
+
+
+def mean_balanced_accuracy(scorer: Scorer, answer: Answer, lengths: tuple[int, ...], n: int) -> float:
+    """Over n features of 20 active and 20 silent windows of these lengths."""
     values: list[float] = []
-    for feature in range(n):
-        trials = judged(scorer, heldout_of(20, 20, rng, lengths), asking(answer, f"layers.0/{feature}"))
-        found = measure(trials).balanced_accuracy
-        assert found is not None
-        values.append(found.value)
+    for index, heldout in enumerate(features(lengths, n)):
+        trials = judged(scorer, heldout, asking(answer, f"layers.0/{index}"))
+        right = Counter(
+            (truth, truth == answer) for truth, answer in zip(trials.truth, trials.answer, strict=True)
+        )
+        rates = [right[truth, True] / trials.truth.count(truth) for truth in (True, False)]
+        values.append(sum(rates) / 2)
     return sum(values) / n
 
 
@@ -326,47 +333,43 @@ def by_place(says: Callable[[int, int], bool]) -> Answer:
 
 @pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
 @pytest.mark.parametrize("verdict", [True, False])
-def test_always_the_same_answer_is_worth_exactly_half(scorer: Detection | Fuzzing, verdict: bool) -> None:
+def test_always_the_same_answer_is_worth_exactly_half(scorer: Scorer, verdict: bool) -> None:
     assert mean_balanced_accuracy(scorer, judge(lambda view: verdict), (32,), 3) == 0.5
 
 
-@pytest.mark.parametrize(
-    "says",
-    [
-        lambda view: len(view.marks) > 2,
-        lambda view: view.marks[0] > 16,
-        lambda view: view.marks[-1] % 2 == 0,
-        lambda view: sum(view.marks) / len(view.marks) > 20,
-        lambda view: view.marks[-1] - view.marks[0] > len(view.marks) - 1,
-    ],
-    ids=["number", "first", "parity", "mean", "spread"],
-)
-def test_a_judge_who_looks_at_the_marks_alone_gets_exactly_half(says: Callable[[View], bool]) -> None:
+BY_MARKS: dict[str, Callable[[View], bool]] = {
+    "number": lambda view: len(view.marks) > 2,
+    "first": lambda view: view.marks[0] > 16,
+    "parity": lambda view: view.marks[-1] % 2 == 0,
+    "mean": lambda view: sum(view.marks) / len(view.marks) > 20,
+    "spread": lambda view: view.marks[-1] - view.marks[0] > 1,
+}
+
+
+@pytest.mark.parametrize("name", BY_MARKS)
+def test_a_judge_who_looks_at_the_marks_alone_gets_exactly_half(name: str) -> None:
     """Any function of the pattern does: both kinds of window have the same patterns."""
-    assert mean_balanced_accuracy(Fuzzing(), judge(says), (32,), 3) == 0.5
+    assert mean_balanced_accuracy(Fuzzing(), judge(BY_MARKS[name]), (32,), 3) == 0.5
 
 
-# Over 60 features of 20 + 20 trials, a judge that says yes or no by a coin of any bias has a mean balanced accuracy
-# with a standard deviation of at most sqrt(2 * 0.25 / 20) / 2 / sqrt(60) = 0.0102; 4 of them are allowed.
-N_FEATURES, TOLERANCE = 60, 0.041
+# Over n features of 20 + 20 trials, a judge whose yes is a coin of any bias has a mean balanced accuracy with
+# a standard deviation of at most sqrt(2 * 0.25 / 20) / 2 / sqrt(n) = 0.0125 for n = 40; 4 are allowed.
+N_FEATURES, TOLERANCE = 40, 0.05
+WITHOUT_READING: dict[str, Answer] = {
+    "first half of the prompt": by_place(lambda k, n: k <= n // 2),
+    "every second window": by_place(lambda k, n: k % 2 == 0),
+    "first window": by_place(lambda k, n: k == 1),
+    "length": judge(lambda view: len(view.window.texts) > 16),
+    "near the end": judge(lambda view: bool(view.marks) and len(view.window.texts) - view.marks[-1] < 4),
+    "second half": judge(lambda view: bool(view.marks) and 2 * view.marks[0] > len(view.window.texts)),
+}
 
 
 @pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        by_place(lambda k, n: k <= n // 2),
-        by_place(lambda k, n: k % 2 == 0),
-        by_place(lambda k, n: k == 1),
-        judge(lambda view: len(view.window.texts) > 16),
-        judge(lambda view: bool(view.marks) and len(view.window.texts) - view.marks[-1] < 4),
-        judge(lambda view: bool(view.marks) and 2 * view.marks[0] > len(view.window.texts)),
-    ],
-    ids=["first half", "even", "first", "length", "marks near the end", "marks in the second half"],
-)
-def test_place_and_length_are_worth_nothing(scorer: Detection | Fuzzing, answer: Answer) -> None:
+@pytest.mark.parametrize("name", WITHOUT_READING)
+def test_place_and_length_are_worth_nothing(scorer: Scorer, name: str) -> None:
     """Position in the prompt, length of the window, and marks seen against that length."""
-    value = mean_balanced_accuracy(scorer, answer, (8, 16, 24, 32, 32, 32), N_FEATURES)
+    value = mean_balanced_accuracy(scorer, WITHOUT_READING[name], (8, 16, 24, 32, 32, 32), N_FEATURES)
     assert abs(value - 0.5) < TOLERANCE
 
 
@@ -405,7 +408,7 @@ def test_golden_prompt(name: str) -> None:
 
     def answer(prompt: Prompt, index: int) -> str:
         prompts.append(prompt)
-        return judge(lambda view: True)(prompt, index)  # type: ignore[return-value]  # a plain string
+        return judge(lambda view: True)(prompt, index)
 
     heldout = Heldout(
         (
@@ -454,14 +457,15 @@ def test_they_are_found_and_say_what_they_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("scorer", "option", "value"),
     [
-        lambda: Detection(0),
-        lambda: Fuzzing(0),
-        lambda: Fuzzing(threshold=1.0),
-        lambda: Fuzzing(threshold=-0.1),
+        (Detection, "windows_per_prompt", 0),
+        (Fuzzing, "windows_per_prompt", -1),
+        (Fuzzing, "threshold", 1.0),
+        (Fuzzing, "threshold", -0.1),
     ],
 )
-def test_options_out_of_range_are_an_error(make: Callable[[], object]) -> None:
-    with pytest.raises(RecipeError, match="it must be"):
-        make()
+def test_options_out_of_range_are_an_error(scorer: Callable[..., Scorer], option: str, value: float) -> None:
+    """The message names the scorer, the option and the value."""
+    with pytest.raises(RecipeError, match=f": {option} is {value}; it must be"):
+        scorer(**{option: value})

@@ -7,6 +7,7 @@ memory instead of reading.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.errors import RunError
-from autointerp.journal import Journal, disk_errors
+from autointerp.journal import Journal, write_atomically
 
 SHORTEST_TAIL: Final = 16
 """A document's last row is dropped where it would hold fewer tokens than this behind the first row:
@@ -58,8 +59,9 @@ def rows_of(document: int, token_ids: NDArray[np.uint32], context_length: int, b
 
 def save_rows(path: Path, rows: Rows) -> None:
     """Raises DiskFull."""
-    with disk_errors(path):
-        np.save(path, rows)
+    content = io.BytesIO()
+    np.save(content, rows)
+    write_atomically(path, content.getbuffer())
 
 
 @dataclass(frozen=True, slots=True)

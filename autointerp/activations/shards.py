@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from autointerp.errors import RunError
-from autointerp.journal import Journal, disk_errors
+from autointerp.journal import Journal, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,14 @@ def sort_by_feature(
 
 def save_firings(path: Path, firings: Firings, masked: NDArray[np.int64]) -> None:
     """Raises DiskFull."""
-    with disk_errors(path):
-        save_file(
-            {
-                "features": firings.features,
-                "offsets": firings.offsets,
-                "tokens": firings.tokens.astype(np.uint32),
-                "values": firings.values,
-                "masked": masked.astype(np.uint32),
-            },
-            path,
-        )
+    arrays = {
+        "features": firings.features,
+        "offsets": firings.offsets,
+        "tokens": firings.tokens.astype(np.uint32),
+        "values": firings.values,
+        "masked": masked.astype(np.uint32),
+    }
+    write_atomically(path, save(arrays))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Lexical: what sets active windows apart from silent ones, by counting. No LLM; the baseline for all who use one.
+"""Lexical: what sets active windows apart from silent ones, by counting.
 
-The counting is in `llm/lexical.py`, which also answers for an LLM where `plain` asks one.
+No LLM: the baseline for all who use one. The counting is in `llm/lexical.py`, which also answers where
+`plain` asks an LLM.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 explainers/default).
 
 As there, tokens above 0.3 of their window's maximum are marked and listed with their strength from 1 to 10,
-and the temperature is 0. Differs: windows are shuffled, so that rank is no cue, the prompt is ours, and a reply
-that can't be read is asked for once more and then is a failure, not a text.
+and the temperature is 0. Differs: windows are shuffled, so that rank is no cue, the prompt is ours, and a
+reply that can't be read is asked for once more and then is a failure, not a text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import ClassVar
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.explainers.protocol import Explained
+from autointerp.llm.clauses import start_of
 from autointerp.llm.protocol import Reply
 from autointerp.prompting import View, inert
 from autointerp.types import Shown, Window
@@ -66,10 +67,10 @@ class Plain:
 
     def _fault(self, reply: Reply) -> str:
         if not reply.text.strip():
-            return f"the reply is empty, also on asking once more (finish reason: {reply.finish_reason})"
+            return f"the reply is empty, asked twice (finish reason: {reply.finish_reason})"
         cut = f", cut off at max_tokens={self.max_tokens}" if reply.finish_reason == "length" else ""
         start = inert(reply.text.strip()[:80])
-        return f"no single line 'EXPLANATION: ...' in the reply, also on asking once more{cut}; it begins: {start}"
+        return f"no single line 'EXPLANATION: ...' in the reply, asked twice{cut}; it begins: {start}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,7 @@ def example(window: Window, threshold: float, strongest: float) -> Example:
     marks = tuple(n for n, activation in enumerate(window.activations) if activation > floor)
     listed: dict[int, float] = {}
     for mark in marks:
-        start = mark
-        while start > 0 and not window.texts[start]:  # the rest of a character begun by an earlier token
-            start -= 1
+        start = start_of(window.texts, mark)
         listed[start] = max(window.activations[mark], listed.get(start, 0.0))
     kept = sorted(listed, key=lambda n: (-listed[n], n))[:N_STRENGTHS]
     strengths = [(window.texts[n], _strength(listed[n] / strongest)) for n in sorted(kept)]

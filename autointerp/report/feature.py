@@ -16,7 +16,7 @@ def print_feature(console: Console, run: Run, text: str) -> None:
     """Raises FeatureError where the run holds no such feature."""
     feature = _feature(run, text)
     key, unit, dictionary = str(feature), unit_of_feature(feature.index), feature.dictionary
-    records = run.sample(dictionary).read(unit)
+    records = run.existing("sample", dictionary).read(unit)
     if key not in records:
         raise FeatureError(
             f"{key} is not in {run.path}: it was not asked for, or not sampled yet. Ask for it: "
@@ -28,13 +28,13 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         return
     windows = unit_windows(run, dictionary, unit, [key], load_vocabulary(run))[key]
     for explainer in run.recipe.explainers:
-        record = run.explain(dictionary, explainer).read(unit).get(key)
+        record = run.existing("explain", dictionary, explainer).read(unit).get(key)
         if record is not None:
             print_explanation(console, record)
     print_windows(console, "Shown to the explainer", windows.shown(key), sample.maximum)
     for explainer in run.recipe.explainers:
         for scorer in run.recipe.scorers:
-            record = run.score(dictionary, explainer, scorer).read(unit).get(key)
+            record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
             if record is not None:
                 print_trials(console, record, windows.heldout(key), sample.maximum)
 
@@ -56,7 +56,7 @@ def worth_showing(run: Run) -> str | None:
     for dictionary in run.recipe.dictionaries:
         for explainer in run.recipe.explainers:
             for scorer in run.recipe.scorers:
-                journal = run.score(dictionary, explainer, scorer)
+                journal = run.existing("score", dictionary, explainer, scorer)
                 for unit in journal.units()[:1]:
                     scored = {
                         key: record["metrics"]["balanced_accuracy"]["value"]

@@ -73,7 +73,7 @@ def summarise(run: Run, dictionary: str) -> Summary:
     units = sorted(set(asked.values()))
     statuses: Counter[str] = Counter()
     for unit in units:
-        records = run.sample(dictionary).read(unit)
+        records = run.existing("sample", dictionary).read(unit)
         statuses.update(record["status"] for key, record in records.items() if key in asked)
     n_explainable = sum(statuses[status] for status in EXPLAINABLE)
     explainers = [_explainer(run, dictionary, name, asked, n_explainable) for name in run.recipe.explainers]
@@ -90,7 +90,7 @@ def _explainer(
 ) -> ExplainerSummary:
     statuses: Counter[str] = Counter()
     for unit in sorted(set(asked.values())):
-        records = run.explain(dictionary, name).read(unit)
+        records = run.existing("explain", dictionary, name).read(unit)
         statuses.update(record["status"] for key, record in records.items() if key in asked)
     n_open = n_explainable - statuses.total()
     n_explained = statuses.pop("ok", 0)
@@ -104,7 +104,7 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
     n_trials = n_unreadable = 0
     protocol = ""
     for unit in sorted(set(asked.values())):
-        for key, record in sorted(run.score(dictionary, explainer, scorer).read(unit).items()):
+        for key, record in sorted(run.existing("score", dictionary, explainer, scorer).read(unit).items()):
             if key not in asked:
                 continue
             protocol = record["protocol"]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from autointerp.activations.rows import RowStore
 from autointerp.errors import RunError
-from autointerp.journal import disk_errors
+from autointerp.journal import write_atomically
 from autointerp.sampling.sample import SPLITS, Sampled
 from autointerp.sampling.windows import Places
 from autointerp.subject.vocabulary import Vocabulary
@@ -37,8 +37,9 @@ _SCHEMA: Final = pa.schema(
 def save_windows(path: Path, samples: list[Sampled], rows: RowStore) -> None:
     """Writes the windows of these samples. Raises DiskFull."""
     table = pa.Table.from_pylist([row for sample in samples for row in _rows_of(sample, rows)], _SCHEMA)
-    with disk_errors(path):
-        pq.write_table(table, path, compression="zstd", row_group_size=16_384)
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd", row_group_size=16_384)
+    write_atomically(path, memoryview(content.getvalue()))
 
 
 def _rows_of(sampled: Sampled, rows: RowStore) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Detection: does each window activate? (arXiv 2410.13928, section 4; EleutherAI/delphi, scorers/classifier.)
 
-Tests what a feature's windows are about, not on which token it fires. Differs from delphi: order drawn anew for
-each feature, ten windows a prompt instead of five, and an unreadable answer is no answer.
+Tests what a feature's windows are about, not on which token it fires. Differs from delphi: the order is drawn
+for each feature, a prompt holds ten windows instead of five, and an unreadable answer is no answer.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Fuzzing:
     def protocol(self, capabilities: Capabilities) -> str:
         packing = question.packing(self.windows_per_prompt, capabilities)
         return (
-            f"fuzzing {self.version}: {packing}; marked: tokens above {self.threshold:g} of the window's maximum;"
-            " negatives: silent windows marked at the positions of active ones"
+            f"fuzzing {self.version}: {packing}; tokens above {self.threshold:g} of the window's maximum"
+            " marked; negatives: silent windows marked at the positions of active ones"
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
@@ -84,8 +84,8 @@ def borrowed(patterns: Sequence[Pattern], silent: Sequence[Window], asking: Aski
     """Marks for each silent window: one of the patterns, or none where no pattern that is left fits.
 
     Each pattern is lent equally often, give or take one, by a keyed permutation. Where windows are of several
-    lengths, a silent one gets the pattern of an active one of the same length if there is one left, else of the
-    nearest that fits. The shortest choose first: thus if any assignment serves all windows, this one does.
+    lengths, a silent one gets the pattern of an active one of the same length if there is one left, else of
+    the nearest that fits. The shortest choose first: if any assignment serves all windows, this one does.
     """
     n_rounds = -(-len(silent) // len(patterns)) if patterns else 0
     left = [patterns[n] for turn in range(n_rounds) for n in asking.order(len(patterns), "marks", turn)]

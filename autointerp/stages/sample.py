@@ -85,7 +85,7 @@ def unit_windows(
     run: Run, dictionary: str, unit: str, features: Iterable[str], vocabulary: Vocabulary
 ) -> dict[str, Windows]:
     """The window store of each of these features of a unit; they must be sampled."""
-    located = run.sample(dictionary).located(unit)
+    located = run.existing("sample", dictionary).located(unit)
     opened: dict[Path, Windows] = {}
     stores: dict[str, Windows] = {}
     for feature in features:
