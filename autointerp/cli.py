@@ -81,7 +81,7 @@ def explain(
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         folder = out or Path("outputs") / _run_name(sae, mapping)
-        resolved, run = prepare(mapping, folder, save=not dry_run)
+        resolved, run = prepare(mapping, folder, until=until.value)
         _print_plan(run, resolved)
         if not dry_run:
             _run(run, until.value, resolved)
@@ -154,10 +154,11 @@ def _mapping(
 ) -> dict[str, Any]:
     from autointerp.errors import RecipeError
     from autointerp.pipeline import sae_sections
-    from autointerp.recipe import merge, read_file
+    from autointerp.recipe import check_shape, merge, read_file
     from autointerp.resolve import local
 
     mapping: dict[str, Any] = read_file(recipe) if recipe else {}
+    check_shape(mapping)
     over: dict[str, Any] = {}
     if sae:
         mapping.pop("dictionaries", None)
@@ -223,6 +224,8 @@ def _feature_list(text: str) -> list[str]:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"--features {text}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"--features {text}: the file is not UTF-8 text ({error.reason}).") from error
     return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
 
 
@@ -286,7 +289,7 @@ def _print_plan(run: Run, resolved: Any) -> None:
         f"Plan: {planned.n_features:,} features of {names} on {recipe.model.path}; "
         f"{planned.n_tokens:,} tokens of {recipe.corpus.path if recipe.corpus else ''} "
         f"in contexts of {planned.context_length}; "
-        f"at most {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
+        f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
         f"{run.path}"
     )
 

@@ -22,16 +22,17 @@ from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.journal import Filled
 from autointerp.llm.protocol import Backend
+from autointerp.llm.replay import Limited
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved, local, resolve
 from autointerp.run import Run
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.device import run_on_device
-from autointerp.stages.explain import explain_todo, run_explain
+from autointerp.stages.explain import run_explain
 from autointerp.stages.preflight import check_disk, check_llms, plan
 from autointerp.stages.sample import run_sample
-from autointerp.stages.score import run_score, score_todo
+from autointerp.stages.score import run_score
 
 Stage = Literal["cache", "sample", "explain", "score"]
 STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "explain", "score")
@@ -62,18 +63,23 @@ def run_line(
 ) -> Outcome:
     """Runs what is missing of a run, up to and including the stage `until`.
 
-    `resolved` saves looking everything up again. Raises AutointerpErrors and Interrupted; what is done
-    stays done.
+    `resolved` is what a new or extended run points to; without it the run's own recipe goes on. Raises
+    AutointerpErrors and Interrupted; what is done stays done.
     """
     progress, stop = progress or Silent(), stop or Stop()
     outcome = Outcome(run)
+    wanted = STAGES[: STAGES.index(until) + 1]
     with run.lock():
-        wanted = STAGES[: STAGES.index(until) + 1]
-        if "explain" in wanted and not _explained_and_scored(run, wanted):
-            _anywhere(lambda: _preflight(run))
-        if not all(run.is_cached(name) for name in run.recipe.dictionaries):
-            resolved = resolved or resolve(run.recipe)
+        if resolved is not None:
+            run.save()
+        if not run.is_cached_whole():
+            if resolved is None:
+                resolved = resolve(run.recipe)
+                Run.of(run.path, resolved).check()  # the model, dictionary and corpus are still the same
             check_disk(run, plan(run, resolved))
+            if "explain" in wanted:
+                _anywhere(lambda: _preflight(run, stop), stop)
+            stop.check()
             with _timed(outcome, "cache"):
                 run_on_device(run, "cache", progress, stop)
         if "sample" in wanted:
@@ -81,13 +87,14 @@ def run_line(
                 for dictionary in run.recipe.dictionaries:
                     run_sample(run, dictionary, progress, stop)
         if "explain" in wanted:
-            _anywhere(lambda: _ask(run, wanted, outcome, progress, stop))
+            _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
     return outcome
 
 
 async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
     async with _connected(run) as llms:
         for dictionary in run.recipe.dictionaries:
+            stop.check()
             with _timed(outcome, "explain"):
                 for name in run.recipe.explainers:
                     asked = llms["explainer"]
@@ -100,20 +107,6 @@ async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: 
                         asked = llms["judge"]
                         filled = await run_score(run, dictionary, name, scorer, asked, progress, stop)
                         outcome.add(filled)
-
-
-def _explained_and_scored(run: Run, wanted: tuple[Stage, ...]) -> bool:
-    """Whether nothing is left to ask an LLM."""
-    if not all(run.is_sampled(name) for name in run.recipe.dictionaries):
-        return False
-    return not any(
-        explain_todo(run, dictionary, name).n_left
-        or (
-            "score" in wanted and any(score_todo(run, dictionary, name, s).n_left for s in run.recipe.scorers)
-        )
-        for dictionary in run.recipe.dictionaries
-        for name in run.recipe.explainers
-    )
 
 
 # --- LLMs ----------------------------------------------------------------------------------------------
@@ -133,7 +126,11 @@ async def _connected(run: Run) -> AsyncGenerator[dict[str, Asked]]:
             known = next((asked for before, asked in living if before == section), None)
             if known is None:
                 backend: Backend = recipes.instance("llm", section)
-                known = Asked(backend.connect(), backend.paid)
+                llm = backend.connect()
+                # Nothing is gained by limiting what is computed here at once.
+                known = Asked(
+                    Limited(llm, run.recipe.resources.n_in_flight) if backend.paid else llm, backend.paid
+                )
                 living.append((section, known))
             llms[role] = known
         yield llms
@@ -142,9 +139,19 @@ async def _connected(run: Run) -> AsyncGenerator[dict[str, Asked]]:
             await asked.llm.close()
 
 
-async def _preflight(run: Run) -> None:
+async def _preflight(run: Run, stop: Stop) -> None:
+    """Checks the LLMs; a wish to stop need not wait for a server that hangs."""
     async with _connected(run) as llms:
-        await check_llms(run, llms)
+        checking = asyncio.ensure_future(check_llms(run, llms))
+        stopping = asyncio.ensure_future(stop.event().wait())
+        try:
+            await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stop.check()
+            await checking
+        finally:
+            checking.cancel()
+            stopping.cancel()
+            await asyncio.gather(checking, stopping, return_exceptions=True)
 
 
 def check_llms_are_named(recipe: Recipe) -> None:
@@ -185,7 +192,7 @@ def explain(
     extended. Works inside a running event loop too (a notebook). Raises AutointerpErrors.
     """
     if isinstance(recipe, Recipe):
-        mapping = recipes.to_mapping(recipe)
+        mapping = recipes.to_mapping(recipe, defaults=False)
     elif isinstance(recipe, str | Path):
         mapping = recipes.read_file(str(recipe))
     else:
@@ -197,34 +204,38 @@ def explain(
         short["features"] = {"n": n_features, "first": None, "ids": None}
     if llm is not None:
         short["llms"] = {"explainer": llm_section(llm), "judge": llm_section(llm)}
-    resolved, run = prepare(recipes.merge(mapping, short), Path(out))
+    resolved, run = prepare(recipes.merge(mapping, short), Path(out), until=until)
     return run_line(run, until=until, progress=progress, resolved=resolved).run
 
 
-def prepare(mapping: Mapping[str, Any], out: Path, *, save: bool = True) -> tuple[Resolved, Run]:
-    """Checks a recipe and what it points to, and opens or extends the run in `out`.
+def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") -> tuple[Resolved, Run]:
+    """Checks a recipe and what it points to; the run it makes of `out`, where nothing is written yet.
 
-    Raises RecipeError, InputErrors, and RecipeChanged where the run holds results of other settings. With
-    `save` False nothing is written.
+    Where `out` holds a run, `mapping` extends its recipe. Raises RecipeError, InputErrors, and
+    RecipeChanged where that run holds results of other settings.
     """
+    recipes.check_shape(mapping)
     if (out / "recipe.yaml").is_file():
-        mapping = recipes.merge(recipes.to_mapping(Run.open(out).recipe), _named(mapping, Run.open(out)))
+        before = Run.open(out)
+        mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
+    else:
+        mapping = recipes.over_default_plugins(mapping)
     recipe = recipes.parse(_with_demo_llm(mapping))
-    check_llms_are_named(recipe)
+    if STAGES.index(until) >= STAGES.index("explain"):
+        check_llms_are_named(recipe)
     resolved = resolve(recipe)
-    if save:
-        return resolved, Run.create(out, resolved)
-    run = Run(out, resolved.recipe, resolved.identities)
+    run = Run.of(out, resolved)
     run.check()
     return resolved, run
 
 
 def _named(mapping: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """A dictionary that a run already holds goes by its name there, not by `auto`."""
+    """A dictionary that a run already holds goes by its name there, not by `auto`; at another hook it is
+    another one."""
     mapping = dict(mapping)
     sections: dict[str, Any] = dict(mapping.get("dictionaries") or {})
     auto = sections.get("auto")
-    if auto is not None:
+    if auto is not None and not auto.get("hook"):
         same = [n for n, known in run.recipe.dictionaries.items() if known.path == local(auto["path"])]
         if same:
             mapping["dictionaries"] = {
@@ -281,7 +292,7 @@ def _timed(outcome: Outcome, stage: str) -> Generator[None]:
         outcome.seconds[stage] = outcome.seconds.get(stage, 0.0) + time.monotonic() - begin
 
 
-def _anywhere(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _anywhere(work: Callable[[], Coroutine[Any, Any, None]], stop: Stop) -> None:
     """Runs a coroutine to its end, also where an event loop is running already (a notebook)."""
     try:
         asyncio.get_running_loop()
@@ -298,6 +309,11 @@ def _anywhere(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     thread = threading.Thread(target=run, name="autointerp")
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:  # the cell was interrupted: the work must not go on without its lock
+        stop.set()
+        thread.join()
+        raise
     if failed:
         raise failed[0]

@@ -6,6 +6,7 @@ A plug-in is a file: `scorers/detection.py` holds the class `Detection`, `llm/op
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.util
@@ -66,12 +67,14 @@ def _holds_class(module: str) -> bool:
 
 def _outside(name: str) -> type[Any]:
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise RecipeError(f"use: {name}: write package.module:Class.")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise RecipeError(f"use: {name}: no module '{module}' can be imported ({error}).") from error
     except AttributeError as error:
         raise RecipeError(f"use: {name}: module '{module}' has nothing called '{attribute}'.") from error
-    if not inspect.isclass(found):
-        raise RecipeError(f"use: {name}: '{attribute}' is not a class.")
+    if not inspect.isclass(found) or not dataclasses.is_dataclass(found):
+        raise RecipeError(f"use: {name}: '{attribute}' is not a dataclass, which a plug-in must be.")
     return found

@@ -24,7 +24,7 @@ class Progress(Protocol):
         ...
 
     def end(self) -> None:
-        """The stage is over."""
+        """The stage is over, however it ended. Doing it twice does no harm."""
         ...
 
 
@@ -72,4 +72,6 @@ class Stop:
                 loop.call_soon_threadsafe(event.set)
 
         self.on_set(wake)
+        if self.is_set():
+            event.set()  # now, not with the loop's next turn: nothing more is begun
         return event

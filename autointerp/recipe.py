@@ -246,6 +246,13 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     for place, (value, minimum) in least.items():
         if value < minimum:
             yield f"{place}: at least {minimum} (found {value})"
+    for place in ("n_shown_silent", "n_select", "n_heldout_silent", "minimum_split", "minimum_documents"):
+        if getattr(sampling, place) < 0:
+            yield f"sampling.{place}: at least 0 (found {getattr(sampling, place)})"
+    if sampling.overlap > sampling.width:
+        yield f"sampling.overlap: at most the width, {sampling.width} (found {sampling.overlap})"
+    if cache.sink_ratio is not None and cache.sink_ratio <= 1:
+        yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
     if not 0 <= sampling.context_before < sampling.width:
         yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
     if min(sampling.shares) <= 0:
@@ -332,9 +339,38 @@ def setting(text: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], parsed)
 
 
-def to_mapping(recipe: Recipe) -> dict[str, Any]:
-    """Plain data that `parse` takes."""
-    return dataclasses.asdict(recipe)
+def to_mapping(recipe: Recipe, *, defaults: bool = True) -> dict[str, Any]:
+    """Plain data that `parse` takes; without `defaults` only what was set."""
+    adapter = pydantic.TypeAdapter(Recipe)
+    return adapter.dump_python(recipe, mode="json", exclude_defaults=not defaults)
+
+
+def check_shape(mapping: Mapping[str, Any]) -> None:
+    """Raises RecipeError where a section is no mapping, before anybody looks into it."""
+    faults: list[str] = []
+    hints = typing.get_type_hints(Recipe)
+    for name, section in mapping.items():
+        if name in hints and hints[name] is not int and not isinstance(section, Mapping | None):
+            faults.append(f"{name}: must be a section of fields (found {section!r})")
+        elif name in ("dictionaries", "explainers", "scorers"):
+            entries = typing.cast(Mapping[str, Any], section or {})
+            faults += [
+                f"{name}.{inner}: must be a section of fields (found {entry!r})"
+                for inner, entry in entries.items()
+                if not isinstance(entry, Mapping)
+            ]
+    if faults:
+        raise RecipeError("the recipe can't be run:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def over_default_plugins(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Explainers or scorers that set an option without saying what they use change the default ones."""
+    mapping = dict(mapping)
+    for kind, defaults in (("explainers", _default_explainers()), ("scorers", _default_scorers())):
+        sections = mapping.get(kind) or {}
+        if any("use" not in section for section in sections.values()):
+            mapping[kind] = merge(defaults, sections)
+    return mapping
 
 
 def dump(recipe: Recipe) -> str:

@@ -79,6 +79,7 @@ def resolve(recipe: Recipe) -> Resolved:
         model=dataclasses.replace(recipe.model, path=local(model.name)),
         corpus=dataclasses.replace(corpus, path=local(corpus.path)),
         cache=cache,
+        resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
     )
     identities = Identities(
         model=model.identity,
@@ -90,6 +91,13 @@ def resolve(recipe: Recipe) -> Resolved:
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
     return Resolved(complete, model, found, identities)
+
+
+def _prompt_folder(recipe: Recipe) -> str | None:
+    folder = recipe.resources.prompts
+    if folder is not None and not Path(folder).is_dir():
+        raise RecipeError(f"resources.prompts: there is no folder '{folder}'.")
+    return None if folder is None else local(folder)
 
 
 def _find_dictionaries(recipe: Recipe) -> dict[str, DictionaryFound]:
@@ -179,7 +187,9 @@ def asked_features(recipe: Recipe, identities: Identities, dictionary: str) -> l
     """The features the recipe asks for of one dictionary, ascending. Raises FeatureError."""
     asked, width = recipe.features, identities.widths[dictionary]
     if asked.ids is not None:
-        indices = {index for text in asked.ids for index in _indices(text, dictionary, width)}
+        if not asked.ids:
+            raise FeatureError("the list of features is empty: name some, e.g. --features 5,100-200.")
+        indices = {index for text in asked.ids for index in _indices(text, dictionary, identities)}
         return [FeatureId(dictionary, index) for index in sorted(indices)]
     if asked.first is not None:
         return [FeatureId(dictionary, index) for index in range(min(asked.first, width))]
@@ -188,15 +198,18 @@ def asked_features(recipe: Recipe, identities: Identities, dictionary: str) -> l
     return [FeatureId(dictionary, index) for index in chosen.tolist()]
 
 
-def _indices(text: str, dictionary: str, width: int) -> range:
-    text = str(text).strip()
+def _indices(text: str, dictionary: str, identities: Identities) -> range:
+    text, width = str(text).strip(), identities.widths[dictionary]
     if "/" in text:
         feature = FeatureId.parse(text)
+        if feature.dictionary not in identities.widths:
+            known = ", ".join(identities.widths)
+            raise FeatureError(f"'{text}' is of no dictionary here. There are: {known}.")
         if feature.dictionary != dictionary:
             return range(0)
         text = str(feature.index)
     low, dash, high = text.partition("-")
-    if not low.isdigit() or (dash and not high.isdigit()):
+    if not _is_number(low) or (dash and not _is_number(high)):
         raise FeatureError(f"'{text}' names no feature. Examples: 17, 100-200, {dictionary}/17.")
     found = range(int(low), int(high if dash else low) + 1)
     if not found:
@@ -207,6 +220,10 @@ def _indices(text: str, dictionary: str, width: int) -> range:
             f"0 to {width - 1}."
         )
     return found
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def local(path: str) -> str:

@@ -26,18 +26,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pydantic
-import yaml
 
 from autointerp import __version__, tables
-from autointerp.errors import RunBusy, RunNotFound
-from autointerp.journal import Journal, unit_of_feature, write_atomically
+from autointerp.errors import RunBusy, RunError, RunNotFound
+from autointerp.journal import Journal, write_atomically
 from autointerp.prompting import load_template
-from autointerp.recipe import Recipe, dump, instance, parse
+from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Identities, Resolved, asked_features
 from autointerp.types import FeatureId, Json
 
 if TYPE_CHECKING:
     from autointerp.tables import Table
+
+CACHE_VERSION: Final = "1"
+SAMPLE_VERSION: Final = "1"
+"""Digested: raise them when the same input would give other shards, or other windows."""
 
 ALL_ROWS: Final = "all"
 """Unit and key of the record that says: every row of the corpus is there."""
@@ -47,7 +50,8 @@ _RECIPE, _IDENTITIES, _ENVIRONMENT, _LOCK = "recipe.yaml", "identities.json", "e
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `Run.open(folder)` reads; `Run.create(folder, resolved)` makes or extends."""
+    """One run. `Run.open(folder)` reads what is there; `Run.of(folder, resolved)` is one to be, which
+    `save` makes or extends."""
 
     path: Path
     recipe: Recipe
@@ -61,23 +65,27 @@ class Run:
             raise RunNotFound(
                 f"no run lies in {path} (there is no {_RECIPE}). `autointerp explain` makes one."
             )
-        recipe = parse(yaml.safe_load((path / _RECIPE).read_text(encoding="utf-8")), check_plugins=False)
-        identities = pydantic.TypeAdapter(Identities).validate_json((path / _IDENTITIES).read_bytes())
+        recipe = parse(read_file(str(path / _RECIPE)), check_plugins=False)
+        try:
+            identities = pydantic.TypeAdapter(Identities).validate_json((path / _IDENTITIES).read_bytes())
+        except pydantic.ValidationError as error:
+            raise RunError(f"{path / _IDENTITIES} can't be read ({error.errors()[0]['msg']}).") from error
         return cls(path, recipe, identities)
 
     @classmethod
-    def create(cls, path: str | Path, resolved: Resolved) -> Run:
-        """Writes recipe and identities. Raises RecipeChanged, before anything is written, where the
-        folder holds results of other settings."""
-        run = cls(Path(path), resolved.recipe, resolved.identities)
-        run.check()
-        write_atomically(run.path / _RECIPE, dump(run.recipe).encode())
-        write_atomically(run.path / _IDENTITIES, orjson.dumps(run.identities, option=orjson.OPT_INDENT_2))
-        if not (run.path / _ENVIRONMENT).exists():
-            write_atomically(
-                run.path / _ENVIRONMENT, orjson.dumps(_environment(), option=orjson.OPT_INDENT_2)
-            )
-        return run
+    def of(cls, path: str | Path, resolved: Resolved) -> Run:
+        """What a recipe would make of a folder; nothing is written."""
+        return cls(Path(path), resolved.recipe, resolved.identities)
+
+    def save(self) -> None:
+        """Writes recipe and identities; the caller holds the lock. Raises RecipeChanged, before anything
+        is written, where the folder holds results of other settings."""
+        self.check()
+        write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
+        write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
+        if not (self.path / _ENVIRONMENT).exists():
+            content = orjson.dumps(_environment(), option=orjson.OPT_INDENT_2)
+            write_atomically(self.path / _ENVIRONMENT, content)
 
     # --- journals, in the order of the line ---
 
@@ -101,7 +109,8 @@ class Run:
         recipe, cache = self.recipe, self.recipe.cache
         assert recipe.corpus is not None  # filled by `resolve`
         made_from: Json = {
-            "corpus": _without(recipe.corpus, "path") | {"identity": self.identities.corpus},
+            "version": CACHE_VERSION,
+            "corpus": _without(recipe.corpus, "path", "streaming") | {"identity": self.identities.corpus},
             "model": {"identity": self.identities.model},
             "cache": {
                 name: getattr(cache, name)
@@ -113,6 +122,7 @@ class Run:
     def cache(self, dictionary: str) -> Journal:
         cache = self.recipe.cache
         made_from: Json = {
+            "version": CACHE_VERSION,
             "rows": self.rows().digest,
             "model": {"identity": self.identities.model, "dtype": self.recipe.model.dtype},
             "dictionaries": {
@@ -127,6 +137,7 @@ class Run:
 
     def sample(self, dictionary: str) -> Journal:
         made_from: Json = {
+            "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,
             "sampling": dataclasses.asdict(self.recipe.sampling),
             "seed": self.recipe.seed,
@@ -186,7 +197,7 @@ class Run:
         if not needed or section is None:
             return None
         backend = instance("llm", section)
-        return {"use": section["use"]} | dataclasses.asdict(backend.identity())
+        return {"use": section["use"], "version": backend.version} | dataclasses.asdict(backend.identity())
 
     # --- what is there, what is asked for, who works on it ---
 
@@ -197,8 +208,8 @@ class Run:
 
     @property
     def first_position(self) -> int:
-        """First position of a row that is looked at: behind BOS, and behind a masked position 0."""
-        return 1 if self.recipe.cache.mask_first or self.recipe.cache.prepend_bos else 0
+        """First position of a row that is looked at: 1 where position 0 (BOS, where it is put) is masked."""
+        return 1 if self.recipe.cache.mask_first else 0
 
     def has_all_rows(self) -> bool:
         return ALL_ROWS in self.rows().read(ALL_ROWS)
@@ -209,11 +220,9 @@ class Run:
         units = filter(str.isdigit, self.rows().units())
         return self.has_all_rows() and all(unit in journal.read(unit) for unit in units)
 
-    def is_sampled(self, dictionary: str) -> bool:
-        """Whether every feature asked for has its sample."""
-        asked = {str(feature) for feature in self.asked(dictionary)}
-        units = {unit_of_feature(feature.index) for feature in self.asked(dictionary)}
-        return asked <= {key for unit in units for key in self.sample(dictionary).read(unit)}
+    def is_cached_whole(self) -> bool:
+        """Whether the later stages have all they need of the cache."""
+        return self.vocabulary.is_file() and all(map(self.is_cached, self.recipe.dictionaries))
 
     def asked(self, dictionary: str) -> list[FeatureId]:
         """Features the recipe asks for, ascending."""
@@ -222,8 +231,13 @@ class Run:
     @contextmanager
     def lock(self) -> Generator[None]:
         """One process at a time. The kernel frees it with the process. Raises RunBusy."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / _LOCK).open("a+")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / _LOCK).open("a+")
+        except OSError as error:
+            raise RunError(
+                f"{self.path} can't be a run's folder: {error.strerror}. Use another --out."
+            ) from error
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

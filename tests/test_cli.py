@@ -256,6 +256,65 @@ def test_a_feature_that_is_not_in_the_run(done: Path) -> None:
     refused(run("show", done, "x"), "x")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--features", "layers.9/5"], "layers.9"),
+        (["--features", ","], "empty"),
+        (["--features", "²"], "²"),
+        (["--scorer", ":X"], "module:Class"),
+        (["--scorer", "pathlib:Path"], "dataclass"),
+        (["--set", "dictionaries=3"], "dictionaries"),
+        (["--set", "sampling.n_heldout_silent=-1"], "n_heldout_silent"),
+        (["--set", "cache.sink_ratio=-1"], "sink_ratio"),
+        (["--set", "sampling.overlap=40"], "overlap"),
+        (["--set", "resources.prompts=/nope"], "/nope"),
+        (["--set", "resources.device=tpu9"], "tpu9"),
+    ],
+)
+def test_values_that_make_no_sense(made: Tiny, tmp_path: Path, arguments: list[str], word: str) -> None:
+    given = ["--sae", made.sae, "--model", made.model, "--corpus", made.corpus, "--llm", "lexical"]
+    refused(run("explain", *given, "--out", tmp_path / "run", *arguments), word)
+
+
+def test_a_recipe_of_another_shape(tmp_path: Path, made: Tiny) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    for text, word in (
+        ("dictionaries: [demo]", "dictionaries"),
+        ("dictionaries: {x: demo}", "x"),
+        ("- 1", "mapping"),
+    ):
+        recipe.write_text(text)
+        refused(run("explain", "--recipe", recipe, "--hook", "layers.1", "--out", tmp_path / "run"), word)
+
+
+def test_a_run_folder_that_is_a_file_or_broken(tmp_path: Path, made: Tiny, done: Path) -> None:
+    import shutil
+
+    (tmp_path / "file").write_text("")
+    refused(on(made, tmp_path / "file"), "--out")
+    shutil.copytree(done, tmp_path / "run")
+    (tmp_path / "run" / "identities.json").write_text("{")
+    refused(run("status", tmp_path / "run"), "identities.json")
+    (tmp_path / "run" / "recipe.yaml").write_text("a: [")
+    refused(run("status", tmp_path / "run"), "recipe.yaml")
+
+
+def test_an_option_of_a_default_scorer_can_be_set(made: Tiny, tmp_path: Path) -> None:
+    from autointerp.run import Run
+
+    code, _, stderr = on(
+        made, tmp_path / "run", "--set", "scorers.fuzzing.threshold=0.5", "--until", "sample"
+    )
+    assert code == 0, stderr
+    scorers = Run.open(tmp_path / "run").recipe.scorers
+    assert scorers["fuzzing"] == {"use": "fuzzing", "threshold": 0.5} and "detection" in scorers
+
+
+def test_caching_and_sampling_need_no_llm(made: Tiny, tmp_path: Path) -> None:
+    assert on(made, tmp_path / "run", "--until", "sample", llm=None)[0] == 0
+
+
 def test_settings_that_are_none(made: Tiny, tmp_path: Path) -> None:
     refused(on(made, tmp_path / "run", "--set", "sampling"), "--set")
     refused(on(made, tmp_path / "run", "--n-features", "5", "--first", "5"), "--n-features", "--first")

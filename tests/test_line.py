@@ -19,7 +19,7 @@ import yaml
 
 import judge
 from autointerp import pipeline
-from autointerp.errors import RecipeChanged, RunBusy, RunNotFound
+from autointerp.errors import LLMBadRequest, LLMStopped, RecipeChanged, RunBusy, RunNotFound
 from autointerp.run import Run
 from autointerp.types import Json
 from tiny import WIDTH, Tiny
@@ -130,7 +130,7 @@ def test_a_scorer_and_an_explainer_extend_a_run(unbroken: Path, made: Tiny, tmp_
         n_fuzzing = len(log.read_text().split())
         assert records(out) == records(unbroken)
         n_requests = sum(1 for _ in Run.open(out).beside("requests", fuzzing(out)).records())
-        assert n_fuzzing == n_requests  # nothing but fuzzing was asked
+        assert n_fuzzing == n_requests  # nothing but fuzzing was asked, and no preflight: nothing is cached
         pipeline.explain({"explainers": {"words": {"use": "lexical"}}}, out=out)
     finally:
         del os.environ[judge.LOG]
@@ -234,14 +234,22 @@ def test_later_stages_need_neither_corpus_nor_shards(made: Tiny, tmp_path: Path,
 IN_FLIGHT = 4
 
 
-def start(recipe: Path, out: Path, log: Path, wait: str = "0.01") -> subprocess.Popen[bytes]:
+def start(
+    recipe: Path, out: Path, log: Path, wait: str = "0.01", new_session: bool = False
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "autointerp", "explain", "--recipe", str(recipe), "--out", str(out)]
     environment = os.environ | {
         judge.LOG: str(log),
         judge.WAIT: wait,
         "PYTHONPATH": str(Path(__file__).parent),
     }
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=new_session,
+    )
 
 
 def n_lines(path: Path) -> int:
@@ -258,16 +266,28 @@ def reached(out: Path) -> str:
     return stages[-1] if stages else "start"
 
 
+EARLY = ("rows", "cache", "sample")
+
+
 def kill_at_a_random_moment(
-    process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int
+    process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int, early: bool
 ) -> bool:
-    """Kills after a random time, or after a random number of requests; False if it ended before."""
-    until = time.monotonic() + (rng.uniform(0.2, 6.0) if rng.random() < 0.4 else 120.0)
+    """Kills after a random time or a random number of requests; early, as soon as an early stage has
+    written something new. False if it ended before."""
+    until = time.monotonic() + (rng.uniform(0.2, 6.0) if rng.random() < 0.3 else 120.0)
     requests = n_lines(log) + rng.randint(1, most)
+    stage = (
+        EARLY[min(EARLY.index(reached(out)) + rng.randint(0, 1), 2)]
+        if early and reached(out) in EARLY
+        else EARLY[0]
+    )
+    written = n_written(out, stage) + rng.randint(1, 2)
     while time.monotonic() < until and n_lines(log) < requests:
+        if early and n_written(out, stage) >= written:
+            break
         if process.poll() is not None:
             return False
-        time.sleep(0.005)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return True
@@ -287,7 +307,8 @@ def broken_line(
     most = max(2, 17 * n_features // n_kills)
     while len(met) < n_kills:
         process = start(recipe, out, log, wait="0.03")
-        if not kill_at_a_random_moment(process, rng, out, log, most):
+        early = len(met) < n_kills // 3 and reached(out) in ("start", *EARLY)
+        if not kill_at_a_random_moment(process, rng, out, log, most, early):
             assert process.returncode == 0
             break
         met.append(reached(out))
@@ -302,9 +323,9 @@ def check_broken_line(
 ) -> list[str]:
     out, asked, met = broken_line(made, tmp_path, n_kills, seed, n_features)
     assert records(out) == records(unbroken)
-    # At a kill at most 4 features were in flight, each with at most 10 requests at once.
+    # At a kill at most 4 requests were in flight.
     repeated = sum(n - 1 for n in asked.values())
-    assert repeated <= len(met) * IN_FLIGHT * 10, f"{repeated} requests paid twice in {len(met)} kills"
+    assert repeated <= len(met) * IN_FLIGHT, f"{repeated} requests paid twice in {len(met)} kills"
     print(f"{len(met)} kills in {dict(collections.Counter(met))}; {len(asked)} requests, {repeated} of them "
           "asked again (in flight at a kill)")  # fmt: skip
     return met
@@ -323,7 +344,101 @@ def test_killed_thirty_times_a_run_has_the_records_of_an_unbroken_one(made: Tiny
     pipeline.explain(recipe, out=tmp_path / "unbroken")
     met = check_broken_line(made, tmp_path, tmp_path / "unbroken", n_kills=30, seed=1, n_features=200)
     assert len(met) == 30
-    assert {"explain", "score"} < set(met)
+    assert {"rows", "cache", "sample", "explain", "score"} <= set(met)
+
+
+def test_a_killed_parent_leaves_no_child(made: Tiny, tmp_path: Path) -> None:
+    """kill -9 of the parent while the device stage works: the child goes by itself."""
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(made.recipe(llms=SCRIPTED_LLMS)))
+    process = start(recipe, out, tmp_path / "log")
+    until = time.monotonic() + 120
+    while not (children := device_processes(process.pid)):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() and "Z" not in state(child) for child in children):
+        assert time.monotonic() < until, "the child outlives its parent"
+        time.sleep(0.1)
+
+
+def device_processes(parent: int) -> list[int]:
+    found = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_ctrl_c_in_the_device_stage_ends_with_the_way_on(made: Tiny, tmp_path: Path) -> None:
+    """As a terminal sends it: to the whole process group, while the child still starts up."""
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(made.recipe(llms=SCRIPTED_LLMS)))
+    process = start(recipe, out, tmp_path / "log", new_session=True)
+    until = time.monotonic() + 120
+    while not device_processes(process.pid):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert f"Go on: autointerp resume {out}" in errors.decode()
+    assert "Traceback" not in errors.decode()
+
+
+def test_resume_notices_that_the_dictionary_changed(made: Tiny, tmp_path: Path) -> None:
+    """A cache half made from one dictionary is not finished with another."""
+    import shutil
+
+    shutil.copytree(made.sae, tmp_path / "sae")
+    recipe = made.recipe(dictionaries={"auto": {"path": str(tmp_path / "sae")}})
+    out = tmp_path / "run"
+    pipeline.explain(recipe, out=out, until="cache")
+    next((out / "cache" / "layers.1").glob("0*.jsonl")).unlink()  # one shard is missing
+    weights = tmp_path / "sae" / "sae_weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RecipeChanged, match=r"dictionaries\.layers\.1\.identity"):
+        pipeline.run_line(Run.open(out))
+
+
+def test_another_process_recipe_is_not_written_into_a_busy_run(unbroken: Path, made: Tiny) -> None:
+    before = (unbroken / "recipe.yaml").read_bytes()
+    with Run.open(unbroken).lock(), pytest.raises(RunBusy):
+        pipeline.explain({"features": {"n": 50}}, out=unbroken)
+    assert (unbroken / "recipe.yaml").read_bytes() == before
+
+
+def test_an_llm_with_too_short_a_context_is_noticed_before_the_cache(made: Tiny, tmp_path: Path) -> None:
+    short = {"use": "scripted", "function": "judge:short_context"}
+    with pytest.raises(LLMBadRequest, match=r"full size.*n_shown"):
+        pipeline.explain(made.recipe(llms={"explainer": short, "judge": short}), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "rows").exists()
+
+
+def test_a_dead_llm_is_noticed_before_a_run_caches_more(made: Tiny, tmp_path: Path) -> None:
+    """Also on a run whose first check went well."""
+    pipeline.explain(made.recipe(llms=SCRIPTED_LLMS, features={"n": 3}), out=tmp_path / "run")
+    dead = {"use": "scripted", "function": "judge:dead"}
+    more = {"dictionaries": {"second": {"path": str(made.sae), "hook": "layers.0"}}}
+    with pytest.raises(LLMStopped):
+        pipeline.explain(more | {"llms": {"explainer": dead, "judge": dead}}, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "cache" / "second").exists()
+
+
+@pytest.mark.parametrize("n_in_flight", [1, 8])
+def test_no_more_requests_are_in_flight_than_asked_for(made: Tiny, tmp_path: Path, n_in_flight: int) -> None:
+    judge.MOST_AT_ONCE = judge.AT_ONCE = 0
+    sections = {"llms": SCRIPTED_LLMS, "resources": {"n_in_flight": n_in_flight}}
+    pipeline.explain(made.recipe(**sections, features={"n": 10}), out=tmp_path / "run")
+    assert n_in_flight == judge.MOST_AT_ONCE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -352,3 +467,4 @@ def test_ctrl_c_writes_what_is_finished_and_says_how_to_go_on(
     assert records(out) == records(unbroken)
     asked = collections.Counter(log.read_text().split())
     assert max(asked.values()) == 1  # what was in flight came to its end
+    assert not list((out / "failed").rglob("*.jsonl"))

@@ -6,6 +6,7 @@ answer depends on, serves what was answered before, and writes every new answer 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,55 @@ from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
 
+class Limited:
+    """An LLM that is asked at most so many things at once; who comes first is served first."""
+
+    def __init__(self, llm: LLM, n_in_flight: int) -> None:
+        self._llm = llm
+        self._free = asyncio.Semaphore(n_in_flight)
+
+    @property
+    def identity(self) -> LLMIdentity:
+        return self._llm.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._llm.capabilities
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        async with self._free:
+            return await self._llm.generate(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                choices=choices,
+                label_tokens=label_tokens,
+                seed=seed,
+                index=index,
+            )
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        async with self._free:
+            return await self._llm.logprobs(prompt, continuation)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        async with self._free:
+            return await self._llm.embed(texts)
+
+    async def close(self) -> None:
+        await self._llm.close()
+
+
 class Replayed:
     """An LLM with a memory, for the requests of one unit."""
 
@@ -24,6 +74,7 @@ class Replayed:
         self._replies = requests.read(unit)
         self._requests = Part(requests, unit)
         self._usage = Part(usage, unit)
+        self._turns: dict[str, asyncio.Lock] = {}
 
     @property
     def identity(self) -> LLMIdentity:
@@ -50,8 +101,26 @@ class Replayed:
             [(turn.role, turn.content) for turn in prompt.messages],
             [max_tokens, temperature, choices, label_tokens, seed, index],
         )
-        if (known := self._replies.get(key)) is not None:
-            return _reply(known)
+        async with self._turn(key):
+            if (known := self._replies.get(key)) is not None:
+                return _reply(known)
+            return await self._ask(key, prompt, max_tokens, temperature, choices, label_tokens, seed, index)
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        """Of two equal requests at once the second waits for the first's answer."""
+        return self._turns.setdefault(key, asyncio.Lock())
+
+    async def _ask(
+        self,
+        key: str,
+        prompt: Prompt,
+        max_tokens: int,
+        temperature: float,
+        choices: Sequence[str] | None,
+        label_tokens: Sequence[str] | None,
+        seed: int | None,
+        index: int,
+    ) -> Reply:
         reply = await self._llm.generate(
             prompt,
             max_tokens=max_tokens,

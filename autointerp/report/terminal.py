@@ -33,13 +33,14 @@ class TerminalProgress:
         self._console = console
         self._bars: Bars | None = None
         self._task: Any = None
-        self._stage, self._unit = "", ""
+        self._stage, self._unit, self._open = "", "", False
         self._total = self._done = self._before = 0
         self._began = self._said = 0.0
 
     def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         self._stage, self._unit, self._total, self._done, self._before = stage, unit, total, done, done
         self._began = self._said = time.monotonic()
+        self._open = True
         if self._console.is_terminal:
             columns = ("[progress.description]{task.description}",)
             self._bars = Bars(
@@ -74,6 +75,9 @@ class TerminalProgress:
         self._console.print(escape(text), soft_wrap=True, highlight=False)
 
     def end(self) -> None:
+        if not self._open:
+            return
+        self._open = False
         if self._bars is not None:
             self._bars.stop()
             self._bars = None

@@ -24,7 +24,7 @@ _SCHEMA: Final = pa.schema(
         ("feature", pa.string()),
         ("split", pa.string()),
         ("document", pa.uint64()),
-        ("position", pa.uint32()),
+        ("position", pa.int32()),  # -1 is the BOS before a document
         ("band", pa.int16()),  # null in silent windows
         ("stratum", pa.string()),  # null in active windows
         ("token_ids", pa.list_(pa.uint32())),

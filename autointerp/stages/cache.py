@@ -9,26 +9,25 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import orjson
 import torch
 from numpy.typing import NDArray
 
-from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector, Kept, Masking
 from autointerp.activations.rows import Rows, RowShard, make_rows, row_shards, save_rows
 from autointerp.activations.shards import save_firings
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.locate import reader_of
 from autointerp.errors import CheckpointError, CorpusError, ModelError, RecipeError
 from autointerp.journal import Journal, Part, write_atomically
-from autointerp.plugins import find
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import ALL_ROWS, Run
 from autointerp.subject.corpus import documents, require_documents
-from autointerp.subject.model import Subject
+from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Json
 
@@ -38,29 +37,64 @@ _DOCUMENTS_AT_ONCE: Final = 256
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
-    resources = run.recipe.resources
+    names = list(run.recipe.dictionaries)
+    frozen = _frozen(run, names)
     subject = Subject.load(
         resolved.model,
-        dtype=run.recipe.model.dtype,
-        device=_device(resources.device),
-        device_map=resources.device_map,
+        dtype=frozen.dtype if frozen else run.recipe.model.dtype,
+        device=_device(run.recipe.resources.device),
+        device_map=run.recipe.resources.device_map,
     )
+    if not run.vocabulary.is_file():
+        run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
+        Vocabulary.of(subject.tokenizer).save(run.vocabulary)
     if not run.has_all_rows():
         _make_rows(run, subject.tokenizer, progress, stop)
-    missing = [name for name in run.recipe.dictionaries if not run.is_cached(name)]
+    missing = [name for name in names if not run.is_cached(name)]
     if not missing:
         return
+    frozen = frozen or _Frozen(
+        batch_tokens=run.recipe.resources.batch_tokens or (2_048 if subject.device.type == "cpu" else 65_536),
+        dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
+        device=subject.device.type,
+        torch=torch.__version__,
+    )
     device = str(subject.device)
     attached = {
-        name: Attached(found.site, Encoder(found.spec, _weights(found.spec, device)))
+        name: Attached(found.site, Encoder(found.spec, reader_of(found.spec).load(found.spec, device)))
         for name, found in resolved.dictionaries.items()
         if name in missing
     }
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
-    collector = Collector(subject, attached, masking, _batch_tokens(run, missing, subject))
+    collector = Collector(subject, attached, masking, frozen.batch_tokens)
     shards = list(row_shards(run.rows()))
     checks = _checks(run, collector, missing, shards, progress)
+    for name in missing:
+        write_atomically(_manifest(run, name), orjson.dumps(frozen))
     _collect(run, collector, checks, shards, progress, stop)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Frozen:
+    """What changes the last bits of activations, fixed with a run's first shard: a run that goes on on
+    another machine must not mix two precisions under one digest."""
+
+    batch_tokens: int
+    dtype: Dtype
+    device: str
+    torch: str
+
+
+def _manifest(run: Run, name: str) -> Path:
+    return run.cache(name).folder / "manifest.json"
+
+
+def _frozen(run: Run, names: list[str]) -> _Frozen | None:
+    """Of the first dictionary that has any; a dictionary added later is cached alike."""
+    for name in names:
+        if (path := _manifest(run, name)).is_file():
+            return _Frozen(**orjson.loads(path.read_bytes()))
+    return None
 
 
 def _device(name: str) -> str:
@@ -75,10 +109,6 @@ def _device(name: str) -> str:
     return name
 
 
-def _weights(spec: DictionarySpec, device: str) -> Any:
-    return find("dictionaries", spec.format)().load(spec, device)
-
-
 # --- rows ----------------------------------------------------------------------------------------------
 
 
@@ -87,13 +117,14 @@ def _make_rows(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> None
     recipe, journal = run.recipe, run.rows()
     assert recipe.corpus is not None and recipe.cache.context_length is not None
     bos = _bos(tokenizer) if recipe.cache.prepend_bos else None
-    Vocabulary.of(tokenizer).save(_prepared(run.vocabulary))
     progress.begin("read corpus", recipe.cache.n_tokens, "tokens")
     totals = {"n_rows": 0, "n_tokens": 0}
+    used: set[int] = set()  # a few documents are enough to know that there is more than one
 
     def on_shard(first_row: int, rows: Rows) -> None:
         stop.check()
         n_tokens = int(rows["length"].sum()) - (bos is not None) * len(rows)
+        used.update(np.unique(rows["document"])[:2].tolist())
         totals["n_rows"] += len(rows)
         totals["n_tokens"] += n_tokens
         unit = f"{first_row:09d}"
@@ -104,26 +135,20 @@ def _make_rows(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> None
                 part.append(unit, record | {"checksum": _checksum(rows)})
         progress.advance(n_tokens)
 
-    source = documents(recipe.corpus)
     make_rows(
-        _tokenised(source, tokenizer, stop),
+        _tokenised(documents(recipe.corpus), tokenizer, stop),
         context_length=recipe.cache.context_length,
         bos=bos,
         rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
         n_tokens=recipe.cache.n_tokens,
         on_shard=on_shard,
     )
-    require_documents(source.n_documents, recipe.corpus)
+    require_documents(len(used), recipe.corpus)
     if not totals["n_rows"]:
         raise CorpusError(f"{recipe.corpus.path}: no document holds a single token.")
     with Part(journal, ALL_ROWS) as part:
         part.append(ALL_ROWS, dict(totals))
     progress.end()
-
-
-def _prepared(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _bos(tokenizer: Any) -> int:
@@ -143,7 +168,8 @@ def _tokenised(source: Iterator[Any], tokenizer: Any, stop: Stop) -> Iterator[tu
     def flush() -> Iterator[tuple[int, NDArray[np.uint32]]]:
         stop.check()
         # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
-        encoded = tokenizer([document.text for document in batch], add_special_tokens=False, verbose=False)
+        texts = [document.text for document in batch]
+        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         for document, token_ids in zip(batch, encoded["input_ids"], strict=True):
             yield int(document.id, 16), np.asarray(token_ids, np.uint32)
         batch.clear()
@@ -159,19 +185,6 @@ def _tokenised(source: Iterator[Any], tokenizer: Any, stop: Stop) -> Iterator[tu
 # --- firings -------------------------------------------------------------------------------------------
 
 
-def _batch_tokens(run: Run, names: list[str], subject: Subject) -> int:
-    """Frozen with the first shard: on a GPU the batch's shape changes the last bits."""
-    manifest = run.cache(names[0]).folder / "manifest.json"
-    if manifest.exists():
-        return int(orjson.loads(manifest.read_bytes())["batch_tokens"])
-    default = 2_048 if subject.device.type == "cpu" else 65_536
-    batch_tokens = run.recipe.resources.batch_tokens or default
-    content = {"batch_tokens": batch_tokens, "device": str(subject.device), "torch": torch.__version__}
-    for name in names:
-        write_atomically(run.cache(name).folder / "manifest.json", orjson.dumps(content))
-    return batch_tokens
-
-
 def _checks(
     run: Run, collector: Collector, names: list[str], shards: list[RowShard], progress: Progress
 ) -> dict[str, Check]:
@@ -180,21 +193,23 @@ def _checks(
     made = {} if all(known.values()) else collector.check(shard.read() for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
-        if record is None:
-            checks[name] = made[name]
-            with Part(run.cache(name), _CHECK) as part:
-                part.append(_CHECK, dataclasses.asdict(made[name]))
-        else:
+        if record is not None:
             checks[name] = Check(**{field.name: record[field.name] for field in dataclasses.fields(Check)})
-        check = checks[name]
+            continue
+        check = checks[name] = made[name]
         explained = f"explains {1 - check.fvu:.1%} of the variance"
         progress.note(f"{name}: {check.l0:.1f} features a token, {explained} of {check.n_tokens:,} tokens")
-        if not check.fvu < 1:
+        if not (check.n_tokens and check.fvu < 1):
             raise CheckpointError(
                 f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "
                 f"reconstruction is no better than the mean (FVU {check.fvu:.3g}, L0 {check.l0:.1f}). Check "
-                f"--model, --hook and cache.prepend_bos, and whether the checkpoint is complete."
+                f"whether the checkpoint is complete, and --model, --hook and cache.prepend_bos; give other "
+                f"ones together with another --out."
             )
+    for name, record in known.items():  # behind all refusals: a dictionary that is refused leaves no trace
+        if record is None:
+            with Part(run.cache(name), _CHECK) as part:
+                part.append(_CHECK, dataclasses.asdict(checks[name]))
     return checks
 
 
@@ -222,19 +237,21 @@ def _collect(
 
     for shard in todo:
         rows = np.asarray(shard.read())
-        kept = collector.shard(rows, {name: check.median_norm for name, check in checks.items()}, on_batch)
+        norms = {name: check.median_norm for name, check in checks.items()}
+        kept = collector.shard(rows, norms, on_batch)
+        n_first = run.first_position * len(rows)
         for name, journal in journals.items():
             if shard.unit not in journal.read(shard.unit):
-                _save(journal, shard.unit, kept[name])
+                _save(journal, shard.unit, kept[name], n_first)
     progress.end()
 
 
-def _save(journal: Journal, unit: str, kept: Any) -> None:
+def _save(journal: Journal, unit: str, kept: Kept, n_first: int) -> None:
     with Part(journal, unit) as part:
         save_firings(part.open().with_suffix(".safetensors"), kept.firings, kept.sinks)
         record: Json = {
             "n_tokens": kept.n_tokens,
-            "n_sinks": len(kept.sinks),
+            "n_masked": {"first": n_first, "sinks": len(kept.sinks)},
             "n_firings": len(kept.firings.values),
             "checksum": _checksum(kept.firings.features, kept.firings.tokens, kept.firings.values),
         }

@@ -50,6 +50,7 @@ def run_on_device(run: Run, stage: DeviceStage, progress: Progress, stop: Stop) 
             stdout=output,
             stderr=output,
             pass_fds=(write_end,),
+            start_new_session=True,  # the terminal's Ctrl-C is for the parent, which says what it means
             env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": _import_path()},
         )
         os.close(write_end)
@@ -59,7 +60,11 @@ def run_on_device(run: Run, stage: DeviceStage, progress: Progress, stop: Stop) 
             done = any(_handle(orjson.loads(line), progress) for line in messages)
         finally:
             _end(child)
+            progress.end()
     if not done:
+        stop.check()
+        if child.returncode == -signal.SIGTERM:  # a scheduler that signals every process of a job
+            raise Interrupted
         raise StageFailed(
             f"the {stage} stage ended without a word (exit status {child.returncode}"
             f"{'; killed, perhaps out of memory' if child.returncode in (-9, 137) else ''}). What it "
@@ -152,8 +157,6 @@ def _listen(stop: Stop) -> None:
 
 
 def _child(pipe_fd: int) -> None:
-    # The terminal sends Ctrl-C to both; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stop = Stop()
     asked: Json = orjson.loads(sys.stdin.buffer.readline())

@@ -10,15 +10,16 @@ from typing import Final
 
 from autointerp import plugins
 from autointerp.asking import Asking
-from autointerp.errors import DiskFull, Refused, Unreadable
-from autointerp.explainers.plain import Plain
+from autointerp.errors import DiskFull, LLMBadRequest, Refused, Unreadable
+from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.replay import Replayed
 from autointerp.recipe import PluginSection, instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
+from autointerp.scorers.protocol import Scorer
 from autointerp.stages.asked import Asked
-from autointerp.types import Shown, Window
+from autointerp.types import Heldout, Shown, Window
 
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4
@@ -86,25 +87,68 @@ def check_disk(run: Run, planned: Plan) -> None:
 
 
 async def check_llms(run: Run, llms: Mapping[str, Asked]) -> None:
-    """One real prompt to each LLM; its answer is kept like any other. Raises LLMErrors."""
-    for asked in {id(asked.llm): asked for asked in llms.values()}.values():
-        if not asked.paid:
-            continue
-        journal = Journal(run.path / "requests" / "preflight", None)
-        usage = Journal(run.path / "usage" / "preflight", None)
-        remembered = Replayed(asked.llm, journal, usage, "preflight")
+    """One prompt of full size to each LLM that costs something, as its explainers and scorers will send.
+
+    Always asked anew, so that a run which goes on learns what the server says today; each time the
+    prompts differ, so no request is made twice. Raises LLMErrors.
+    """
+    requests = Journal(run.path / "requests" / "preflight", None)
+    usage = Journal(run.path / "usage" / "preflight", None)
+    turn = f"{len(requests.units()):04d}"
+    for role, asked in llms.items():
+        if asked.paid:
+            noted = Replayed(asked.llm, requests, usage, turn)
+            try:
+                await _try(run, role, Asking(noted, f"preflight {turn}", run.recipe.seed, run.prompts))
+            finally:
+                noted.close_files()
+
+
+async def _try(run: Run, role: str, asking: Asking) -> None:
+    # What is said doesn't matter here, only that something is.
+    with contextlib.suppress(Unreadable, Refused):
         try:
-            asking = Asking(remembered, "preflight", run.recipe.seed, run.prompts)
-            # What it says doesn't matter here, only that it says something.
-            with contextlib.suppress(Unreadable, Refused):
-                await Plain(max_tokens=64).explain(_example(), asking)
-        finally:
-            remembered.close_files()
+            await (_explain_once(run, asking) if role == "explainer" else _judge_once(run, asking))
+        except LLMBadRequest as error:
+            raise LLMBadRequest(
+                f"the {role} LLM would not take a prompt of full size: {error} Is its context too short? "
+                f"Fewer windows make shorter prompts: --set sampling.n_shown=20."
+            ) from error
 
 
-def _example() -> Shown:
-    """Two windows that could come from any run."""
-    texts = (" the", " cat", " sat", " on", " the", " mat")
-    active = Window("0" * 16, 0, tuple(range(6)), texts, (0.0, 3.0, 0.0, 0.0, 0.0, 0.0), band=0)
-    silent = Window("1" * 16, 0, tuple(range(6)), texts[::-1], (0.0,) * 6, stratum="random")
-    return Shown((active,), (silent,))
+async def _explain_once(run: Run, asking: Asking) -> None:
+    for section in run.recipe.explainers.values():
+        explainer: Explainer = instance("explainers", section)
+        if explainer.needs_llm:
+            sampling = run.recipe.sampling
+            await explainer.explain(Shown(*_example(run, sampling.n_shown, sampling.n_shown_silent)), asking)
+            return
+
+
+async def _judge_once(run: Run, asking: Asking) -> None:
+    for section in run.recipe.scorers.values():
+        scorer: Scorer = instance("scorers", section)
+        if scorer.needs_llm:
+            n = min(_packing(section), run.recipe.sampling.n_heldout)
+            await scorer.judge("words for animals", Heldout(*_example(run, (n + 1) // 2, n // 2)), asking)
+            return
+
+
+_WORDS: Final = " the cat sat on a warm stone and looked at some birds that sang in an old tree".split(" ")[
+    1:
+]
+
+
+def _example(run: Run, n_active: int, n_silent: int) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
+    """Windows of full width that could come from any run."""
+    width = run.recipe.sampling.width
+    texts = tuple(f" {_WORDS[n % len(_WORDS)]}" for n in range(width))
+    fires = tuple(float(n % 8 == 1) for n in range(width))
+    ids = tuple(range(width))
+    active = tuple(
+        Window(f"{n:016x}", 0, ids, texts[n % 16 :] + texts[: n % 16], fires, 0) for n in range(n_active)
+    )
+    silent = tuple(
+        Window(f"{n:016x}", 0, ids, texts, (0.0,) * width, None, "random") for n in range(n_silent)
+    )
+    return active, silent

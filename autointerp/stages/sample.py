@@ -38,17 +38,30 @@ def run_sample(run: Run, dictionary: str, progress: Progress, stop: Stop) -> Non
         missing[unit] = [feature for feature in features if str(feature) not in done]
     n_missing = sum(map(len, missing.values()))
     progress.begin("sample", len(asked), "features", done=len(asked) - n_missing)
-    if n_missing:
-        rows = RowStore.of(run.rows(), bos=bool(run.recipe.cache.prepend_bos))
-        firings = FiringStore(list(firing_shards(run.cache(dictionary))), rows.context_length)
-        sampler = Sampler(rows, firings, run.recipe.sampling, seed=run.recipe.seed, first=run.first_position)
-        for unit, features in missing.items():
-            for begin in range(0, len(features), _FEATURES_AT_ONCE):
-                stop.check()
-                block = features[begin : begin + _FEATURES_AT_ONCE]
-                _sample_block(journal, unit, block, rows, firings, sampler)
-                progress.advance(len(block))
-    progress.end()
+    try:
+        if n_missing:
+            _sample_missing(run, dictionary, journal, missing, progress, stop)
+    finally:
+        progress.end()
+
+
+def _sample_missing(
+    run: Run,
+    dictionary: str,
+    journal: Journal,
+    missing: dict[str, list[FeatureId]],
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    rows = RowStore.of(run.rows(), bos=bool(run.recipe.cache.prepend_bos))
+    firings = FiringStore(list(firing_shards(run.cache(dictionary))), rows.context_length)
+    sampler = Sampler(rows, firings, run.recipe.sampling, seed=run.recipe.seed, first=run.first_position)
+    for unit, features in missing.items():
+        for begin in range(0, len(features), _FEATURES_AT_ONCE):
+            stop.check()
+            block = features[begin : begin + _FEATURES_AT_ONCE]
+            _sample_block(journal, unit, block, rows, firings, sampler)
+            progress.advance(len(block))
 
 
 def _sample_block(

@@ -18,6 +18,14 @@ from autointerp.stages.sample import by_unit
 from autointerp.types import Json, Score, ScoreStatus, Trials, digest
 
 
+def _weaker(run: Run) -> str:
+    """What a reader must know of the split: blocks of one text are less apart than documents are."""
+    corpus = run.recipe.corpus
+    if corpus is None or corpus.document == "whole":
+        return ""
+    return f"; held out by {corpus.document} of a text, not by document (weaker)"
+
+
 def score_todo(run: Run, dictionary: str, explainer: str, scorer: str) -> Todo:
     """Explanations that are there and aren't scored yet.
 
@@ -47,7 +55,7 @@ async def run_score(
     """Scores what is missing. Raises what `fill` raises."""
     scorer: Scorer = instance("scorers", run.recipe.scorers[name])
     asked = asked if scorer.needs_llm else NOBODY
-    protocol = scorer.protocol(asked.llm.capabilities)
+    protocol = scorer.protocol(asked.llm.capabilities) + _weaker(run)
 
     async def work(windows: Windows, explanation: Json, asking: Asking) -> Json:
         text: str = explanation["text"]

@@ -196,6 +196,18 @@ def _weight_names(folder: Path) -> list[str]:
     return [str(name) for name in names]
 
 
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+"""Part of a model's identity: other tokens are other rows."""
+
+
 def _local(name: str, folder: Path) -> ModelFiles:
     config = folder / CONFIG
     if not config.is_file():
@@ -204,7 +216,9 @@ def _local(name: str, folder: Path) -> ModelFiles:
             f"model.save_pretrained(...) wrote."
         )
     architecture = Architecture.read(config)
-    return ModelFiles(name, fingerprint([config, *weight_files(folder)]), folder, None, architecture)
+    tokenizer = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    identity = fingerprint([config, *weight_files(folder), *tokenizer])
+    return ModelFiles(name, identity, folder, None, architecture)
 
 
 def _on_hub(name: str, revision: str | None) -> ModelFiles:
