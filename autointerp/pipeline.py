@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
-from autointerp.journal import Filled
+from autointerp.fill import Filled
 from autointerp.llm.protocol import Backend
 from autointerp.llm.replay import Limited
 from autointerp.progress import Progress, Silent, Stop

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from autointerp.journal import Journal
+from autointerp.recipe import Recipe
 from autointerp.types import FeatureId, Json
 
 Table = Any
 """A pyarrow.Table; the library ships no types."""
 
-if TYPE_CHECKING:
-    from autointerp.run import Run
+
+class Journals(Protocol):
+    """What a run is to its tables."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    def existing(self, *place: str) -> Journal: ...
+
 
 _METRICS: Final = ("balanced_accuracy", "f1", "true_positive_rate", "true_negative_rate")
 _COUNTS: Final = ("n_positive", "n_negative", "n_unreadable")
@@ -68,12 +77,12 @@ _TRIALS: Final = pa.schema(
 )
 
 
-def features(run: Run) -> Table:
+def features(run: Journals) -> Table:
     """A row a sampled feature and explainer; without an explanation its columns are null."""
     return _table(_FEATURES, _feature_rows(run))
 
 
-def _feature_rows(run: Run) -> Iterator[Json]:
+def _feature_rows(run: Journals) -> Iterator[Json]:
     names = _FEATURES.names
     for dictionary in run.recipe.dictionaries:
         samples = run.existing("sample", dictionary)
@@ -97,12 +106,12 @@ def _feature_rows(run: Run) -> Iterator[Json]:
                     }
 
 
-def scores(run: Run) -> Table:
+def scores(run: Journals) -> Table:
     """A row a feature, explainer and scorer."""
     return _table(_SCORES, _score_rows(run))
 
 
-def _score_rows(run: Run) -> Iterator[Json]:
+def _score_rows(run: Journals) -> Iterator[Json]:
     for record in score_records(run):
         row: Json = {name: record.get(name) for name in _SCORES.names}
         row["feature"] = record["key"]
@@ -114,7 +123,7 @@ def _score_rows(run: Run) -> Iterator[Json]:
         yield row
 
 
-def score_records(run: Run) -> Iterator[Json]:
+def score_records(run: Journals) -> Iterator[Json]:
     """Every score record of every journal."""
     for dictionary in run.recipe.dictionaries:
         for explainer in run.recipe.explainers:
@@ -122,12 +131,12 @@ def score_records(run: Run) -> Iterator[Json]:
                 yield from run.existing("score", dictionary, explainer, scorer).records()
 
 
-def trials(run: Run) -> Table:
+def trials(run: Journals) -> Table:
     """A row a trial."""
     return _table(_TRIALS, _trial_rows(run))
 
 
-def _trial_rows(run: Run) -> Iterator[Json]:
+def _trial_rows(run: Journals) -> Iterator[Json]:
     columns = ("window", "truth", "answer", "probability", "band", "stratum", "marks")
     for record in score_records(run):
         for values in zip(*(record["trials"][name] for name in columns), strict=True):

@@ -27,7 +27,8 @@ from autointerp.errors import (
     Pending,
     RecipeChanged,
 )
-from autointerp.journal import Item, Journal, Part, differences, fill, unit_of_feature
+from autointerp.fill import Item, fill
+from autointerp.journal import Journal, Part, differences, unit_of_feature
 from autointerp.types import Json
 
 MADE_FROM: Json = {"sampling": {"n_shown": 40}, "seed": 0}

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "autointerp"
 LAYERS = [
     {"errors", "types", "identity", "demo", "progress"},
     {"journal", "metrics", "prompting", "plugins"},
+    {"fill"},
     {"dictionaries", "subject", "llm"},
     {"activations"},
     {"sampling"},
@@ -22,7 +23,8 @@ LAYERS = [
     {"explainers", "scorers"},
     {"recipe"},
     {"resolve"},
-    {"tables", "run"},
+    {"tables"},
+    {"run"},
     {"stages"},
     {"pipeline", "report", "bench"},
     {"cli"},

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from autointerp.asking import Asking
-from autointerp.journal import Filled, Item, Journal, Part, fill
+from autointerp.fill import Filled, Item, fill
+from autointerp.journal import Journal, Part
 from autointerp.llm.protocol import LLM, NoLLM
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Progress, Stop

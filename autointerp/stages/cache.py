@@ -244,6 +244,15 @@ def _collect(
             if shard.unit not in journal.read(shard.unit):
                 _save(journal, shard.unit, kept[name], n_first)
     progress.end()
+    for name, journal in journals.items():
+        progress.note(f"{name}: {_masked(journal, shards)}")
+
+
+def _masked(journal: Journal, shards: list[RowShard]) -> str:
+    """How many tokens nobody looked at, and why."""
+    counts = [journal.read(shard.unit)[shard.unit]["n_masked"] for shard in shards]
+    first, sinks = (sum(count[kind] for count in counts) for kind in ("first", "sinks"))
+    return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"
 
 
 def _save(journal: Journal, unit: str, kept: Kept, n_first: int) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
 from autointerp.explainers.protocol import Explainer
-from autointerp.journal import Filled
+from autointerp.fill import Filled
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
 from autointerp.run import Run

@@ -6,7 +6,7 @@ import dataclasses
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
-from autointerp.journal import Filled
+from autointerp.fill import Filled
 from autointerp.metrics import measure
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
