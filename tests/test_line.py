@@ -270,20 +270,15 @@ EARLY = ("rows", "cache", "sample")
 
 
 def kill_at_a_random_moment(
-    process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int, early: bool
+    process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int, early: str | None
 ) -> bool:
-    """Kills after a random time or a random number of requests; early, as soon as an early stage has
+    """Kills after a random time or a random number of requests; with an `early` stage, as soon as that has
     written something new. False if it ended before."""
-    until = time.monotonic() + (rng.uniform(0.2, 6.0) if rng.random() < 0.3 else 120.0)
+    until = time.monotonic() + (rng.uniform(0.2, 6.0) if not early and rng.random() < 0.3 else 120.0)
     requests = n_lines(log) + rng.randint(1, most)
-    stage = (
-        EARLY[min(EARLY.index(reached(out)) + rng.randint(0, 1), 2)]
-        if early and reached(out) in EARLY
-        else EARLY[0]
-    )
-    written = n_written(out, stage) + rng.randint(1, 2)
-    while time.monotonic() < until and n_lines(log) < requests:
-        if early and n_written(out, stage) >= written:
+    written = n_written(out, early or "rows") + rng.randint(1, 2)
+    while time.monotonic() < until:
+        if n_written(out, early) >= written if early else n_lines(log) >= requests:
             break
         if process.poll() is not None:
             return False
@@ -305,9 +300,10 @@ def broken_line(
     met: list[str] = []
     # About 17 requests a feature: spread over them, the last kill still meets the run alive.
     most = max(2, 17 * n_features // n_kills)
+    n_early = n_kills // 4
     while len(met) < n_kills:
         process = start(recipe, out, log, wait="0.03")
-        early = len(met) < n_kills // 3 and reached(out) in ("start", *EARLY)
+        early = EARLY[len(met) * 3 // n_early] if len(met) < n_early else None
         if not kill_at_a_random_moment(process, rng, out, log, most, early):
             assert process.returncode == 0
             break
