@@ -286,12 +286,17 @@ def _print_plan(run: Run, resolved: Any) -> None:
     planned: Plan = plan(run, resolved)
     recipe, names = run.recipe, ", ".join(run.recipe.dictionaries)
     typer.echo(
-        f"Plan: {planned.n_features:,} features of {names} on {recipe.model.path}; "
+        f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)} on {recipe.model.path}; "
         f"{planned.n_tokens:,} tokens of {recipe.corpus.path if recipe.corpus else ''} "
         f"in contexts of {planned.context_length}; "
         f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
         f"{run.path}"
     )
+
+
+def _all_there_are(run: Run) -> str:
+    asked, widths = run.recipe.features.n, run.identities.widths
+    return f" (all there are; {asked:,} asked for)" if asked and asked > max(widths.values()) else ""
 
 
 def _print_outcome(run: Run, seconds: dict[str, float]) -> None:

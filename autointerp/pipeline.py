@@ -70,8 +70,9 @@ def run_line(
     outcome = Outcome(run)
     wanted = STAGES[: STAGES.index(until) + 1]
     with run.lock():
-        if resolved is not None:
-            run.save()
+        extending = resolved is not None
+        if extending:
+            run.check()
         if not run.is_cached_whole():
             if resolved is None:
                 resolved = resolve(run.recipe)
@@ -80,8 +81,12 @@ def run_line(
             if "explain" in wanted:
                 _anywhere(lambda: _preflight(run, stop), stop)
             stop.check()
+            if extending:
+                run.save()  # not before the checks: a run that is refused leaves nothing to resume
             with _timed(outcome, "cache"):
                 run_on_device(run, "cache", progress, stop)
+        elif extending:
+            run.save()
         if "sample" in wanted:
             with _timed(outcome, "sample"):
                 for dictionary in run.recipe.dictionaries:

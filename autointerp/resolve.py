@@ -70,6 +70,12 @@ def resolve(recipe: Recipe) -> Resolved:
         context_length=_context_length(recipe, found, model),
         prepend_bos=_prepend_bos(recipe, found),
     )
+    assert cache.context_length is not None
+    if recipe.sampling.width > cache.context_length:
+        raise RecipeError(
+            f"sampling.width is {recipe.sampling.width}, more than the {cache.context_length} tokens of a "
+            f"context: no row holds such a window."
+        )
     complete = dataclasses.replace(
         recipe,
         dictionaries={

@@ -118,15 +118,14 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
             accuracies.append(metrics["balanced_accuracy"]["value"])
             if metrics["f1"] is not None:
                 f1s.append(metrics["f1"]["value"])
-    purpose = f"{dictionary}/{explainer}/{scorer}"
-    seed = run.recipe.seed
+    seed = run.recipe.seed  # one for all, so that equal scores have equal intervals
     return ScoreSummary(
         explainer=explainer,
         scorer=scorer,
         n_scored=len(accuracies),
         ends=dict(ends),
-        balanced_accuracy=mean_over_features(accuracies, seed=seed, purpose=f"{purpose}/balanced_accuracy"),
-        f1=mean_over_features(f1s, seed=seed, purpose=f"{purpose}/f1"),
+        balanced_accuracy=mean_over_features(accuracies, seed=seed, purpose="balanced_accuracy"),
+        f1=mean_over_features(f1s, seed=seed, purpose="f1"),
         n_trials=n_trials,
         n_unreadable=n_unreadable,
         protocol=protocol,

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autointerp.metrics import MeanOver
-from autointerp.prompting import inert
+from autointerp.prompting import inert, marked
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.types import Json, Sample, Window, WindowSet
 
@@ -182,19 +182,27 @@ def print_explanation(console: Console, explanation: Json) -> None:
 
 
 def print_windows(console: Console, title: str, windows: WindowSet, maximum: float) -> None:
-    console.print(f"\n[bold]{title}[/]", highlight=False)
+    legend = "band (0: strongest decile of its windows), largest activation, text"
+    console.print(f"\n[bold]{title}[/]  [dim]{legend}[/]", highlight=False)
     for window in sorted(windows.active, key=lambda w: -w.maximum):
-        console.print(_shaded(window, maximum), soft_wrap=True)
+        console.print(_shaded(console, window, maximum), soft_wrap=True)
     for window in windows.silent:
-        console.print(_shaded(window, maximum), soft_wrap=True)
+        console.print(_shaded(console, window, maximum), soft_wrap=True)
 
 
-def _shaded(window: Window, maximum: float) -> Text:
-    kind = "silent" if window.stratum else f"band {window.band}"
-    line = Text(f"{kind:8} {window.maximum:8.3g}  ", style="dim")
+def _shaded(console: Console, window: Window, maximum: float) -> Text:
+    """Tokens shaded by activation; where there are no colours, those that fire stand in «»."""
+    line = Text(f"{_kind(window):8} {window.maximum:8.3g}  ", style="dim")
+    if not console.is_terminal:
+        fires = (place for place, value in enumerate(window.activations) if value > 0)
+        return line.append(marked(window.texts, fires), style="not dim")
     for text, value in zip(window.texts, window.activations, strict=True):
         line.append(inert(text), style=_style(value / maximum if maximum else 0.0))
     return line
+
+
+def _kind(window: Window) -> str:
+    return "silent" if window.stratum else f"band {window.band}"
 
 
 def _style(share: float) -> str:
@@ -225,7 +233,9 @@ def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: fl
         line = Text(
             f"{verdict:10} truth {'yes' if truth else 'no ':3} ", style="" if verdict == "right" else "red"
         )
-        line.append_text(_shaded(windows[at], maximum))
         if marks:
-            line.append(f"  marked: {', '.join(map(str, marks))}", style="dim")
+            line.append(f"{_kind(windows[at]):8} judge saw  ", style="dim")
+            line.append(marked(windows[at].texts, marks), style="not dim")
+        else:
+            line.append_text(_shaded(console, windows[at], maximum))
         console.print(line, soft_wrap=True)

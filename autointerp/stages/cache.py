@@ -39,6 +39,7 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
     names = list(run.recipe.dictionaries)
     frozen = _frozen(run, names)
+    progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
         resolved.model,
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
