@@ -20,7 +20,7 @@ test-all: install-test
 lint: install-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
