@@ -6,33 +6,30 @@ Runs in a child process (`device.py`), so that the GPU is free again when it end
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import cast
 
 import numpy as np
 import orjson
 import torch
-from numpy.typing import NDArray
 
 from autointerp.activations.collect import Attached, Check, Collector, Kept, Masking
-from autointerp.activations.rows import Rows, RowShard, make_rows, row_shards, save_rows
+from autointerp.activations.rows import RowShard, row_shards
 from autointerp.activations.shards import save_firings
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
-from autointerp.errors import CheckpointError, CorpusError, ModelError, RecipeError
+from autointerp.errors import CheckpointError, RecipeError
+from autointerp.identity import checksum
 from autointerp.journal import Journal, Part, write_atomically
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
-from autointerp.run import ALL_ROWS, Run
-from autointerp.subject.corpus import documents, require_documents
+from autointerp.run import Run
+from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Json
 
 _CHECK = "check"
-_DOCUMENTS_AT_ONCE: Final = 256
 
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -50,7 +47,7 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
         Vocabulary.of(subject.tokenizer).save(run.vocabulary)
     if not run.has_all_rows():
-        _make_rows(run, subject.tokenizer, progress, stop)
+        read_corpus(run, subject.tokenizer, progress, stop)
     missing = [name for name in names if not run.is_cached(name)]
     if not missing:
         return
@@ -108,79 +105,6 @@ def _device(name: str) -> str:
         reason = str(error).partition("\n")[0]
         raise RecipeError(f"resources.device is '{name}', which can't be used here: {reason}") from error
     return name
-
-
-# --- rows ----------------------------------------------------------------------------------------------
-
-
-def _make_rows(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> None:
-    """Rows are made from the first document on; shards that are there already are passed over."""
-    recipe, journal = run.recipe, run.rows()
-    assert recipe.corpus is not None and recipe.cache.context_length is not None
-    bos = _bos(tokenizer) if recipe.cache.prepend_bos else None
-    progress.begin("read corpus", recipe.cache.n_tokens, "tokens")
-    totals = {"n_rows": 0, "n_tokens": 0}
-    used: set[int] = set()  # a few documents are enough to know that there is more than one
-
-    def on_shard(first_row: int, rows: Rows) -> None:
-        stop.check()
-        n_tokens = int(rows["length"].sum()) - (bos is not None) * len(rows)
-        used.update(np.unique(rows["document"])[:2].tolist())
-        totals["n_rows"] += len(rows)
-        totals["n_tokens"] += n_tokens
-        unit = f"{first_row:09d}"
-        if unit not in journal.read(unit):
-            with Part(journal, unit) as part:
-                save_rows(part.open().with_suffix(".npy"), rows)
-                record = {"first_row": first_row, "n_rows": len(rows), "n_tokens": n_tokens}
-                part.append(unit, record | {"checksum": _checksum(rows)})
-        progress.advance(n_tokens)
-
-    make_rows(
-        _tokenised(documents(recipe.corpus), tokenizer, stop),
-        context_length=recipe.cache.context_length,
-        bos=bos,
-        rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
-        n_tokens=recipe.cache.n_tokens,
-        on_shard=on_shard,
-    )
-    require_documents(len(used), recipe.corpus)
-    if not totals["n_rows"]:
-        raise CorpusError(f"{recipe.corpus.path}: no document holds a single token.")
-    with Part(journal, ALL_ROWS) as part:
-        part.append(ALL_ROWS, dict(totals))
-    progress.end()
-
-
-def _bos(tokenizer: Any) -> int:
-    for name in ("bos_token_id", "eos_token_id"):
-        if (token := getattr(tokenizer, name, None)) is not None:
-            return int(token)
-    raise ModelError(
-        "the dictionary expects contexts to begin with BOS, but the model's tokenizer has neither a BOS nor "
-        "an EOS token. Say how it was trained: --set cache.prepend_bos=false."
-    )
-
-
-def _tokenised(source: Iterator[Any], tokenizer: Any, stop: Stop) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    """(document id as a number, token ids), in batches for the tokenizer's sake."""
-    batch: list[Any] = []
-
-    def flush() -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        stop.check()
-        # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
-        texts = [document.text for document in batch]
-        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        for document, token_ids in zip(batch, encoded["input_ids"], strict=True):
-            yield int(document.id, 16), np.asarray(token_ids, np.uint32)
-        batch.clear()
-
-    for document in source:
-        batch.append(document)
-        if len(batch) >= _DOCUMENTS_AT_ONCE:
-            yield from flush()
-    if batch:
-        yield from flush()
 
 
 # --- firings -------------------------------------------------------------------------------------------
@@ -263,13 +187,6 @@ def _save(journal: Journal, unit: str, kept: Kept, n_first: int) -> None:
             "n_tokens": kept.n_tokens,
             "n_masked": {"first": n_first, "sinks": len(kept.sinks)},
             "n_firings": len(kept.firings.values),
-            "checksum": _checksum(kept.firings.features, kept.firings.tokens, kept.firings.values),
+            "checksum": checksum(kept.firings.features, kept.firings.tokens, kept.firings.values),
         }
         part.append(unit, record)
-
-
-def _checksum(*arrays: NDArray[Any]) -> str:
-    hashed = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        hashed.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return hashed.hexdigest()
