@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from autointerp import draw
 from autointerp.llm.protocol import LLM
 from autointerp.prompting import Prompt, Template, load_template
-from autointerp.sampling import draw
 
 
 @dataclass(frozen=True, slots=True)

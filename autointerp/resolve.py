@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from autointerp import draw
 from autointerp.dictionaries.locate import find_dictionary
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
 from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
-from autointerp.sampling import draw
 from autointerp.subject.architecture import ModelFiles, find_model
 from autointerp.subject.corpus import CorpusSpec, corpus_identity
 from autointerp.subject.sites import check_site, parse_hook, width_at

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "demo", "progress"},
+    {"errors", "types", "identity", "draw", "demo", "progress"},
     {"journal", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -50,7 +50,7 @@ def place(path: Path) -> str:
 
 
 def room(name: str) -> str:
-    """`autointerp.sampling.draw` -> `sampling`."""
+    """`autointerp.sampling.store` -> `sampling`."""
     return name.split(".")[1] if "." in name else "__init__"
 
 

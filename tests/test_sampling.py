@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from autointerp import draw
 from autointerp.activations.rows import Rows, RowShard, RowStore, make_rows, row_dtype, rows_of, save_rows
 from autointerp.activations.shards import FiringShard, FiringStore, save_firings, sort_by_feature
-from autointerp.sampling import draw
 from autointerp.sampling import windows as cut
 from autointerp.sampling.sample import SPLITS, Sampled, Sampler, split_of
 from autointerp.sampling.settings import SamplingSettings

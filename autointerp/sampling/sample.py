@@ -8,9 +8,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autointerp import draw
 from autointerp.activations.rows import RowStore
 from autointerp.activations.shards import FiringStore
-from autointerp.sampling import draw
 from autointerp.sampling import windows as cut
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.sampling.windows import NO_PLACES, Ints, Places

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from autointerp import draw
 from autointerp.activations.rows import RowStore
-from autointerp.sampling import draw
 from autointerp.sampling.settings import SamplingSettings
 
 Ints = NDArray[np.int64]
