@@ -14,6 +14,7 @@ is an error that names it. Where two parts hold the same key, the lowest attempt
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -149,6 +150,13 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_sealed(path: Path, content: bytes | memoryview) -> Json:
+    """Writes atomically; what a record says of the file, so that `cache verify` can tell whether it is
+    still what was written: {"bytes": size, "checksum": blake2b}. Raises DiskFull."""
+    write_atomically(path, content)
+    return {"bytes": len(content), "checksum": hashlib.blake2b(content, digest_size=16).hexdigest()}
 
 
 # --- one folder ----------------------------------------------------------------------------------------

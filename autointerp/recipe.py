@@ -73,8 +73,13 @@ class CacheSection:
     """Nobody looks at position 0, where models park attention with activations unlike any other."""
     sink_ratio: float | None = 10.0
     """Nor at tokens whose activation has more than so many times the median norm. None: at all."""
+    max_rows: int = 40_000
+    """Of a feature that fires in more rows than this, whole rows are kept: half of them the strongest,
+    half drawn; how often it fires stays exact."""
+    encode_in: Literal["float32", "bfloat16"] = "float32"
+    """Of the dictionary's matrix product; selection is float32 always."""
     shard_tokens: int = 2**18
-    """Tokens a shard: what is held in memory at once, and what a crash can cost."""
+    """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,8 @@ class Resources:
     device_map: str | None = None
     """`auto` spreads a subject model over several cards."""
     batch_tokens: int | None = None
-    """Tokens a forward pass. None: 2,048 on a CPU (its caches are small), 65,536 on a GPU."""
+    """Tokens a forward pass. None: 2,048 on a CPU (its caches are small); on a GPU as many as make it fast,
+    tried once."""
     n_in_flight: int = 64
     """LLM work on so many features at once."""
     prompts: str | None = None
@@ -241,6 +247,7 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "sampling.minimum": (sampling.minimum, 1),
         "cache.n_tokens": (cache.n_tokens, 1),
         "cache.shard_tokens": (cache.shard_tokens, 1),
+        "cache.max_rows": (cache.max_rows, 2),
         "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
     }
     for place, (value, minimum) in least.items():
@@ -251,6 +258,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
             yield f"sampling.{place}: at least 0 (found {getattr(sampling, place)})"
     if sampling.overlap > sampling.width:
         yield f"sampling.overlap: at most the width, {sampling.width} (found {sampling.overlap})"
+    if cache.shard_tokens > 2**24:
+        yield f"cache.shard_tokens: at most {2**24:,} (found {cache.shard_tokens:,})"
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
         yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
     if not 0 <= sampling.context_before < sampling.width:

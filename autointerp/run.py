@@ -38,7 +38,7 @@ from autointerp.types import FeatureId, Json
 if TYPE_CHECKING:
     from autointerp.tables import Table
 
-CACHE_VERSION: Final = "1"
+CACHE_VERSION: Final = "2"
 SAMPLE_VERSION: Final = "1"
 """Digested: raise them when the same input would give other shards, or other windows."""
 
@@ -131,7 +131,9 @@ class Run:
                     "hook": self.identities.sites[dictionary],
                 }
             },
-            "cache": {"mask_first": cache.mask_first, "sink_ratio": cache.sink_ratio},
+            "cache": {
+                name: getattr(cache, name) for name in ("mask_first", "sink_ratio", "max_rows", "encode_in")
+            },
         }
         return self._journal(f"cache/{dictionary}", made_from)
 

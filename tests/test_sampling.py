@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.activations.rows import Rows, RowShard, RowStore, make_rows, row_dtype, rows_of, save_rows
-from autointerp.activations.shards import FiringShard, FiringStore, save_firings, sort_by_feature
+from autointerp.activations.cap import shard_arrays
+from autointerp.activations.shards import FiringShard, FiringStore, save_shard, sort_by_feature
 from autointerp.sampling import windows as cut
 from autointerp.sampling.sample import SPLITS, Sampled, Sampler, split_of
 from autointerp.sampling.settings import SamplingSettings
@@ -71,18 +72,19 @@ def make(seed: int, n_documents: int, rate: float, n_masked: int = 0, boilerplat
         places = np.setdiff1d(places, masked)
         tokens = places[rng.random(len(places)) < rate]
         values = rng.choice([0.5, 1.0, 2.0, 3.5], len(tokens)).astype(np.float32)  # with ties
-        save_firings(
-            folder / f"{first_row}.safetensors",
-            sort_by_feature(np.full(len(tokens), 7), tokens, values),
-            masked,
+        sorted_firings = sort_by_feature(
+            np.full(len(tokens), 7, np.int32), tokens.astype(np.int32), values, len(piece) * C, 8
+        )
+        save_shard(
+            folder / f"{first_row}.safetensors", shard_arrays(sorted_firings, masked, piece, len(rows))
         )
         fired.append(FiringShard(folder / f"{first_row}.safetensors", first_row))
         tokens_of.append(tokens + first_row * C)
         values_of.append(values)
     store = FiringStore(fired, C)
     made_up = Made(RowStore(shards, bos=True), store, np.concatenate(tokens_of), np.concatenate(values_of))
-    read = store.read(0, 100).of(7)
-    assert np.array_equal(read[0], made_up.tokens) and np.array_equal(read[1], made_up.values)
+    read = store.read(0, 100)
+    assert np.array_equal(read.tokens, made_up.tokens) and np.array_equal(read.values, made_up.values)
     return made_up
 
 

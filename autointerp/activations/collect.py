@@ -1,12 +1,16 @@
 """Forward pass, encoder, and what is kept: token rows in, firings out.
 
-Shape letters: B rows, T positions, N = tokens looked at, D = width of the site, M = firings.
+Nothing here waits for the device but what has to: batches are queued, codes come back by asynchronous
+copies into pinned memory, and `Collected.kept`, which sorts them, may run in another thread while the next
+shard is queued.
+
+Shape letters: B rows, T positions, N = tokens looked at, D = width of the site, M = codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -15,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.activations.rows import Rows
-from autointerp.activations.shards import NOTHING, Firings, sort_by_feature
-from autointerp.dictionaries.encode import Encoder
+from autointerp.activations.shards import Sorted, sort_by_feature
+from autointerp.dictionaries.encode import Codes, Encoder
 from autointerp.subject.model import Subject
 from autointerp.types import Site
 
@@ -56,13 +60,65 @@ class Masking:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of one shard for one dictionary. Tokens are row_in_shard * context_length + position."""
+    """What one dictionary does on one shard. Tokens are row_in_shard * context_length + position."""
 
-    firings: Firings
+    firings: Sorted
     sinks: NDArray[np.int64]
     """Tokens masked for their norm, ascending."""
     n_tokens: int
     """Tokens looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One batch's codes on their way to the host; the tensors may not be read before the copy is done."""
+
+    token_N: NDArray[np.int64]
+    """Numbers of the tokens that were looked at."""
+    codes: Codes
+    """As the encoder's `candidates` gives them, in int32; sinks have value 0."""
+    is_sink_N: Tensor
+    n_bad: Tensor
+    """How many tokens have activations that are not finite."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """One shard's codes of one dictionary, as they come from the device."""
+
+    encoder: Encoder
+    n_tokens: int
+    """Tokens the shard has room for: rows * context_length."""
+    copied: torch.cuda.Event | None = None
+    """Happens when every copy is done; None where nothing is asynchronous."""
+    batches: list[_Batch] = field(default_factory=list["_Batch"])
+
+    def kept(self) -> Kept:
+        """Waits for the copies, sorts, and lets go of what it held. Raises ModelError where activations are
+        not finite."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        n_looked_at = sum(len(batch.token_N) for batch in self.batches)
+        self.encoder.check_finite(sum(int(batch.n_bad) for batch in self.batches), n_looked_at)
+        sinks = [batch.token_N[batch.is_sink_N.numpy()] for batch in self.batches]
+        pieces = [_active(batch) for batch in self.batches]
+        self.batches = []
+        feature, token, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        del pieces
+        masked = np.sort(np.concatenate(sinks))
+        return Kept(
+            firings=sort_by_feature(feature, token, value, self.n_tokens, self.encoder.spec.width),
+            sinks=masked,
+            n_tokens=n_looked_at - len(masked),
+        )
+
+
+def _active(batch: _Batch) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """(feature, token, value) of the codes that are active."""
+    feature, value = batch.codes.feature_M.numpy(), batch.codes.value_M.numpy()
+    token = batch.token_N.astype(np.int32)[batch.codes.token_M.numpy()]
+    active = value > 0
+    return (feature, token, value) if active.all() else (feature[active], token[active], value[active])
 
 
 class Collector:
@@ -71,21 +127,23 @@ class Collector:
     def __init__(
         self, subject: Subject, attached: Mapping[str, Attached], masking: Masking, batch_tokens: int
     ) -> None:
+        """`batch_tokens`: of one forward pass; whoever meets an out-of-memory error may lower it."""
         self._subject = subject
         self._attached = attached
         self._masking = masking
-        self._batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens
 
+    @torch.inference_mode()
     def check(self, shards: Iterator[Rows]) -> dict[str, Check]:
         """Each dictionary on the first `CHECK_TOKENS` tokens looked at, all of one pass."""
         vectors: dict[Site, list[Tensor]] = {entry.site: [] for entry in self._attached.values()}
         n_tokens = 0
         for rows in shards:
-            for batch in _batches(rows, self._batch_tokens, by_length=False):
-                captured, look_BT, _ = self._forward(rows, batch)
-                for site, x_BTD in captured.items():
-                    vectors[site].append(x_BTD[look_BT].float())
-                n_tokens += int(look_BT.sum())
+            for batch in batches(rows, self.batch_tokens, by_length=False):
+                captured, token_N = self._forward(rows, batch)
+                for site, x_ND in captured.items():
+                    vectors[site].append(x_ND.float())
+                n_tokens += len(token_N)
                 if n_tokens >= CHECK_TOKENS:
                     break
             if n_tokens >= CHECK_TOKENS:
@@ -108,60 +166,75 @@ class Collector:
             median_norm=median,
         )
 
+    @torch.inference_mode()
     def shard(
         self,
         rows: Rows,
         median_norms: Mapping[str, float],
         on_batch: Callable[[int], None] = lambda n_tokens: None,
-    ) -> dict[str, Kept]:
+    ) -> dict[str, Collected]:
         """One shard through the model. `on_batch(n)` after each batch with the tokens it held; it may
-        raise to stop. Memory: the shard's firings."""
-        context_length = rows.dtype["tokens"].shape[0]
-        collected: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in self._attached}
-        sinks: dict[str, list[Tensor]] = {name: [] for name in self._attached}
-        n_looked_at = dict.fromkeys(self._attached, 0)
-        for batch in _batches(rows, self._batch_tokens, by_length=True):
-            captured, look_BT, token_BT = self._forward(rows, batch)
+        raise to stop. Memory: the shard's codes, 12 bytes each."""
+        n_tokens = len(rows) * rows.dtype["tokens"].shape[0]
+        collected = {name: Collected(entry.encoder, n_tokens) for name, entry in self._attached.items()}
+        for batch in batches(rows, self.batch_tokens, by_length=True):
+            captured, token_N = self._forward(rows, batch)
             for name, entry in self._attached.items():
-                x_ND = captured[entry.site][look_BT].float()
-                token_N = token_BT[look_BT]
-                if self._masking.sink_ratio is not None:
-                    is_sink_N = x_ND.norm(dim=1) > self._masking.sink_ratio * median_norms[name]
-                    sinks[name].append(token_N[is_sink_N].cpu())
-                    x_ND, token_N = x_ND[~is_sink_N], token_N[~is_sink_N]
-                codes = entry.encoder.encode(x_ND)
-                n_looked_at[name] += len(x_ND)
-                # int32 halves what is held until the shard is sorted.
-                collected[name].append(
-                    (
-                        codes.feature_M.int().cpu(),
-                        token_N[codes.token_M].int().cpu(),
-                        codes.value_M.float().cpu(),
-                    )
+                x_ND = captured[entry.site]
+                collected[name].batches.append(
+                    self._encoded(entry.encoder, x_ND, token_N, median_norms[name])
                 )
             on_batch(int(rows["length"][batch].sum()))
-        assert len(rows) * context_length < 2**31
-        return {
-            name: Kept(_sorted(pieces), _joined(sinks[name]), n_looked_at[name])
-            for name, pieces in collected.items()
-        }
+        if self._subject.device.type == "cuda":
+            for of_one in collected.values():
+                of_one.copied = torch.cuda.Event()
+                of_one.copied.record()
+        return collected
 
-    def _forward(self, rows: Rows, batch: NDArray[np.int64]) -> tuple[dict[Site, Tensor], Tensor, Tensor]:
-        """Captured activations by site [B, T, D]; which tokens to look at [B, T]; their numbers [B, T]."""
+    def _encoded(
+        self, encoder: Encoder, x_ND: Tensor, token_N: NDArray[np.int64], median_norm: float
+    ) -> _Batch:
+        is_sink_N = torch.zeros(len(x_ND), dtype=torch.bool, device=x_ND.device)
+        if self._masking.sink_ratio is not None:
+            is_sink_N = torch.linalg.vector_norm(x_ND.float(), dim=1) > self._masking.sink_ratio * median_norm
+        codes = encoder.candidates(x_ND)
+        value_M = codes.value_M.masked_fill(is_sink_N[codes.token_M], 0)
+        return _Batch(
+            token_N=token_N,
+            codes=Codes(
+                codes.token_M.int().to("cpu", non_blocking=True),
+                codes.feature_M.int().to("cpu", non_blocking=True),
+                value_M.to("cpu", non_blocking=True),
+            ),
+            is_sink_N=is_sink_N.to("cpu", non_blocking=True),
+            n_bad=(~torch.isfinite(x_ND).all(dim=1)).sum().to("cpu", non_blocking=True),
+        )
+
+    def _forward(self, rows: Rows, batch: NDArray[np.int64]) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
+        """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]."""
         context_length = rows.dtype["tokens"].shape[0]
-        lengths = torch.from_numpy(rows["length"][batch].astype(np.int64))
+        lengths = rows["length"][batch].astype(np.int64)
         longest = int(lengths.max())
-        ids_BT = torch.from_numpy(rows["tokens"][batch][:, :longest].astype(np.int64))
-        position_T = torch.arange(longest)
+        ids_BT = torch.from_numpy(rows["tokens"][batch, :longest].astype(np.int64))
+        position_T = np.arange(longest)
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
-        token_BT = torch.from_numpy(batch)[:, None] * context_length + position_T
+        token_N = (batch[:, None] * context_length + position_T)[look_BT]
+        look_N = torch.from_numpy(np.flatnonzero(look_BT))
         sites = list({entry.site: None for entry in self._attached.values()})
-        captured = self._subject.capture(ids_BT.to(self._subject.device), sites)
-        device = self._subject.device
-        return captured, look_BT.to(device), token_BT.to(device)
+        captured = self._subject.capture(self._sent(ids_BT, self._subject.device), sites)
+        return {
+            site: x_BTD.flatten(0, 1).index_select(0, self._sent(look_N, x_BTD.device))
+            for site, x_BTD in captured.items()
+        }, token_N
+
+    def _sent(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """On the device, without waiting for it."""
+        if device.type != "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _batches(rows: Rows, batch_tokens: int, *, by_length: bool) -> Iterator[NDArray[np.int64]]:
+def batches(rows: Rows, batch_tokens: int, *, by_length: bool) -> Iterator[NDArray[np.int64]]:
     """Row numbers, so many that the padded batch holds at most `batch_tokens` tokens (at least one row).
 
     By length, rows of like length share a batch and little is padded; the grouping depends on the shard
@@ -179,16 +252,3 @@ def _batches(rows: Rows, batch_tokens: int, *, by_length: bool) -> Iterator[NDAr
             end += 1
         yield order[begin:end].astype(np.int64)
         begin = end
-
-
-def _sorted(pieces: list[tuple[Tensor, Tensor, Tensor]]) -> Firings:
-    if not pieces:
-        return NOTHING
-    feature, token, value = (torch.cat(column).numpy() for column in zip(*pieces, strict=True))
-    return sort_by_feature(feature.astype(np.int64), token.astype(np.int64), value)
-
-
-def _joined(pieces: list[Tensor]) -> NDArray[np.int64]:
-    if not pieces:
-        return np.zeros(0, np.int64)
-    return np.sort(torch.cat(pieces).numpy().astype(np.int64))

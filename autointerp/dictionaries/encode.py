@@ -2,14 +2,15 @@
 
     x_ND -> T(x) -> pre_NF = T(x) @ W_enc + (b_enc - b_pre @ W_enc) -> selector -> (token, feature, value)
 
-Codes are sparse by construction: what is dense ([tokens, F]) exists for one chunk of tokens at a time and
-stays on the device. All arithmetic is float32, whatever the model's dtype.
+Codes are sparse by construction: what is dense exists for one tile of tokens and features at a time and
+stays on the device, so that a dictionary of a million features needs no more room than its weights.
 
-Shapes: N tokens, D = d_in, F = width, M codes, K = k of a topk dictionary; n, m a chunk of N, M.
+Shapes: N tokens, D = d_in, F = width, M codes, K = k of a topk dictionary; n, f, m a tile of N, F, M.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,15 +20,18 @@ from torch import Tensor
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import ModelError
 
-MAX_ELEMENTS: Final = 2**26
-"""Elements of the largest dense tensor: 2**26 float32 are 256 MiB. For 131,072 features: 512 tokens."""
+CPU_ELEMENTS: Final = 2**22
+GPU_ELEMENTS: Final = 2**28
+"""Elements of the largest dense tensor: 16 MiB of float32, near what a CPU's caches hold, and 1 GiB."""
+TOKENS_A_TILE: Final = 256
+"""Where a tile can't have the whole width it has so many tokens, so that reading the weights is paid."""
 LAYER_NORM_EPSILON: Final = 1e-5
 """Added to the standard deviation, as SAELens does (saes/sae.py), not to the variance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Codes:
-    """Which feature is active on which token, and how strongly: columns, sorted by token, then feature."""
+    """Which feature is active on which token, and how strongly: columns."""
 
     token_M: Tensor
     """int64, index into the tokens that were encoded."""
@@ -48,36 +52,62 @@ class Encoder:
     it out again (SAELens topk_sae.py with `rescale_acts_by_decoder_norm`).
     """
 
-    def __init__(self, spec: DictionarySpec, weights: Weights, max_elements: int = MAX_ELEMENTS) -> None:
-        """`max_elements` bounds the dense tensors, see MAX_ELEMENTS; it changes results only as far as a
-        matrix product of another batch size rounds differently."""
+    def __init__(
+        self,
+        spec: DictionarySpec,
+        weights: Weights,
+        *,
+        max_elements: int | None = None,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`max_elements` bounds the dense tensors; None: by device, see above. It changes results only as
+        far as a matrix product of another shape rounds differently. `product_dtype`: of the matrix
+        product; selection is float32 always."""
         self.spec = spec
         self._weights = weights
-        self._max_elements = max_elements
-        self._bias_F = _folded_bias(weights, max_elements)
+        on_cpu = weights.w_enc_DF.device.type == "cpu"
+        self._max_elements = max_elements or (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS)
+        self._bias_F = _folded_bias(weights, self._max_elements)
+        self._w_enc_DF = weights.w_enc_DF.to(product_dtype)
         self._gate_F = _norm(weights.w_dec_FD)[:, 0] if spec.decoder_norm_gate else None
 
     @torch.no_grad()
     def encode(self, x_ND: Tensor) -> Codes:
-        """The active features of each token. `x_ND`: any float dtype, on the dictionary's device.
+        """The active features of each token, sorted by token, then feature. `x_ND`: any float dtype, on
+        the dictionary's device.
 
         topk: where several pre-activations equal the k-th largest, which of them is taken is torch.topk's
-        choice and may differ between devices. Raises ModelError where an activation is NaN or infinite:
-        its token would pass for one on which nothing fires.
+        choice and may differ between devices. Raises ModelError where an activation is NaN or infinite.
         """
-        if not torch.isfinite(x_ND).all():
-            n_bad = int((~torch.isfinite(x_ND)).any(dim=1).sum())
+        self.check_finite(int((~torch.isfinite(x_ND)).any(dim=1).sum()), len(x_ND))
+        codes = self.candidates(x_ND)
+        active = (codes.value_M > 0).nonzero()[:, 0]
+        token_M, feature_M = codes.token_M[active], codes.feature_M[active]
+        order = (token_M * self.spec.width + feature_M).argsort()
+        return Codes(token_M[order], feature_M[order], codes.value_M[active][order])
+
+    @torch.no_grad()
+    def candidates(self, x_ND: Tensor) -> Codes:
+        """Codes in no order, among which some of a topk dictionary may be 0 or negative: these are not
+        active. Nothing here waits for the device unless the selector compares with thresholds."""
+        n_step, f_step = self._tile(len(x_ND))
+        tiles = [
+            self._encode_tokens(x_ND[start : start + n_step], start, f_step)
+            for start in range(0, len(x_ND), n_step)
+        ]
+        if not tiles:
+            return self._empty(x_ND.device)
+        return Codes(*(torch.cat(column) for column in zip(*tiles, strict=True)))
+
+    def check_finite(self, n_bad: int, n_tokens: int) -> None:
+        """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would
+        pass for one on which nothing fires."""
+        if n_bad:
             raise ModelError(
                 f"the model's activations at '{self.spec.site or self.spec.hook}' are NaN or infinite on "
-                f"{n_bad:,} of {x_ND.shape[0]:,} tokens. In float16 they overflow: run the model in bfloat16 "
+                f"{n_bad:,} of {n_tokens:,} tokens. In float16 they overflow: run the model in bfloat16 "
                 "or float32."
             )
-        step = max(1, self._max_elements // self.spec.width)
-        starts = range(0, x_ND.shape[0], step)
-        chunks = [self._encode_chunk(x_ND[start : start + step], start) for start in starts]
-        if not chunks:
-            return self._empty(x_ND.device)
-        return Codes(*(torch.cat(column) for column in zip(*chunks, strict=True)))
 
     @torch.no_grad()
     def decode(self, codes: Codes, x_ND: Tensor) -> Tensor:
@@ -100,18 +130,59 @@ class Encoder:
             x_hat_ND.index_add_(0, codes.token_M[these], rows_mD)
         return self._untransformed(x_hat_ND + weights.b_dec_D, x_ND.to(torch.float32))
 
-    def _encode_chunk(self, x_nD: Tensor, first_token: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _tile(self, n_tokens: int) -> tuple[int, int]:
+        """(tokens, features) of a tile."""
+        width = self.spec.width
+        n_step = max(self._max_elements // width, min(TOKENS_A_TILE, n_tokens, self._max_elements), 1)
+        return n_step, max(1, min(width, self._max_elements // n_step))
+
+    def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
         x_nD = self._transformed(x_nD.to(torch.float32))
-        pre_nF = torch.addmm(self._bias_F, x_nD, self._weights.w_enc_DF)
-        if self._gate_F is not None:
-            pre_nF.mul_(self._gate_F)
         if self.spec.selector == "topk":
-            token_m, feature_m, value_m = _top_k(pre_nF, self.spec.k or 0)
-        else:
-            threshold_F = self._weights.threshold_F if self.spec.selector == "jumprelu" else None
-            token_m, feature_m, value_m = _above(pre_nF, threshold_F)
+            value_nK, feature_nK = self._top_k(x_nD, f_step)
+            token_n = torch.arange(first_token, first_token + len(x_nD), device=x_nD.device)
+            return token_n.repeat_interleave(value_nK.shape[1]), feature_nK.ravel(), value_nK.ravel()
+        tiles = [self._above(pre_nf, start) for start, pre_nf in self._pre(x_nD, f_step)]
+        token_m, feature_m, value_m = (torch.cat(column) for column in zip(*tiles, strict=True))
         return token_m + first_token, feature_m, value_m
+
+    def _pre(self, x_nD: Tensor, f_step: int) -> Iterator[tuple[int, Tensor]]:
+        """Pre-activations [n, f] of one tile of features after the other, and the tile's first feature."""
+        x_nD = x_nD.to(self._w_enc_DF.dtype)
+        for start in range(0, self.spec.width, f_step):
+            these = slice(start, start + f_step)
+            if self._w_enc_DF.dtype == torch.float32:
+                pre_nf = torch.addmm(self._bias_F[these], x_nD, self._w_enc_DF[:, these])
+            else:
+                pre_nf = (x_nD @ self._w_enc_DF[:, these]).float() + self._bias_F[these]
+            if self._gate_F is not None:
+                pre_nf.mul_(self._gate_F[these])
+            yield start, pre_nf
+
+    def _top_k(self, x_nD: Tensor, f_step: int) -> tuple[Tensor, Tensor]:
+        """Values and features [n, K] of each token's k largest, over all tiles."""
+        k = self.spec.k or 0
+        best: tuple[Tensor, Tensor] | None = None
+        for start, pre_nf in self._pre(x_nD, f_step):
+            value_nk, place_nk = largest(pre_nf, min(k, pre_nf.shape[1]))
+            found = (value_nk, place_nk + start)
+            if best is not None:
+                value_n2, feature_n2 = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
+                value_nk, place_nk = largest(value_n2, min(k, value_n2.shape[1]))
+                found = (value_nk, feature_n2.gather(1, place_nk))
+            best = found
+        assert best is not None
+        return best
+
+    def _above(self, pre_nf: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The positive ones, with a threshold only those strictly above it."""
+        active_nf = pre_nf > 0
+        if self.spec.selector == "jumprelu":
+            assert self._weights.threshold_F is not None
+            active_nf &= pre_nf > self._weights.threshold_F[start : start + pre_nf.shape[1]]
+        token_m, feature_m = torch.nonzero(active_nf, as_tuple=True)
+        return token_m, feature_m + start, pre_nf[token_m, feature_m]
 
     def _transformed(self, x_nD: Tensor) -> Tensor:
         if self.spec.transform == "layer_norm":
@@ -134,22 +205,29 @@ class Encoder:
         return Codes(none, none, torch.zeros(0, device=device))
 
 
-def _top_k(pre_nF: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest of each token, the positive ones of them."""
-    value_nK, feature_nK = torch.topk(pre_nF, k, dim=1, sorted=False)
-    feature_nK, order_nK = feature_nK.sort(dim=1)
-    value_nK = value_nK.gather(1, order_nK)
-    token_m, place_m = torch.nonzero(value_nK > 0, as_tuple=True)
-    return token_m, feature_nK[token_m, place_m], value_nK[token_m, place_m]
+def largest(x_nf: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and places [n, k] of each row's k largest, in no order: torch.topk's, sooner.
 
-
-def _above(pre_nF: Tensor, threshold_F: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The positive ones, with a threshold only those strictly above it."""
-    active_nF = pre_nF > 0
-    if threshold_F is not None:
-        active_nF &= pre_nF > threshold_F
-    token_m, feature_m = torch.nonzero(active_nF, as_tuple=True)
-    return token_m, feature_m, pre_nF[token_m, feature_m]
+    Columns are dealt into groups. The k groups with the largest maxima hold the k largest values, ties
+    aside: were one of these in another group, each of the k groups would hold one at least as large.
+    So torch.topk sees few of them.
+    """
+    width = x_nf.shape[1]
+    group_size = next((size for size in (16, 4) if width >= 4 * k * size), 1)
+    if group_size == 1:
+        value_nk, place_nk = torch.topk(x_nf, k, dim=1, sorted=False)
+        return value_nk, place_nk
+    n_groups = width // group_size
+    dealt = group_size * n_groups
+    x_nsg = x_nf[:, :dealt].unflatten(1, (group_size, n_groups))
+    _, group_nk = largest(x_nsg.amax(1), k)
+    in_groups = x_nsg.gather(2, group_nk[:, None, :].expand(-1, group_size, -1)).flatten(1)
+    if dealt < width:
+        in_groups = torch.cat([in_groups, x_nf[:, dealt:]], dim=1)
+    value_nk, at_nk = torch.topk(in_groups, k, dim=1, sorted=False)
+    place_nk = at_nk // k * n_groups + group_nk.gather(1, at_nk % k)
+    # What was not dealt stands behind all groups.
+    return value_nk, torch.where(at_nk < group_size * k, place_nk, at_nk - group_size * k + dealt)
 
 
 def _folded_bias(weights: Weights, max_elements: int) -> Tensor:

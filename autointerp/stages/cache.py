@@ -1,33 +1,36 @@
 """Cache: documents -> token rows, once; rows -> what fires where, a shard at a time.
 
-Runs in a child process (`device.py`), so that the GPU is free again when it ends.
+Runs in a child process (`device.py`), so that the GPU is free again when it ends. While one shard goes
+through the model, a thread sorts the one before and writes it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import numpy as np
-import orjson
 import torch
 
-from autointerp.activations.collect import Attached, Check, Collector, Kept, Masking
-from autointerp.activations.rows import RowShard, row_shards
-from autointerp.activations.shards import save_firings
+from autointerp.activations.cap import shard_arrays, share
+from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.rows import Rows, RowShard, row_shards
+from autointerp.activations.shards import save_shard
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
 from autointerp.errors import CheckpointError, RecipeError
-from autointerp.identity import checksum
-from autointerp.journal import Journal, Part, write_atomically
+from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
-from autointerp.resolve import Resolved
+from autointerp.resolve import DictionaryFound, Resolved
 from autointerp.run import Run
+from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Json
 
 _CHECK = "check"
 
@@ -35,13 +38,14 @@ _CHECK = "check"
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
     names = list(run.recipe.dictionaries)
-    frozen = _frozen(run, names)
+    frozen = read_frozen(run)
     progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
         resolved.model,
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
         device=_device(run.recipe.resources.device),
         device_map=run.recipe.resources.device_map,
+        n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
     )
     if not run.vocabulary.is_file():
         run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
@@ -51,48 +55,33 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     missing = [name for name in names if not run.is_cached(name)]
     if not missing:
         return
-    frozen = frozen or _Frozen(
-        batch_tokens=run.recipe.resources.batch_tokens or (2_048 if subject.device.type == "cpu" else 65_536),
-        dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
-        device=subject.device.type,
-        torch=torch.__version__,
+    attached = {name: _attached(run, resolved.dictionaries[name], subject) for name in missing}
+    collector = Collector(
+        subject,
+        attached,
+        Masking(run.first_position, run.recipe.cache.sink_ratio),
+        frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH,
     )
-    device = str(subject.device)
-    attached = {
-        name: Attached(found.site, Encoder(found.spec, reader_of(found.spec).load(found.spec, device)))
-        for name, found in resolved.dictionaries.items()
-        if name in missing
-    }
-    masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
-    collector = Collector(subject, attached, masking, frozen.batch_tokens)
     shards = list(row_shards(run.rows()))
     checks = _checks(run, collector, missing, shards, progress)
-    for name in missing:
-        write_atomically(_manifest(run, name), orjson.dumps(frozen))
-    _collect(run, collector, checks, shards, progress, stop)
+    if frozen is None:
+        frozen = Frozen(
+            batch_tokens=_batch_tokens(run, collector, subject, shards, checks),
+            dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
+            device=subject.device.type,
+            torch=torch.__version__,
+        )
+    frozen.save(run, missing)
+    collector.batch_tokens = frozen.batch_tokens
+    _collect(run, collector, checks, shards, frozen, progress, stop)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Frozen:
-    """What changes the last bits of activations, fixed with a run's first shard: a run that goes on on
-    another machine must not mix two precisions under one digest."""
-
-    batch_tokens: int
-    dtype: Dtype
-    device: str
-    torch: str
-
-
-def _manifest(run: Run, name: str) -> Path:
-    return run.cache(name).folder / "manifest.json"
-
-
-def _frozen(run: Run, names: list[str]) -> _Frozen | None:
-    """Of the first dictionary that has any; a dictionary added later is cached alike."""
-    for name in names:
-        if (path := _manifest(run, name)).is_file():
-            return _Frozen(**orjson.loads(path.read_bytes()))
-    return None
+def _attached(run: Run, found: DictionaryFound, subject: Subject) -> Attached:
+    weights = reader_of(found.spec).load(found.spec, str(subject.device))
+    return Attached(
+        found.site,
+        Encoder(found.spec, weights, product_dtype=getattr(torch, run.recipe.cache.encode_in)),
+    )
 
 
 def _device(name: str) -> str:
@@ -107,7 +96,25 @@ def _device(name: str) -> str:
     return name
 
 
-# --- firings -------------------------------------------------------------------------------------------
+def _batch_tokens(
+    run: Run, collector: Collector, subject: Subject, shards: list[RowShard], checks: Mapping[str, Check]
+) -> int:
+    """Asked for, or tried on a GPU."""
+    if run.recipe.resources.batch_tokens or subject.device.type != "cuda":
+        return run.recipe.resources.batch_tokens or CPU_BATCH
+    rows = np.asarray(shards[0].read())
+    context_length = rows.dtype["tokens"].shape[0]
+
+    def step(n_tokens: int) -> None:
+        collector.batch_tokens = n_tokens
+        collector.shard(rows[: max(1, n_tokens // context_length)], _norms(checks))
+        torch.cuda.synchronize(subject.device)
+
+    return tuned_batch(step, largest=rows.size * context_length)
+
+
+def _norms(checks: Mapping[str, Check]) -> dict[str, float]:
+    return {name: check.median_norm for name, check in checks.items()}
 
 
 def _checks(
@@ -138,11 +145,15 @@ def _checks(
     return checks
 
 
+# --- firings -------------------------------------------------------------------------------------------
+
+
 def _collect(
     run: Run,
     collector: Collector,
     checks: dict[str, Check],
     shards: list[RowShard],
+    frozen: Frozen,
     progress: Progress,
     stop: Stop,
 ) -> None:
@@ -154,23 +165,72 @@ def _collect(
     ]
     total = sum(int(shard.read()["length"].sum()) for shard in shards)
     left = sum(int(shard.read()["length"].sum()) for shard in todo)
+    max_rows = share(run.recipe.cache.max_rows, len(shards))
     progress.begin("cache", total, "tokens", done=total - left)
 
     def on_batch(n_tokens: int) -> None:
         stop.check()
         progress.advance(n_tokens)
 
-    for shard in todo:
-        rows = np.asarray(shard.read())
-        norms = {name: check.median_norm for name, check in checks.items()}
-        kept = collector.shard(rows, norms, on_batch)
-        n_first = run.first_position * len(rows)
-        for name, journal in journals.items():
-            if shard.unit not in journal.read(shard.unit):
-                _save(journal, shard.unit, kept[name], n_first)
+    with _one_behind() as behind:
+        for shard in todo:
+            rows = np.asarray(shard.read())
+            collected: dict[str, Collected] | None = None
+            while collected is None:
+                try:
+                    collected = collector.shard(rows, _norms(checks), on_batch)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+                    frozen = frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
+                    frozen.save(run, list(checks))
+                    collector.batch_tokens = frozen.batch_tokens
+                    progress.note(f"out of memory: going on with batches of {frozen.batch_tokens:,} tokens")
+            missing = {
+                name: of_one
+                for name, of_one in collected.items()
+                if shard.unit not in journals[name].read(shard.unit)
+            }
+            del collected
+            behind(partial(_save, run, shard.unit, rows, missing, max_rows))
     progress.end()
     for name, journal in journals.items():
         progress.note(f"{name}: {_masked(journal, shards)}")
+
+
+@contextmanager
+def _one_behind() -> Generator[Callable[[Callable[[], None]], None]]:
+    """Gives a function that runs work in a thread, one piece at a time: it waits for the piece before, so
+    that two shards at most are in memory, and raises what that one raised."""
+    pending: list[Future[None]] = []
+
+    def submit(work: Callable[[], None]) -> None:
+        while pending:
+            pending.pop().result()
+        pending.append(thread.submit(work))
+
+    with ThreadPoolExecutor(1, "autointerp-write") as thread:
+        yield submit
+        while pending:
+            pending.pop().result()
+
+
+def _save(run: Run, unit: str, rows: Rows, collected: dict[str, Collected], max_rows: int) -> None:
+    for name, of_one in collected.items():
+        kept = of_one.kept()
+        arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
+        with Part(run.cache(name), unit) as part:
+            seal = save_shard(part.open().with_suffix(".safetensors"), arrays)
+            part.append(
+                unit,
+                {
+                    "n_tokens": kept.n_tokens,
+                    "n_masked": {"first": run.first_position * len(rows), "sinks": len(kept.sinks)},
+                    "n_firings": len(kept.firings.values),
+                    "n_kept": len(arrays["values"]),
+                    "n_capped": len(arrays["capped"]),
+                    **seal,
+                },
+            )
 
 
 def _masked(journal: Journal, shards: list[RowShard]) -> str:
@@ -178,15 +238,3 @@ def _masked(journal: Journal, shards: list[RowShard]) -> str:
     counts = [journal.read(shard.unit)[shard.unit]["n_masked"] for shard in shards]
     first, sinks = (sum(count[kind] for count in counts) for kind in ("first", "sinks"))
     return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"
-
-
-def _save(journal: Journal, unit: str, kept: Kept, n_first: int) -> None:
-    with Part(journal, unit) as part:
-        save_firings(part.open().with_suffix(".safetensors"), kept.firings, kept.sinks)
-        record: Json = {
-            "n_tokens": kept.n_tokens,
-            "n_masked": {"first": n_first, "sinks": len(kept.sinks)},
-            "n_firings": len(kept.firings.values),
-            "checksum": checksum(kept.firings.features, kept.firings.tokens, kept.firings.values),
-        }
-        part.append(unit, record)

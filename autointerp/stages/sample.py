@@ -8,8 +8,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autointerp.activations.rows import RowStore
-from autointerp.activations.shards import FiringStore, firing_shards
+from autointerp.activations.shards import Firings, FiringStore, firing_shards
 from autointerp.journal import Journal, Part, unit_of_feature
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
@@ -73,12 +76,18 @@ def _sample_block(
     sampler: Sampler,
 ) -> None:
     fired = firings.read(features[0].index, features[-1].index + 1)
-    sampled = [sampler.sample(feature, *fired.of(feature.index)) for feature in features]
+    sampled = [sampler.sample(feature, *_of(fired, feature.index)) for feature in features]
     with Part(journal, unit) as part:
         # The windows are on disk before any record says so.
         save_windows(part.open().with_suffix(".parquet"), sampled, rows)
         for one in sampled:
             part.append(one.sample.feature, _record(one.sample))
+
+
+def _of(fired: Firings, feature: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    at = fired.at(feature)
+    piece = slice(0, 0) if at is None else slice(int(fired.offsets[at]), int(fired.offsets[at + 1]))
+    return fired.tokens[piece], fired.values[piece]
 
 
 def _record(sample: Sample) -> dict[str, object]:

@@ -33,20 +33,34 @@ class _AllCaptured(Exception):
 class Subject:
     """A subject model on its device, in evaluation mode, without gradients."""
 
-    def __init__(self, model: nn.Module, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        files: ModelFiles,
+        device: torch.device,
+        dtype: torch.dtype,
+        n_layers: int | None = None,
+    ) -> None:
         self._model = model
         self._files = files
         self.device = device
         """Where token ids go in. Layers may lie elsewhere if a device map was given."""
         self.dtype = dtype
-        self._layers = _layer_list(model, files.architecture.n_layers)
+        self._layers = _layer_list(model, n_layers or files.architecture.n_layers)
 
     @classmethod
     def load(
-        cls, files: ModelFiles, *, dtype: Dtype = "auto", device: str = "cpu", device_map: str | None = None
+        cls,
+        files: ModelFiles,
+        *,
+        dtype: Dtype = "auto",
+        device: str = "cpu",
+        device_map: str | None = None,
+        n_layers: int | None = None,
     ) -> Subject:
         """Loads safetensors weights, fetching them first for a hub model.
 
+        `n_layers`: load only so many, where nothing behind them is looked at; None: all.
         `device_map`: accelerate's, to spread a model over several cards ("auto", "balanced"); of `device`
         then only its kind matters, for the dtype. Raises ModelError where transformers doesn't know the
         model, weights are missing or of other shapes than config.json says, or the device has no room.
@@ -54,7 +68,7 @@ class Subject:
         folder = files.with_weights()
         chosen = _dtype(dtype, device)
         try:
-            model, info = _from_pretrained(str(folder), files.architecture, chosen, device_map)
+            model, info = _from_pretrained(str(folder), files.architecture, chosen, device_map, n_layers)
             if device_map is None:
                 model.to(device)
         except torch.OutOfMemoryError as error:
@@ -72,7 +86,7 @@ class Subject:
             )
         model.eval().requires_grad_(False)
         first = next(model.parameters()).device
-        return cls(model, files, first, chosen)
+        return cls(model, files, first, chosen, n_layers)
 
     @property
     def architecture(self) -> Architecture:
@@ -164,7 +178,11 @@ def _dtype(name: Dtype, device: str) -> torch.dtype:
 
 
 def _from_pretrained(
-    folder: str, architecture: Architecture, dtype: torch.dtype, device_map: str | None
+    folder: str,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    device_map: str | None,
+    n_layers: int | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model and what transformers says of the loading (`missing_keys`, ...)."""
     from transformers import AutoModelForCausalLM  # slow to import
@@ -172,6 +190,7 @@ def _from_pretrained(
     load = cast(Any, AutoModelForCausalLM).from_pretrained  # typed for no model in particular
     return load(
         folder,
+        config=_config(folder, architecture.n_layers, n_layers),
         dtype=dtype,
         attn_implementation=architecture.attention,
         device_map=device_map,
@@ -179,6 +198,21 @@ def _from_pretrained(
         use_safetensors=True,
         output_loading_info=True,
     )
+
+
+def _config(folder: str, n_all: int, n_wanted: int | None) -> Any:
+    """transformers' configuration of the model, or of one that ends after `n_wanted` layers."""
+    from transformers import AutoConfig
+
+    config = cast(Any, AutoConfig).from_pretrained(folder, trust_remote_code=False)
+    if n_wanted is None or n_wanted >= n_all:
+        return config
+    text = config.get_text_config()
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(cast(list[Any], value)) == n_all:
+            setattr(text, name, value[:n_wanted])  # layer_types and its like: an entry a layer
+    text.num_hidden_layers = n_wanted
+    return config
 
 
 def _layer_list(model: nn.Module, n_layers: int) -> nn.ModuleList:
