@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.rows import Rows, RowShard, RowStore, make_rows, row_dtype, rows_of, save_rows
 from autointerp.activations.cap import shard_arrays
+from autointerp.activations.rows import Rows, RowShard, RowStore, make_rows, row_dtype, rows_of, save_rows
 from autointerp.activations.shards import FiringShard, FiringStore, save_shard, sort_by_feature
 from autointerp.sampling import windows as cut
 from autointerp.sampling.sample import SPLITS, Sampled, Sampler, split_of

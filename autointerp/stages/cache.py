@@ -22,10 +22,11 @@ from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.shards import save_shard
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
+from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
-from autointerp.resolve import DictionaryFound, Resolved
+from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
@@ -35,9 +36,30 @@ from autointerp.subject.vocabulary import Vocabulary
 _CHECK = "check"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A run's model and dictionaries, loaded, checked and ready to collect."""
+
+    subject: Subject
+    attached: dict[str, Attached]
+    """Dictionaries of which shards are missing."""
+    weights: dict[str, Weights]
+    collector: Collector
+    checks: dict[str, Check]
+    frozen: Frozen
+
+
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
-    names = list(run.recipe.dictionaries)
+    opened = open_cache(run, resolved, progress, stop)
+    if opened is not None:
+        collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
+        for name in opened.attached:
+            progress.note(f"{name}: {_masked(run.cache(name))}")
+
+
+def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> Opened | None:
+    """Loads what is needed and makes the rows; None where no shard is missing."""
     frozen = read_frozen(run)
     progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
@@ -52,10 +74,17 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         Vocabulary.of(subject.tokenizer).save(run.vocabulary)
     if not run.has_all_rows():
         read_corpus(run, subject.tokenizer, progress, stop)
-    missing = [name for name in names if not run.is_cached(name)]
-    if not missing:
-        return
-    attached = {name: _attached(run, resolved.dictionaries[name], subject) for name in missing}
+    found = {name: entry for name, entry in resolved.dictionaries.items() if not run.is_cached(name)}
+    if not found:
+        return None
+    weights = {
+        name: reader_of(entry.spec).load(entry.spec, str(subject.device)) for name, entry in found.items()
+    }
+    product_dtype = getattr(torch, run.recipe.cache.encode_in)
+    attached = {
+        name: Attached(entry.site, Encoder(entry.spec, weights[name], product_dtype=product_dtype))
+        for name, entry in found.items()
+    }
     collector = Collector(
         subject,
         attached,
@@ -63,7 +92,7 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH,
     )
     shards = list(row_shards(run.rows()))
-    checks = _checks(run, collector, missing, shards, progress)
+    checks = _checks(run, collector, list(found), shards, progress)
     if frozen is None:
         frozen = Frozen(
             batch_tokens=_batch_tokens(run, collector, subject, shards, checks),
@@ -71,17 +100,9 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
             device=subject.device.type,
             torch=torch.__version__,
         )
-    frozen.save(run, missing)
+    frozen.save(run, list(found))
     collector.batch_tokens = frozen.batch_tokens
-    _collect(run, collector, checks, shards, frozen, progress, stop)
-
-
-def _attached(run: Run, found: DictionaryFound, subject: Subject) -> Attached:
-    weights = reader_of(found.spec).load(found.spec, str(subject.device))
-    return Attached(
-        found.site,
-        Encoder(found.spec, weights, product_dtype=getattr(torch, run.recipe.cache.encode_in)),
-    )
+    return Opened(subject, attached, weights, collector, checks, frozen)
 
 
 def _device(name: str) -> str:
@@ -148,15 +169,9 @@ def _checks(
 # --- firings -------------------------------------------------------------------------------------------
 
 
-def _collect(
-    run: Run,
-    collector: Collector,
-    checks: dict[str, Check],
-    shards: list[RowShard],
-    frozen: Frozen,
-    progress: Progress,
-    stop: Stop,
-) -> None:
+def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
+    """Those of `shards` that are missing. Raises DiskFull, Interrupted."""
+    collector, checks, frozen = opened.collector, opened.checks, opened.frozen
     journals = {name: run.cache(name) for name in checks}
     todo = [
         shard
@@ -165,7 +180,7 @@ def _collect(
     ]
     total = sum(int(shard.read()["length"].sum()) for shard in shards)
     left = sum(int(shard.read()["length"].sum()) for shard in todo)
-    max_rows = share(run.recipe.cache.max_rows, len(shards))
+    max_rows = share(run.recipe.cache.max_rows, len(run.rows().units()) - 1)  # one unit says: all rows
     progress.begin("cache", total, "tokens", done=total - left)
 
     def on_batch(n_tokens: int) -> None:
@@ -193,8 +208,6 @@ def _collect(
             del collected
             behind(partial(_save, run, shard.unit, rows, missing, max_rows))
     progress.end()
-    for name, journal in journals.items():
-        progress.note(f"{name}: {_masked(journal, shards)}")
 
 
 @contextmanager
@@ -233,8 +246,8 @@ def _save(run: Run, unit: str, rows: Rows, collected: dict[str, Collected], max_
             )
 
 
-def _masked(journal: Journal, shards: list[RowShard]) -> str:
+def _masked(journal: Journal) -> str:
     """How many tokens nobody looked at, and why."""
-    counts = [journal.read(shard.unit)[shard.unit]["n_masked"] for shard in shards]
+    counts = [record["n_masked"] for record in journal.records() if "n_masked" in record]
     first, sinks = (sum(count[kind] for count in counts) for kind in ("first", "sinks"))
     return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"

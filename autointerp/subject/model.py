@@ -136,6 +136,11 @@ class Subject:
                 )
         return {site: captured[site] for site in wanted}
 
+    @torch.inference_mode()
+    def logits(self, token_ids_BT: Tensor) -> Tensor:
+        """[B, T, vocabulary], of the whole model."""
+        return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False).logits
+
     def _hook(self, site: Site, keep: Callable[[Site, Tensor], None]) -> torch.utils.hooks.RemovableHandle:
         check_site(site, self.architecture)
         place = locate(site, self.architecture.model_type)
