@@ -46,6 +46,8 @@ class Identities:
     """Number of features of each dictionary."""
     sites: dict[str, str]
     """Where each dictionary reads the model."""
+    sliceable: dict[str, bool]
+    """Whether each of a dictionary's features is a function of its own column alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def resolve(recipe: Recipe) -> Resolved:
         dictionaries={name: dictionary.spec.identity for name, dictionary in found.items()},
         widths={name: dictionary.spec.width for name, dictionary in found.items()},
         sites={name: str(dictionary.site) for name, dictionary in found.items()},
+        sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
     )
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist

@@ -24,10 +24,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import orjson
 import pydantic
+from numpy.typing import NDArray
 
 from autointerp import __version__, tables
+from autointerp.activations.passes import is_covered
 from autointerp.errors import RunBusy, RunError, RunNotFound
 from autointerp.journal import Journal, write_atomically
 from autointerp.prompting import load_template
@@ -216,11 +219,18 @@ class Run:
     def has_all_rows(self) -> bool:
         return ALL_ROWS in self.rows().read(ALL_ROWS)
 
+    def row_units(self) -> list[str]:
+        """Units of the shards of rows, in their order."""
+        return [unit for unit in self.rows().units() if unit != ALL_ROWS]
+
+    def needed(self, dictionary: str) -> NDArray[np.int64]:
+        """Features whose firings the later stages read, ascending."""
+        return np.array([feature.index for feature in self.asked(dictionary)], np.int64)
+
     def is_cached(self, dictionary: str) -> bool:
-        """Whether every shard of rows has its record of this dictionary."""
-        journal = self.cache(dictionary)
-        units = filter(str.isdigit, self.rows().units())
-        return self.has_all_rows() and all(unit in journal.read(unit) for unit in units)
+        """Whether every shard of rows has its record of every feature that is needed."""
+        journal, needed = self.cache(dictionary), self.needed(dictionary)
+        return self.has_all_rows() and is_covered(journal, self.row_units(), needed)
 
     def is_cached_whole(self) -> bool:
         """Whether the later stages have all they need of the cache."""

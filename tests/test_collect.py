@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from autointerp import pipeline
 from autointerp.activations.collect import Attached, Collector, Masking
 from autointerp.activations.rows import row_dtype
+from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder, largest
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import DiskFull, ModelError
@@ -158,6 +161,18 @@ def test_a_shard_is_what_a_loop_over_tokens_finds(
     assert all(b == 1 or b * t <= batch_tokens for b, t in subject.shapes)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["relu", "jumprelu"]), st.sets(st.integers(0, 89), min_size=1), st.integers(1, 20))
+def test_some_columns_are_those_of_all(selector: str, features: set[int], n: int) -> None:
+    encoder = Encoder(spec_of(selector, None, 90, 7), weights_of(90, 7))
+    x = torch.randn(n, 7, generator=torch.Generator().manual_seed(1))
+    whole, some = encoder.encode(x), encoder.sliced(sorted(features)).encode(x)
+    wanted = torch.isin(whole.feature_M, torch.tensor(sorted(features)))
+    assert torch.equal(some.token_M, whole.token_M[wanted])
+    assert torch.equal(some.feature_M, whole.feature_M[wanted])
+    assert torch.equal(some.value_M, whole.value_M[wanted])
+
+
 def test_activations_that_are_not_finite_stop_the_shard() -> None:
     rows = np.zeros(4, row_dtype(6))
     rows["length"] = 6
@@ -262,6 +277,39 @@ def test_the_batch_stays_where_a_larger_one_has_no_room() -> None:
             raise torch.OutOfMemoryError("made up")
 
     assert tuned_batch(step, largest=2**18) in (4_096, 8_192)
+
+
+def test_elementwise_dictionaries_compute_only_what_is_asked_for(made: Tiny, tmp_path: Path) -> None:
+    """Five of 208 features, then five more: two passes; each feature's firings are those of a cache of all,
+    to the bit."""
+    sae = tmp_path / "relu"
+    shutil.copytree(made.sae, sae)
+    config = json.loads((sae / "cfg.json").read_text())
+    del config["k"]
+    (sae / "cfg.json").write_text(json.dumps(config | {"architecture": "standard"}))
+
+    def cached(out: str, n: int) -> FiringStore:
+        dictionaries = {"auto": {"path": str(sae)}}
+        run = cached_here(made.recipe(dictionaries=dictionaries, features={"first": n}), tmp_path / out)
+        return FiringStore(list(firing_shards(run.cache("layers.1"))), 64)
+
+    whole = cached("whole", 208).read(0, 10)
+    five = cached("some", 5).read(0, 208)
+    assert five.features.tolist() == whole.features[:5].tolist() == [0, 1, 2, 3, 4]
+    assert np.array_equal(five.values, whole.values[: len(five.values)])
+    store = cached("some", 10)
+    ten = store.read(0, 208)
+    assert ten.features.tolist() == list(range(10))
+    assert np.array_equal(ten.tokens, whole.tokens) and np.array_equal(ten.values, whole.values)
+    folder = tmp_path / "some" / "cache" / "layers.1"
+    assert [np.load(path).tolist() for path in sorted(folder.glob("columns.*"))] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+    ]
+    assert len(store.masked) == len(set(store.masked.tolist()))
+    n_files = len(list(folder.glob("*.safetensors")))
+    cached("some", 7)  # all there
+    assert len(list(folder.glob("*.safetensors"))) == n_files
 
 
 # --- what is not loaded --------------------------------------------------------------------------------

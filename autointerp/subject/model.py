@@ -5,6 +5,7 @@ Shapes: B rows, T tokens a row, D the width at a site (d_model, for `neurons` d_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -193,16 +194,24 @@ def _from_pretrained(
     from transformers import AutoModelForCausalLM  # slow to import
 
     load = cast(Any, AutoModelForCausalLM).from_pretrained  # typed for no model in particular
-    return load(
-        folder,
-        config=_config(folder, architecture.n_layers, n_layers),
-        dtype=dtype,
-        attn_implementation=architecture.attention,
-        device_map=device_map,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    log = logging.getLogger("transformers.modeling_utils")
+    before = log.level
+    log.setLevel(
+        logging.ERROR
+    )  # its report of layers that are left out on purpose; what is missing is checked
+    try:
+        return load(
+            folder,
+            config=_config(folder, architecture.n_layers, n_layers),
+            dtype=dtype,
+            attn_implementation=architecture.attention,
+            device_map=device_map,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    finally:
+        log.setLevel(before)
 
 
 def _config(folder: str, n_all: int, n_wanted: int | None) -> Any:
