@@ -218,8 +218,23 @@ def test_no_row_holds_two_documents_and_each_begins_with_bos(
         assert ids == expected[: len(ids)] and len(expected) - len(ids) < 16
 
 
-def test_one_long_document_is_refused(made: Tiny, tokenizer: Any, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("cat dog " * 3000 + "<|endoftext|>bird")
-    run = a_run(made, tmp_path / "a.txt", tmp_path / "run")
-    with pytest.raises(CorpusError, match="single document"):
+def test_a_first_document_that_fills_the_budget_is_refused(
+    made: Tiny, tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "texts" / name).write_text(f"{name}\n" + "cat dog\n" * 4000)
+    run = a_run(made, tmp_path / "texts", tmp_path / "run", n_tokens=63 * 100)
+    with pytest.raises(CorpusError, match=r"first document.*alone has the 6,300 tokens.*document=line"):
         read_corpus(run, tokenizer, Silent(), Stop())
+
+
+def test_a_dry_run_reads_the_first_documents(made: Tiny, tmp_path: Path) -> None:
+    """A field that isn't there, and a corpus of one document, are errors before anything starts."""
+    (tmp_path / "a.jsonl").write_text('{"content": "a"}\n{"content": "b"}\n')
+    with pytest.raises(CorpusError, match="no field 'text'"):
+        a_run(made, tmp_path / "a.jsonl", tmp_path / "run")
+    (tmp_path / "b.txt").write_text("one text")
+    with pytest.raises(CorpusError, match="single document"):
+        a_run(made, tmp_path / "b.txt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

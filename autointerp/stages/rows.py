@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autointerp.activations.rows import START, Mark, Rows, make_rows, row_shards, save_rows
-from autointerp.errors import CorpusError, ModelError
+from autointerp.errors import CorpusError
 from autointerp.identity import checksum
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.run import ALL_ROWS, Run
-from autointerp.subject.corpus import documents, require_documents
+from autointerp.subject.corpus import documents, refuse_one_document, require_documents
+from autointerp.subject.tokenizer import Tokenised, bos_of
 from autointerp.types import Json
 
-_DOCUMENTS_AT_ONCE: Final = 256
 _ENOUGH: Final = 2
 """Documents that are enough to know that there is more than one."""
 
@@ -30,7 +28,7 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
     """
     recipe, journal = run.recipe, run.rows()
     assert recipe.corpus is not None and recipe.cache.context_length is not None
-    bos = _bos(tokenizer) if recipe.cache.prepend_bos else None
+    bos = bos_of(tokenizer) if recipe.cache.prepend_bos else None
     begin, used = _made_before(journal)
     end = begin
     progress.begin("read corpus", recipe.cache.n_tokens, "tokens", done=begin.n_tokens)
@@ -49,8 +47,9 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         end = mark
 
     source = islice(documents(recipe.corpus), begin.n_documents, None)
+    tokenised = Tokenised(source, tokenizer, bos, stop)
     make_rows(
-        _tokenised(source, tokenizer, stop),
+        tokenised,
         context_length=recipe.cache.context_length,
         bos=bos,
         rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
@@ -58,9 +57,17 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         on_shard=on_shard,
         begin=begin,
     )
-    require_documents(len(used), recipe.corpus)
+    refused = (
+        f"the chat template refuses {tokenised.n_refused:,} conversations, the first: {tokenised.refusal}"
+    )
     if not end.n_rows:
-        raise CorpusError(f"{recipe.corpus.path}: no document holds a single token.")
+        why = refused if tokenised.n_refused else "no document holds a single token"
+        raise CorpusError(f"{recipe.corpus.path}: {why}.")
+    if len(used) == 1 and end.n_tokens >= recipe.cache.n_tokens:
+        refuse_one_document(recipe.corpus, recipe.cache.n_tokens)
+    require_documents(len(used), recipe.corpus)
+    if tokenised.n_refused:
+        progress.note(f"{recipe.corpus.path}: {refused}")
     with Part(journal, ALL_ROWS) as part:
         part.append(ALL_ROWS, {"n_rows": end.n_rows, "n_tokens": end.n_tokens})
     progress.end()
@@ -98,34 +105,3 @@ def _made_before(journal: Journal) -> tuple[Mark, set[int]]:
             break
         used.update(np.unique(shard.read()["document"]).tolist())
     return mark, used
-
-
-def _bos(tokenizer: Any) -> int:
-    for name in ("bos_token_id", "eos_token_id"):
-        if (token := getattr(tokenizer, name, None)) is not None:
-            return int(token)
-    raise ModelError(
-        "the dictionary expects contexts to begin with BOS, but the model's tokenizer has neither a BOS nor "
-        "an EOS token. Say how it was trained: --set cache.prepend_bos=false."
-    )
-
-
-def _tokenised(source: Iterator[Any], tokenizer: Any, stop: Stop) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    """(document id as a number, token ids), in batches for the tokenizer's sake."""
-    batch: list[Any] = []
-
-    def flush() -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        stop.check()
-        # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
-        texts = [document.text for document in batch]
-        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        for document, token_ids in zip(batch, encoded["input_ids"], strict=True):
-            yield int(document.id, 16), np.asarray(token_ids, np.uint32)
-        batch.clear()
-
-    for document in source:
-        batch.append(document)
-        if len(batch) >= _DOCUMENTS_AT_ONCE:
-            yield from flush()
-    if batch:
-        yield from flush()
