@@ -367,4 +367,4 @@ def test_refused_conversations_have_no_tokens_and_are_counted(tmp_path: Path) ->
     path = written(tmp_path / "a.jsonl", [HI, [HI[0], HI[0]], PARTS[:1]])
     found = tokenised(path, TOKENIZERS["bytes", "llama"], 0)
     assert [len(ids) > 0 for _, ids in found] == [True, False, True]
-    assert (found.n_refused, found.refusal) == (1, "roles must alternate")
+    assert found.refused() == ("the chat template refuses 1 conversations, the first: roles must alternate")

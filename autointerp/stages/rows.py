@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from autointerp.activations.random_tokens import TokenUrn, drawable, random_documents
 from autointerp.activations.rows import START, Mark, Rows, make_rows, row_shards, save_rows
 from autointerp.errors import CorpusError
 from autointerp.identity import checksum
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
+from autointerp.recipe import Recipe
 from autointerp.run import ALL_ROWS, Run
 from autointerp.subject.corpus import documents, refuse_one_document, require_documents
+from autointerp.subject.corpus_spec import RANDOM, place_of, reference_of
 from autointerp.subject.tokenizer import Tokenised, bos_of
 from autointerp.types import Json
+
+TokenLists = Iterator[tuple[int, NDArray[np.uint32]]]
 
 _ENOUGH: Final = 2
 """Documents that are enough to know that there is more than one."""
@@ -46,10 +53,9 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         progress.advance(mark.n_tokens - end.n_tokens)
         end = mark
 
-    source = islice(documents(recipe.corpus), begin.n_documents, None)
-    tokenised = Tokenised(source, tokenizer, bos, stop)
+    source = token_lists(recipe, tokenizer, stop, first=begin.n_documents)
     make_rows(
-        tokenised,
+        source,
         context_length=recipe.cache.context_length,
         bos=bos,
         rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
@@ -57,20 +63,34 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         on_shard=on_shard,
         begin=begin,
     )
-    refused = (
-        f"the chat template refuses {tokenised.n_refused:,} conversations, the first: {tokenised.refusal}"
-    )
+    refused = source.refused() if isinstance(source, Tokenised) else None
     if not end.n_rows:
-        why = refused if tokenised.n_refused else "no document holds a single token"
-        raise CorpusError(f"{recipe.corpus.path}: {why}.")
+        raise CorpusError(f"{recipe.corpus.path}: {refused or 'no document holds a single token'}.")
     if len(used) == 1 and end.n_tokens >= recipe.cache.n_tokens:
         refuse_one_document(recipe.corpus, recipe.cache.n_tokens)
     require_documents(len(used), recipe.corpus)
-    if tokenised.n_refused:
+    if refused:
         progress.note(f"{recipe.corpus.path}: {refused}")
     with Part(journal, ALL_ROWS) as part:
         part.append(ALL_ROWS, {"n_rows": end.n_rows, "n_tokens": end.n_tokens})
     progress.end()
+
+
+def token_lists(recipe: Recipe, tokenizer: Any, stop: Stop, *, first: int = 0) -> TokenLists:
+    """(document id, token ids) of the documents of a complete recipe's corpus, from number `first` on."""
+    corpus, cache = recipe.corpus, recipe.cache
+    assert corpus is not None and cache.context_length is not None
+    bos = bos_of(tokenizer) if cache.prepend_bos else None
+    if place_of(corpus).kind != RANDOM:
+        return Tokenised(islice(documents(corpus), first, None), tokenizer, bos, stop)
+    reference = reference_of(corpus)
+    if reference is None:
+        urn = TokenUrn.uniform(drawable(tokenizer))
+    else:
+        urn = TokenUrn.unigram(drawable(tokenizer), Tokenised(documents(reference), tokenizer, bos, stop))
+    return random_documents(
+        urn, length=cache.context_length - (bos is not None), seed=recipe.seed, first=first
+    )
 
 
 def _record(rows: Rows, mark: Mark, n_tokens: int) -> Json:

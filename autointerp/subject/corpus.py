@@ -28,7 +28,7 @@ from autointerp.subject.corpus_sources import (
     parquet_file,
     text_file,
 )
-from autointerp.subject.corpus_spec import CorpusSpec, Place, block_size, format_of, place_of
+from autointerp.subject.corpus_spec import CorpusSpec, Place, block_size, format_of, place_of, reference_of
 from autointerp.types import digest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -87,7 +87,8 @@ def documents(spec: CorpusSpec) -> Documents:
     """Reads a corpus. Memory: one document and 64 bits a document.
 
     Raises CorpusError: at once for a path, format or block size that can't be, on the way for what can't
-    be read, at the end for a corpus with no document or only one (see `require_documents`).
+    be read, at the end for a corpus with no document or only one (see `require_documents`). `random-tokens`
+    are no documents: who asks for them knows the tokenizer.
     """
     return Documents(spec)
 
@@ -96,8 +97,11 @@ def check_first_documents(spec: CorpusSpec, seconds: float = 1.0) -> None:
     """Reads the first 64 documents, or for `seconds` where that takes longer (at least one, and what a
     library takes to open them). Raises CorpusError for what `documents` raises on them: a field that isn't
     there, a corpus of one document, ..."""
-    if place_of(spec).kind == "stdlib":
-        return  # every Python has it
+    kind = place_of(spec).kind
+    if kind == "random-tokens" and (reference := reference_of(spec)) is not None:
+        check_first_documents(reference, seconds)
+    if kind in ("stdlib", "random-tokens"):
+        return  # every Python has the one, and nobody runs out of the other
     begin = time.monotonic()
     for number, _ in enumerate(documents(spec), start=1):
         if number >= N_FIRST or time.monotonic() - begin > seconds:
@@ -138,6 +142,9 @@ def corpus_identity(spec: CorpusSpec) -> str:
     change to it. For a dataset on the hub its commit. Raises CorpusError.
     """
     place = place_of(spec)
+    if place.kind == "random-tokens":
+        reference = reference_of(spec)
+        return digest("random-tokens", corpus_identity(reference) if reference else None)
     if place.kind == "stdlib":
         return digest("stdlib", sorted({document_id(text) for text in _stdlib_texts()}))
     if place.files:

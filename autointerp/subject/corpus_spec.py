@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from autointerp.errors import CorpusError
 from autointerp.subject.corpus_sources import saved_by_datasets
 
 FileFormat = Literal["text", "jsonl", "parquet"]
-Kind = Literal["text", "jsonl", "parquet", "mixed", "hub", "stdlib"]
+Kind = Literal["text", "jsonl", "parquet", "mixed", "hub", "stdlib", "random-tokens"]
 
 SUFFIXES: Final[dict[str, FileFormat]] = {
     ".txt": "text",
@@ -25,6 +26,8 @@ SUFFIXES: Final[dict[str, FileFormat]] = {
 }
 STDLIB: Final = "stdlib"
 """The name of the corpus that comes with Python."""
+RANDOM: Final = "random-tokens"
+"""The name of the corpus of random tokens (`activations/random_tokens.py`)."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 BLOCK = re.compile(r"block:([1-9]\d{0,8})")
 SMALLEST_BLOCK: Final = 64
@@ -35,9 +38,10 @@ class CorpusSpec:
     """The text that the subject model reads; the recipe's section `corpus`."""
 
     path: str
-    """A file, a folder, a dataset on the Hugging Face hub (`org/name`), or `stdlib`: the documentation
-    and source that come with Python, in order of id."""
-    format: Literal["auto", "text", "jsonl", "parquet", "mixed", "hub", "stdlib"] = "auto"
+    """A file, a folder, a dataset on the Hugging Face hub (`org/name`), `stdlib`: the documentation and
+    source that come with Python, in order of id; or `random-tokens`: sequences of random tokens, each as
+    long as a row, the control that a feature of meaning is silent on (LangFIR, arXiv 2604.03532)."""
+    format: Literal["auto", "text", "jsonl", "parquet", "mixed", "hub", "stdlib", "random-tokens"] = "auto"
     """`auto`: by the file's suffix, or by what a folder holds; `org/name` is on the hub. `mixed`: a folder
     of several formats, each file by its suffix. `hub` with a local folder reads it through the datasets
     library."""
@@ -59,6 +63,11 @@ class CorpusSpec:
     """`whole`; `line`: each line of a text is a document; or `block:N` to cut each text into blocks of at
     most N characters, for a corpus that is one long text. Blocks are weaker: neighbouring ones share their
     subject, so held-out windows are less new."""
+    distribution: Literal["uniform", "unigram"] = "uniform"
+    """Of `random-tokens`: over the vocabulary without special tokens; or as often as in the first million
+    tokens of `reference`."""
+    reference: str | None = None
+    """Of `random-tokens`, for `unigram`: the path of another corpus; the other fields are then about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +81,9 @@ class Place:
 
 def place_of(spec: CorpusSpec) -> Place:
     """Looks where `spec.path` is. Raises CorpusError: nothing there, or no format that is known."""
-    if spec.format == "stdlib" or (spec.format == "auto" and spec.path == STDLIB):
-        return Place("stdlib")
+    for kind in (STDLIB, RANDOM):
+        if spec.format == kind or (spec.format == "auto" and spec.path == kind):
+            return Place(kind)
     path = Path(spec.path).expanduser()
     if not path.exists():
         looks_local = spec.path.startswith((".", "~", "/")) or format_of(path) is not None
@@ -83,7 +93,7 @@ def place_of(spec: CorpusSpec) -> Place:
             return Place("hub")
         raise CorpusError(
             f"no file or folder is called '{spec.path}'. A dataset on the hub is named org/name (or set "
-            "corpus.format=hub); 'stdlib' needs no file."
+            "corpus.format=hub); 'stdlib' and 'random-tokens' need no file."
         )
     if path.is_dir():
         return _folder(spec, path)
@@ -125,6 +135,23 @@ def format_of(path: Path) -> FileFormat | None:
     """By the file's suffix; None for one that isn't known."""
     name = path.name.lower()
     return next((known for suffix, known in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def reference_of(spec: CorpusSpec) -> CorpusSpec | None:
+    """The corpus whose tokens `random-tokens` are drawn as often as; None for uniform ones. Raises
+    CorpusError where it isn't said, or said in vain."""
+    if (spec.distribution == "unigram") != (spec.reference is not None):
+        raise CorpusError(
+            "corpus.distribution=unigram draws tokens as often as they are in corpus.reference, the path of "
+            f"another corpus: set both (found {spec.distribution}, {spec.reference})."
+        )
+    if spec.reference is None:
+        return None
+    if spec.reference == RANDOM:
+        raise CorpusError("corpus.reference is random-tokens too: name a corpus of texts.")
+    return dataclasses.replace(
+        spec, path=spec.reference, format="auto", distribution="uniform", reference=None
+    )
 
 
 def block_size(spec: CorpusSpec) -> int | None:

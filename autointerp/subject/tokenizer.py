@@ -62,8 +62,13 @@ class Tokenised(Iterator[tuple[int, NDArray[np.uint32]]]):
         self._template: ChatTemplate | None = None
         self._lists = self._all(source)
         self.n_refused = 0
-        self.refusal = ""
-        """What the template said of the first one."""
+        self._refusal = ""
+
+    def refused(self) -> str | None:
+        """A sentence part about conversations that the template doesn't take; None where it takes all."""
+        if not self.n_refused:
+            return None
+        return f"the chat template refuses {self.n_refused:,} conversations, the first: {self._refusal}"
 
     def __next__(self) -> tuple[int, NDArray[np.uint32]]:
         return next(self._lists)
@@ -102,6 +107,6 @@ class Tokenised(Iterator[tuple[int, NDArray[np.uint32]]]):
             ids = self._template.token_ids(turns)
         except Refused as refused:
             self.n_refused += 1
-            self.refusal = self.refusal or str(refused)
+            self._refusal = self._refusal or str(refused)
             return []
         return ids[1:] if ids and ids[0] == self._bos else ids
