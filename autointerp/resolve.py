@@ -19,7 +19,8 @@ from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
 from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
 from autointerp.subject.architecture import ModelFiles, find_model
-from autointerp.subject.corpus import CorpusSpec, corpus_identity
+from autointerp.subject.corpus import corpus_identity
+from autointerp.subject.corpus_spec import RANDOM, STDLIB, CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
 from autointerp.types import FeatureId, Site
 
@@ -85,7 +86,11 @@ def resolve(recipe: Recipe) -> Resolved:
             for name, section in zip(found, recipe.dictionaries.values(), strict=True)
         },
         model=dataclasses.replace(recipe.model, path=local(model.name)),
-        corpus=dataclasses.replace(corpus, path=local(corpus.path)),
+        corpus=dataclasses.replace(
+            corpus,
+            path=local(corpus.path),
+            reference=None if corpus.reference is None else local(corpus.reference),
+        ),
         cache=cache,
         resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
     )
@@ -237,5 +242,5 @@ def _is_number(text: str) -> bool:
 
 def local(path: str) -> str:
     """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
-    ids, `demo`, `stdlib`) stay."""
-    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).resolve())
+    ids, `demo`, `stdlib`, `random-tokens`) stay."""
+    return path if path in ("demo", STDLIB, RANDOM) or not Path(path).exists() else str(Path(path).resolve())

@@ -36,6 +36,7 @@ from autointerp.journal import Journal, write_atomically
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Identities, Resolved, asked_features
+from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import FeatureId, Json
 
 if TYPE_CHECKING:
@@ -113,13 +114,16 @@ class Run:
         assert recipe.corpus is not None  # filled by `resolve`
         made_from: Json = {
             "version": CACHE_VERSION,
-            "corpus": _without(recipe.corpus, "path", "streaming") | {"identity": self.identities.corpus},
+            "corpus": _without(recipe.corpus, "path", "streaming", "reference")
+            | {"identity": self.identities.corpus},
             "model": {"identity": self.identities.model},
             "cache": {
                 name: getattr(cache, name)
                 for name in ("n_tokens", "context_length", "prepend_bos", "shard_tokens")
             },
         }
+        if RANDOM in (recipe.corpus.path, recipe.corpus.format):
+            made_from["seed"] = recipe.seed  # other corpora are read, not drawn
         return self._journal("rows", made_from)
 
     def cache(self, dictionary: str) -> Journal:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autointerp.errors import ModelError, SiteError
 from autointerp.subject.architecture import Architecture, ModelFiles
 from autointerp.subject.sites import check_site, locate, width_at
+from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -156,25 +157,6 @@ class Subject:
             keep(site, args[0] if args else kwargs["hidden_states"])
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def load_tokenizer(files: ModelFiles) -> Any:
-    """transformers' fast tokenizer of a model, its files fetched first for a hub model. `Any`: its class
-    depends on the model, and its methods are barely typed. Raises ModelError where there is none."""
-    from transformers import AutoTokenizer
-
-    folder = files.with_tokenizer()
-    load = cast(Any, AutoTokenizer).from_pretrained
-    try:
-        tokenizer = load(str(folder), use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ModelError(f"'{files.name}' has no tokenizer that transformers can load: {error}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"'{files.name}' has only a slow tokenizer ({type(tokenizer).__name__}). Convert it: a folder "
-            f"with tokenizer.json is needed."
-        )
-    return tokenizer
 
 
 def _dtype(name: Dtype, device: str) -> torch.dtype:
