@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "demo", "progress"},
+    {"errors", "types", "identity", "environment", "demo", "progress"},
     {"journal", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -38,7 +38,7 @@ FENCES = {
     "asyncio_throttle": {"llm/openai.py"},
     "typer": {"cli.py"},
 }
-TORCH_AT_IMPORT = ("subject/", "dictionaries/", "activations/", "stages/cache.py")
+TORCH_AT_IMPORT = ("subject/", "dictionaries/", "activations/", "stages/cache.py", "stages/directions.py")
 
 
 def modules() -> list[Path]:

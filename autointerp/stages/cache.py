@@ -26,6 +26,7 @@ from autointerp.journal import Journal, Part, write_atomically
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import ALL_ROWS, Run
+from autointerp.stages.directions import run_directions
 from autointerp.subject.corpus import documents, require_documents
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
@@ -37,13 +38,20 @@ _DOCUMENTS_AT_ONCE: Final = 256
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
+    device = _device(run.recipe.resources.device)
+    if not run.has_activations():
+        _cache_activations(run, resolved, device, progress, stop)
+    run_directions(run, resolved, device, progress, stop)
+
+
+def _cache_activations(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> None:
     names = list(run.recipe.dictionaries)
     frozen = _frozen(run, names)
     progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
         resolved.model,
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
-        device=_device(run.recipe.resources.device),
+        device=device,
         device_map=run.recipe.resources.device_map,
     )
     if not run.vocabulary.is_file():
