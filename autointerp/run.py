@@ -3,6 +3,7 @@
 recipe.yaml  identities.json  environment.json  run.lock
 rows/                                     token rows
 cache/<dictionary>/                       activation shards, the check of the dictionary
+directions/<dictionary>/                  what features' weights alone say: neighbours, promoted tokens
 sample/<dictionary>/                      samples and window stores
 explain/<dictionary>/<explainer>/         explanations
 score/<dictionary>/<explainer>/<scorer>/  scores
@@ -14,13 +15,11 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import platform
 import socket
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +30,9 @@ from numpy.typing import NDArray
 
 from autointerp import __version__, tables
 from autointerp.activations.passes import is_covered
+from autointerp.environment import environment
 from autointerp.errors import RunBusy, RunError, RunNotFound
-from autointerp.journal import Journal, write_atomically
+from autointerp.journal import Journal, unit_of_feature, write_atomically
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Identities, Resolved, asked_features
@@ -43,8 +43,13 @@ if TYPE_CHECKING:
     from autointerp.tables import Table
 
 CACHE_VERSION: Final = "2"
+DIRECTIONS_VERSION: Final = "1"
 SAMPLE_VERSION: Final = "1"
-"""Digested: raise them when the same input would give other shards, or other windows."""
+"""Digested: raise them when the same input would give other shards, directions or windows."""
+
+N_NEIGHBOURS: Final = 16
+N_TOKENS: Final = 10
+"""Kept of a feature: its nearest others; the tokens it promotes most, and those it suppresses most."""
 
 ALL_ROWS: Final = "all"
 """Unit and key of the record that says: every row of the corpus is there."""
@@ -88,7 +93,7 @@ class Run:
         write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
         write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
         if not (self.path / _ENVIRONMENT).exists():
-            content = orjson.dumps(_environment(), option=orjson.OPT_INDENT_2)
+            content = orjson.dumps(environment(), option=orjson.OPT_INDENT_2)
             write_atomically(self.path / _ENVIRONMENT, content)
 
     # --- journals, in the order of the line ---
@@ -103,6 +108,7 @@ class Run:
         yield self.rows()
         for dictionary in self.recipe.dictionaries:
             yield self.cache(dictionary)
+            yield self.directions(dictionary)
             yield self.sample(dictionary)
             for explainer in self.recipe.explainers:
                 yield self.explain(dictionary, explainer)
@@ -132,17 +138,22 @@ class Run:
             "version": CACHE_VERSION,
             "rows": self.rows().digest,
             "model": {"identity": self.identities.model, "dtype": self.recipe.model.dtype},
-            "dictionaries": {
-                dictionary: {
-                    "identity": self.identities.dictionaries[dictionary],
-                    "hook": self.identities.sites[dictionary],
-                }
-            },
+            "dictionaries": {dictionary: self._identity(dictionary)},
             "cache": {
                 name: getattr(cache, name) for name in ("mask_first", "sink_ratio", "max_rows", "encode_in")
             },
         }
         return self._journal(f"cache/{dictionary}", made_from)
+
+    def directions(self, dictionary: str) -> Journal:
+        made_from: Json = {
+            "version": DIRECTIONS_VERSION,
+            "model": {"identity": self.identities.model},
+            "dictionaries": {dictionary: self._identity(dictionary)},
+            "n_neighbours": N_NEIGHBOURS,
+            "n_tokens": N_TOKENS,
+        }
+        return self._journal(f"directions/{dictionary}", made_from)
 
     def sample(self, dictionary: str) -> Journal:
         made_from: Json = {
@@ -183,6 +194,10 @@ class Run:
 
     def _journal(self, place: str, made_from: Json) -> Journal:
         return Journal(self.path / place, made_from, package=__version__)
+
+    def _identity(self, dictionary: str) -> Json:
+        known = self.identities
+        return {"identity": known.dictionaries[dictionary], "hook": known.sites[dictionary]}
 
     def _plugin(self, plugin: Any, section: dict[str, Any]) -> Json:
         return {
@@ -228,17 +243,39 @@ class Run:
         return [unit for unit in self.rows().units() if unit != ALL_ROWS]
 
     def needed(self, dictionary: str) -> NDArray[np.int64]:
-        """Features whose firings the later stages read, ascending."""
-        return np.array([feature.index for feature in self.asked(dictionary)], np.int64)
+        """Features whose firings the later stages read, ascending: those asked for and, where a dictionary
+        need not be cached whole, their neighbours, on which silent windows are looked for."""
+        asked = self.asked(dictionary)
+        found = {feature.index for feature in asked}
+        if self.identities.sliceable[dictionary]:
+            journal = self.directions(dictionary)
+            for unit, features in groupby(asked, lambda feature: unit_of_feature(feature.index)):
+                records = journal.read(unit)
+                for feature in features:
+                    found.update(records.get(str(feature), {}).get("neighbours", ()))
+        return np.array(sorted(found), np.int64)
 
     def is_cached(self, dictionary: str) -> bool:
         """Whether every shard of rows has its record of every feature that is needed."""
         journal, needed = self.cache(dictionary), self.needed(dictionary)
         return self.has_all_rows() and is_covered(journal, self.row_units(), needed)
 
-    def is_cached_whole(self) -> bool:
-        """Whether the later stages have all they need of the cache."""
+    def has_activations(self) -> bool:
+        """Whether the subject model has nothing left to do: every row and every shard is there."""
         return self.vocabulary.is_file() and all(map(self.is_cached, self.recipe.dictionaries))
+
+    def without_directions(self, dictionary: str) -> list[FeatureId]:
+        """Features asked for of which the weights have not been read yet, ascending."""
+        journal, missing = self.directions(dictionary), list[FeatureId]()
+        for unit, features in groupby(self.asked(dictionary), lambda f: unit_of_feature(f.index)):
+            done = journal.read(unit)
+            missing += [feature for feature in features if str(feature) not in done]
+        return missing
+
+    def is_cached_whole(self) -> bool:
+        """Whether the later stages have all they need of the device's: activations, and the directions of
+        every feature asked for."""
+        return self.has_activations() and not any(map(self.without_directions, self.recipe.dictionaries))
 
     def asked(self, dictionary: str) -> list[FeatureId]:
         """Features the recipe asks for, ascending."""
@@ -273,7 +310,7 @@ class Run:
     # --- results as tables ---
 
     def features(self) -> Table:
-        """A row a sampled feature: status, density, maximum, one explanation column an explainer."""
+        """A row a sampled feature and explainer: status, density, maximum, promoted tokens, explanation."""
         return tables.features(self)
 
     def scores(self) -> Table:
@@ -287,19 +324,3 @@ class Run:
 
 def _without(section: Any, *names: str) -> Json:
     return {key: value for key, value in dataclasses.asdict(section).items() if key not in names}
-
-
-def _environment() -> Json:
-    packages = ("torch", "transformers", "numpy", "datasets", "openai", "safetensors", "tokenizers")
-    versions: Json = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "autointerp": __version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": versions,
-    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
 from autointerp.journal import Journal
 from autointerp.recipe import Recipe
+from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json
 
 Table = Any
@@ -20,6 +23,9 @@ class Journals(Protocol):
 
     @property
     def recipe(self) -> Recipe: ...
+
+    @property
+    def vocabulary(self) -> Path: ...
 
     def existing(self, *place: str) -> Journal: ...
 
@@ -40,6 +46,8 @@ _FEATURES: Final = pa.schema(
         ("n_windows", pa.int64()),
         ("maximum", pa.float64()),
         ("mean", pa.float64()),
+        ("promoted", pa.list_(pa.string())),
+        ("suppressed", pa.list_(pa.string())),
         ("explainer", pa.string()),
         ("explanation_status", pa.string()),
         ("label", pa.string()),
@@ -78,21 +86,30 @@ _TRIALS: Final = pa.schema(
 
 
 def features(run: Journals) -> Table:
-    """A row a sampled feature and explainer; without an explanation its columns are null."""
+    """A row a sampled feature and explainer; without an explanation its columns are null.
+
+    `promoted` and `suppressed`: texts of the tokens whose logits the feature's direction raises and lowers
+    most, the strongest first; null where that is not known.
+    """
     return _table(_FEATURES, _feature_rows(run))
 
 
 def _feature_rows(run: Journals) -> Iterator[Json]:
     names = _FEATURES.names
+    text_of = _token_texts(run)
     for dictionary in run.recipe.dictionaries:
         samples = run.existing("sample", dictionary)
         for unit in samples.units():
+            directions = run.existing("directions", dictionary).read(unit)
             explained = {
                 name: run.existing("explain", dictionary, name).read(unit) for name in run.recipe.explainers
             }
             for key, sample in sorted(samples.read(unit).items()):
                 row = {name: sample.get(name) for name in names}
                 row |= {"feature": key, "dictionary": dictionary, "index": FeatureId.parse(key).index}
+                for name in ("promoted", "suppressed"):
+                    effects = directions.get(key, {}).get(name)
+                    row[name] = None if effects is None else [text_of(token) for token in effects["ids"]]
                 row["density"] = sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else 0.0
                 found = [(name, records[key]) for name, records in explained.items() if key in records]
                 if not found:
@@ -104,6 +121,16 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
                         "label": record["label"],
                         "explanation": record["text"],
                     }
+
+
+def _token_texts(run: Journals) -> Callable[[int], str]:
+    """Token id -> its text. The vocabulary is read when the first is asked for."""
+
+    @cache
+    def vocabulary() -> Vocabulary:
+        return Vocabulary.load(run.vocabulary)
+
+    return lambda token: vocabulary().pieces([token])[0]
 
 
 def scores(run: Journals) -> Table:

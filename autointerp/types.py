@@ -149,6 +149,30 @@ class Heldout(WindowSet):
     """What only a scorer may see."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenEffects:
+    """Tokens and what a direction does to their logits, above the mean over the vocabulary: columns, the
+    strongest first."""
+
+    ids: tuple[int, ...]
+    effects: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """What a feature's weights alone say of it."""
+
+    neighbours: tuple[int, ...]
+    """Features of the same dictionary with the most similar decoder rows, the nearest first; empty for a
+    row of zeros."""
+    similarity: tuple[float, ...]
+    """Cosine with each of them."""
+    promoted: TokenEffects | None
+    suppressed: TokenEffects | None
+    """None where the dictionary doesn't write to the residual stream, or the model's final norm and
+    unembedding are not known."""
+
+
 SampleStatus = Literal["full", "small", "too_few", "dense", "dead"]
 """`full` and `small` are explained and scored. `small`: fewer active windows than the full tier asks for,
 so smaller test sets and wider intervals. `too_few`: not enough windows or documents. `dense`: fires so

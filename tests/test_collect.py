@@ -18,7 +18,7 @@ from torch import Tensor
 from autointerp import pipeline
 from autointerp.activations.collect import Attached, Collector, Masking
 from autointerp.activations.rows import row_dtype
-from autointerp.activations.shards import FiringStore, firing_shards
+from autointerp.activations.shards import Firings, FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder, largest
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import DiskFull, ModelError
@@ -280,35 +280,45 @@ def test_the_batch_stays_where_a_larger_one_has_no_room() -> None:
 
 
 def test_elementwise_dictionaries_compute_only_what_is_asked_for(made: Tiny, tmp_path: Path) -> None:
-    """Five of 208 features, then five more: two passes; each feature's firings are those of a cache of all,
-    to the bit."""
+    """Three of 208 features and their neighbours, then two more: two passes; each feature's firings are those
+    of a cache of all, to the bit."""
     sae = tmp_path / "relu"
     shutil.copytree(made.sae, sae)
     config = json.loads((sae / "cfg.json").read_text())
     del config["k"]
     (sae / "cfg.json").write_text(json.dumps(config | {"architecture": "standard"}))
 
-    def cached(out: str, n: int) -> FiringStore:
+    def cached(out: str, *ids: str) -> Run:
         dictionaries = {"auto": {"path": str(sae)}}
-        run = cached_here(made.recipe(dictionaries=dictionaries, features={"first": n}), tmp_path / out)
-        return FiringStore(list(firing_shards(run.cache("layers.1"))), 64)
+        return cached_here(
+            made.recipe(dictionaries=dictionaries, features={"ids": list(ids)}), tmp_path / out
+        )
 
-    whole = cached("whole", 208).read(0, 10)
-    five = cached("some", 5).read(0, 208)
-    assert five.features.tolist() == whole.features[:5].tolist() == [0, 1, 2, 3, 4]
-    assert np.array_equal(five.values, whole.values[: len(five.values)])
-    store = cached("some", 10)
-    ten = store.read(0, 208)
-    assert ten.features.tolist() == list(range(10))
-    assert np.array_equal(ten.tokens, whole.tokens) and np.array_equal(ten.values, whole.values)
+    def read(run: Run) -> Firings:
+        return FiringStore(list(firing_shards(run.cache("layers.1"))), 64).read(0, 208)
+
+    whole = read(cached("whole", "0-207"))
+    three = cached("some", "0-2")
+    first = three.needed("layers.1").tolist()
+    assert {0, 1, 2} < set(first) and len(first) <= 3 * 17
+    assert read(three).features.tolist() == first
+    five = cached("some", "0-2", "150", "207")
+    both = five.needed("layers.1").tolist()
+    found = read(five)
+    assert found.features.tolist() == sorted({*first, *both})
+    for feature in both:
+        at, there = found.at(feature), whole.at(feature)
+        assert at is not None and there is not None
+        mine = slice(int(found.offsets[at]), int(found.offsets[at + 1]))
+        expected = slice(int(whole.offsets[there]), int(whole.offsets[there + 1]))
+        assert np.array_equal(found.tokens[mine], whole.tokens[expected])
+        assert np.array_equal(found.values[mine], whole.values[expected])
     folder = tmp_path / "some" / "cache" / "layers.1"
-    assert [np.load(path).tolist() for path in sorted(folder.glob("columns.*"))] == [
-        [0, 1, 2, 3, 4],
-        [5, 6, 7, 8, 9],
-    ]
-    assert len(store.masked) == len(set(store.masked.tolist()))
+    columns = [np.load(path).tolist() for path in sorted(folder.glob("columns.*"))]
+    assert columns == [first, sorted({*both} - {*first})] and {150, 207} <= {*columns[1]}
     n_files = len(list(folder.glob("*.safetensors")))
-    cached("some", 7)  # all there
+    assert n_files == 2 * len(five.row_units())
+    cached("some", "1", "150")  # all there
     assert len(list(folder.glob("*.safetensors"))) == n_files
 
 

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "demo", "progress"},
+    {"errors", "types", "identity", "draw", "environment", "demo", "progress"},
     {"journal", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -43,6 +43,7 @@ TORCH_AT_IMPORT = (
     "dictionaries/",
     "activations/",
     "stages/cache.py",
+    "stages/directions.py",
     "stages/frozen.py",
     "bench/",
 )

@@ -29,7 +29,7 @@ from autointerp.activations.rows import Rows, row_shards
 from autointerp.bench.material import Size, make_material
 from autointerp.pipeline import prepare
 from autointerp.progress import Silent, Stop
-from autointerp.stages.cache import Opened, collect_shards, open_cache
+from autointerp.stages.cache import Opened, choose_device, collect_shards, open_cache
 from autointerp.subject.model import Subject
 
 
@@ -71,7 +71,7 @@ def bench_cache(n_tokens: int, size: Size, *, compare: bool = True) -> CacheBenc
 def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBench:
     resolved, run = prepare(make_material(folder, size, n_tokens), folder / "run", until="cache")
     run.save()
-    opened = open_cache(run, resolved, Silent(), Stop())
+    opened = open_cache(run, resolved, choose_device("auto"), Silent(), Stop())
     assert opened is not None
     whole = Subject.load(resolved.model, device=str(opened.subject.device)) if compare else None
     clock = _Clock(opened.subject.device)

@@ -6,8 +6,15 @@ from rich.console import Console
 
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
-from autointerp.report.terminal import print_explanation, print_sample, print_trials, print_windows
+from autointerp.report.terminal import (
+    print_directions,
+    print_explanation,
+    print_sample,
+    print_trials,
+    print_windows,
+)
 from autointerp.run import Run
+from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.types import EXPLAINABLE, FeatureId
 
@@ -24,9 +31,13 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         )
     sample = load_sample(records[key])
     print_sample(console, sample)
+    vocabulary = load_vocabulary(run)
+    directions = load_directions(run, dictionary, unit).get(key)
+    if directions is not None:
+        print_directions(console, dictionary, directions, vocabulary)
     if sample.status not in EXPLAINABLE:
         return
-    windows = unit_windows(run, dictionary, unit, [key], load_vocabulary(run))[key]
+    windows = unit_windows(run, dictionary, unit, [key], vocabulary)[key]
     for explainer in run.recipe.explainers:
         record = run.existing("explain", dictionary, explainer).read(unit).get(key)
         if record is not None:

@@ -21,7 +21,8 @@ from rich.text import Text
 from autointerp.metrics import MeanOver
 from autointerp.prompting import inert, marked
 from autointerp.report.summary import MEANINGS, Summary
-from autointerp.types import Json, Sample, Window, WindowSet
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import Directions, Json, Sample, Window, WindowSet
 
 _PLAIN_EVERY_S: Final = 30.0
 
@@ -173,6 +174,30 @@ def print_sample(console: Console, sample: Sample) -> None:
         f"{sample.n_windows:,} active windows; maximum {sample.maximum:.3g}, mean {sample.mean:.3g}",
         highlight=False,
     )
+
+
+def print_directions(
+    console: Console, dictionary: str, directions: Directions, vocabulary: Vocabulary
+) -> None:
+    """What the weights alone say. Tokens stand in quotes, so that their spaces are seen."""
+    for title, effects in (("Promotes", directions.promoted), ("Suppresses", directions.suppressed)):
+        if effects is not None:
+            tokens = zip(effects.ids, effects.effects, strict=True)
+            said = [f"{_quoted(vocabulary.pieces([token])[0])} {effect:+.3g}" for token, effect in tokens]
+            _print_known(console, title, "token, effect on its logit", said)
+    nearest = zip(directions.neighbours, directions.similarity, strict=True)
+    said = [f"{dictionary}/{index} {similarity:.2f}" for index, similarity in nearest]
+    _print_known(console, "Nearest", "feature, cosine of decoder rows", said)
+
+
+def _print_known(console: Console, title: str, legend: str, said: list[str]) -> None:
+    line = Text(f"{title:11}", style="bold")
+    line.append(", ".join(said) or "none", style="not bold")
+    console.print(line.append(f"  ({legend})", style="not bold dim"), soft_wrap=True)
+
+
+def _quoted(text: str) -> str:
+    return f"'{inert(text).replace(chr(9), '⇥')}'"
 
 
 def print_explanation(console: Console, explanation: Json) -> None:

@@ -29,6 +29,7 @@ from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import Run
+from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
@@ -55,21 +56,29 @@ class Opened:
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
-    opened = open_cache(run, resolved, progress, stop)
-    if opened is not None:
-        collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
-        for name in opened.weights:
-            progress.note(f"{name}: {_masked(run.cache(name))}")
+    device = choose_device(run.recipe.resources.device)
+    # A dictionary's neighbours are among the features to cache; but first it must have passed its check.
+    if run.vocabulary.is_file() and all(
+        _CHECK in run.cache(name).read(_CHECK) for name in run.recipe.dictionaries
+    ):
+        run_directions(run, resolved, device, progress, stop)
+    if not run.has_activations():
+        opened = open_cache(run, resolved, device, progress, stop)
+        if opened is not None:
+            collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
+            for name in opened.weights:
+                progress.note(f"{name}: {_masked(run.cache(name))}")
+    run_directions(run, resolved, device, progress, stop)
 
 
-def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> Opened | None:
+def open_cache(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> Opened | None:
     """Loads what is needed and makes the rows; None where no shard is missing."""
     frozen = read_frozen(run)
     progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
         resolved.model,
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
-        device=_device(run.recipe.resources.device),
+        device=device,
         device_map=run.recipe.resources.device_map,
         n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
     )
@@ -93,6 +102,7 @@ def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> 
     batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
     checks = _checks(run, Collector(subject, whole, masking, batch_tokens), list(found), shards, progress)
+    run_directions(run, resolved, device, progress, stop)
     passes = {
         name + entry.key(""): (name, entry)
         for name in found
@@ -125,7 +135,7 @@ def _of_pass(whole: Attached, entry: Pass) -> Attached:
     return Attached(whole.site, whole.encoder.sliced(entry.features.tolist()))
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
     """`auto` -> the GPU if there is one. Raises RecipeError for a device this machine doesn't have."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

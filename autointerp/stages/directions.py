@@ -1,0 +1,86 @@
+"""Directions: what the weights alone say of each feature asked for. Runs in the device stages' child.
+
+Needs the dictionary's decoder and, of the model, two or three tensors: more features of a cached run cost no
+model. Every result is exact, so that it is the same on every device, in every order, after every kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+from torch import Tensor
+
+from autointerp.dictionaries.locate import reader_of
+from autointerp.dictionaries.neighbours import Neighbourhood
+from autointerp.journal import Part, unit_of_feature
+from autointerp.progress import Progress, Stop
+from autointerp.resolve import Resolved
+from autointerp.run import N_NEIGHBOURS, N_TOKENS, Run
+from autointerp.subject.unembedding import NoUnembedding, Unembedding, read_unembedding
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import Directions, FeatureId
+
+_AT_ONCE: Final = 1_024
+"""Features of one pass over the dictionary: more cost memory, fewer cost passes. A kill loses one pass."""
+
+
+def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> None:
+    """Writes the records that are missing. The run's vocabulary must be there. Raises CheckpointError,
+    ModelError, DiskFull, Interrupted."""
+    missing = {name: features for name in resolved.dictionaries if (features := run.without_directions(name))}
+    if not missing:
+        return
+    n_asked = sum(len(run.asked(name)) for name in resolved.dictionaries)
+    n_missing = sum(map(len, missing.values()))
+    progress.begin("directions", n_asked, "features", done=n_asked - n_missing)
+    n_tokens = len(Vocabulary.load(run.vocabulary))
+    for name, features in missing.items():
+        found = resolved.dictionaries[name]
+        directions_FD = reader_of(found.spec).load(found.spec, device).w_dec_FD
+        unembedding = read_unembedding(resolved.model, found.site, n_tokens, device)
+        if isinstance(unembedding, NoUnembedding):
+            progress.note(f"{name}: no promoted and suppressed tokens, because {unembedding.reason}")
+            unembedding = None
+        write_directions(run, name, features, directions_FD, unembedding, progress, stop)
+    progress.end()
+
+
+def write_directions(
+    run: Run,
+    name: str,
+    features: Sequence[FeatureId],
+    directions_FD: Tensor,
+    unembedding: Unembedding | None,
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    """Writes the records of `features`, which are in ascending order, of the dictionary called `name`.
+    `directions_FD`: one row a feature of the whole dictionary. Raises DiskFull, Interrupted."""
+    neighbourhood = Neighbourhood(directions_FD)
+    journal = run.directions(name)
+    for begin in range(0, len(features), _AT_ONCE):
+        stop.check()
+        block = features[begin : begin + _AT_ONCE]
+        records = zip(block, _directions(neighbourhood, directions_FD, unembedding, block), strict=True)
+        for unit, group in groupby(records, lambda record: unit_of_feature(record[0].index)):
+            with Part(journal, unit) as part:
+                for feature, directions in group:
+                    part.append(str(feature), dataclasses.asdict(directions))
+                    progress.advance()
+
+
+def _directions(
+    neighbourhood: Neighbourhood,
+    directions_FD: Tensor,
+    unembedding: Unembedding | None,
+    features: Sequence[FeatureId],
+) -> Iterator[Directions]:
+    indices = [feature.index for feature in features]
+    nearest = neighbourhood.nearest(indices, N_NEIGHBOURS)
+    effects = None if unembedding is None else unembedding.effects(directions_FD[indices], N_TOKENS)
+    for at, near in enumerate(nearest):
+        promoted, suppressed = (None, None) if effects is None else effects[at]
+        yield Directions(tuple(near.features), tuple(near.similarity), promoted, suppressed)

@@ -1,0 +1,252 @@
+"""Which tokens a direction in the residual stream promotes and suppresses.
+
+    direction_D -> [MLP output projection ->] final norm's gain (LayerNorm: centred first) -> unembedding
+
+The logit lens on a feature's decoder row (nostalgebraist 2020; Bloom and Lin 2024, "Understanding SAE
+features with the logit lens"; Neuronpedia's positive and negative logits): what the direction adds to each
+logit by the direct path past all later layers, before the division by the final norm's scale, which depends
+on the token and is common to all logits. Left out for that reason too: the norm's bias and the
+unembedding's, which belong to no direction, and a soft cap on logits (Gemma 2), which keeps their order.
+
+The mean over the vocabulary is subtracted, as TransformerLens' `center_unembed` does: softmax doesn't see
+what is added to all logits, so only what a token gets beyond the average one promotes it. The order of
+tokens is the same either way. Rows of the unembedding behind the tokenizer's last token are padding; they
+count nowhere.
+
+The few tensors are read from the model's safetensors by name; the model itself is not loaded.
+
+Shapes: Q directions, D = d_model, V tokens, H = width at a site (d_mlp for `neurons`, else D).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from autointerp.errors import ModelError
+from autointerp.subject.architecture import ModelFiles, weight_files
+from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
+from autointerp.types import Site, TokenEffects
+
+SIGNIFICANT: Final = 6
+"""Digits of an effect that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalNorm:
+    """What a family's final norm does to a direction, its scale aside."""
+
+    centres: bool
+    """LayerNorm: the mean over D goes first."""
+    offset: float = 0.0
+    """The gain is the stored weight plus this: 1 in Gemma."""
+
+
+_LAYER_NORM: Final = FinalNorm(centres=True)
+_RMS_NORM: Final = FinalNorm(centres=False)
+_GEMMA: Final = FinalNorm(centres=False, offset=1.0)
+
+FINAL_NORMS: Final[dict[str, FinalNorm]] = {
+    **dict.fromkeys(("gpt2", "gpt_neox", "gptj", "phi", "starcoder2"), _LAYER_NORM),
+    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _RMS_NORM),
+    **dict.fromkeys(("phi3", "olmo2", "olmo3", "gpt_oss", "smollm3"), _RMS_NORM),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _GEMMA),
+}
+"""By transformers' model_type (5.19, models/*/modeling_*.py). A weight's name and shape don't tell which kind
+it is, so a family that is not here has no promoted vocabulary rather than a wrong one."""
+
+_NORM: Final = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm)\.weight")
+_HEAD: Final = re.compile(r"(.*\.)?(lm_head|embed_out)\.weight")
+_EMBEDDING: Final = re.compile(r"(.*\.)?(embed_tokens|wte|embed_in)\.weight")
+_ELSEWHERE: Final = re.compile(r".*(vision|audio).*|.*\.\d+\..*")
+"""Names of tensors in layers, or of other modalities than text."""
+_FLOATS: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
+
+
+@dataclass(frozen=True, slots=True)
+class NoUnembedding:
+    """Directions at this site of this model have no promoted vocabulary, or none that is known here."""
+
+    reason: str
+
+
+class Unembedding:
+    """From directions at one site to effects on logits."""
+
+    def __init__(
+        self,
+        gain_D: Tensor,
+        rows_VD: Tensor,
+        *,
+        centres: bool,
+        projection_DH: Tensor | None = None,
+        max_elements: int = MAX_ELEMENTS,
+    ) -> None:
+        """`gain_D`: the final norm's, offset included. `rows_VD`: the unembedding, any float dtype.
+        `projection_DH`: from the site to the residual stream, None where directions lie in the stream."""
+        self._gain_D = gain_D.to(torch.float64)
+        self._centres = centres
+        self._projection_DH = None if projection_DH is None else projection_DH.to(torch.float64)
+        self._keys = Keys(rows_VD, scaled=False, max_elements=max_elements)
+        step = max(1, max_elements // rows_VD.shape[1])
+        sums = [chunk_vD.to(torch.float64).sum(dim=0) for chunk_vD in rows_VD.split(step)]
+        self._mean_D = torch.stack(sums).sum(dim=0) / len(rows_VD)
+
+    @property
+    def is_finite(self) -> bool:
+        """False where a weight is NaN or infinite: the mean over the vocabulary then is too."""
+        return bool(torch.isfinite(self._gain_D).all() and torch.isfinite(self._mean_D).all())
+
+    @torch.no_grad()
+    def effects(self, directions_QH: Tensor, n: int) -> list[tuple[TokenEffects, TokenEffects]]:
+        """For each direction the n tokens with the largest effects, the largest first, and the n with the
+        smallest, the smallest first; of equal ones the lowest id.
+
+        An effect is in units of logit times the norm's scale, for a direction added once (activation 1).
+        Fewer than n where the vocabulary is smaller; none for a direction that the norm takes to zero. The
+        result for a direction doesn't depend on which others are asked about.
+        """
+        unit_QD, size_Q = unit_rows(self._at_unembedding(directions_QH))
+        able_q = torch.nonzero(size_Q)[:, 0]
+        unit_qD, size_q = unit_QD[able_q], size_Q[able_q]
+        found = largest(torch.cat([unit_qD, -unit_qD]), self._keys, n)
+        mean_q = (ordered_sum(unit_qD * self._mean_D) * size_q).tolist()
+        effects = [(TokenEffects((), ()), TokenEffects((), ()))] * len(directions_QH)
+        for number, place in enumerate(able_q.tolist()):
+            size = float(size_q[number])
+            up, raised = found.of(number)
+            down, lowered = found.of(len(able_q) + number)
+            promoted = (_kept(score * size - mean_q[number]) for score in raised)
+            suppressed = (_kept(-score * size - mean_q[number]) for score in lowered)
+            effects[place] = (
+                TokenEffects(tuple(up), tuple(promoted)),
+                TokenEffects(tuple(down), tuple(suppressed)),
+            )
+        return effects
+
+    def _at_unembedding(self, directions_QH: Tensor) -> Tensor:
+        """[Q, D] float64: what the unembedding sees of each direction, but for the norm's scale."""
+        x_QD = directions_QH.to(torch.float64)
+        if self._projection_DH is not None:
+            # One at a time: a product of two matrices rounds in its own way for every Q.
+            x_QD = torch.stack([self._projection_DH @ direction_H for direction_H in x_QD])
+        if self._centres:
+            x_QD = x_QD - ordered_sum(x_QD)[:, None] / x_QD.shape[1]
+        return x_QD * self._gain_D
+
+
+def _kept(effect: float) -> float:
+    return float(f"{effect:.{SIGNIFICANT}g}") + 0.0
+
+
+# --- from a model's files --------------------------------------------------------------------------------
+
+
+def read_unembedding(
+    files: ModelFiles, site: Site, n_tokens: int, device: str, max_elements: int = MAX_ELEMENTS
+) -> Unembedding | NoUnembedding:
+    """For directions at `site`, from the model's weights; of a hub model they are fetched first.
+
+    `n_tokens`: how many ids the tokenizer has. Raises ModelError where a file is missing or unreadable.
+    """
+    model_type = files.architecture.model_type
+    norm = FINAL_NORMS.get(model_type)
+    if norm is None:
+        return NoUnembedding(f"how a '{model_type}' model's final norm works is not known here")
+    if site.point not in (*_WRITES_TO_STREAM, "neurons"):
+        return NoUnembedding(f"'{site}' is read from the residual stream, nothing there is written to it")
+    tensors = _Tensors(files.with_weights(), device)
+    gain = tensors.only(_NORM)
+    # Where a file has a head of its own, transformers doesn't tie it to the embedding.
+    rows = tensors.only(_HEAD) or tensors.only(_EMBEDDING)
+    if gain is None or rows is None:
+        what = "final norm" if gain is None else "unembedding"
+        return NoUnembedding(f"the weights of '{files.name}' have no single tensor that is the {what}")
+    gain_D, rows_VD = tensors.read(gain), tensors.read(rows)
+    d_model = files.architecture.d_model
+    for name, tensor, fits in ((gain, gain_D, gain_D.shape == (d_model,)),
+                               (rows, rows_VD, rows_VD.shape[1:] == (d_model,))):  # fmt: skip
+        if tensor.dtype not in _FLOATS or not fits:
+            shape = list(tensor.shape)
+            return NoUnembedding(
+                f"'{name}' of '{files.name}' is {tensor.dtype} of shape {shape}, not plain weights"
+            )
+    projection_DH = None
+    if site.point == "neurons":
+        projection_DH = _projection(tensors, site, files)
+        if projection_DH is None:
+            return NoUnembedding(f"the output projection of layer {site.layer}'s MLP was not found")
+    found = Unembedding(
+        gain_D.to(torch.float64) + norm.offset,
+        rows_VD[:n_tokens],
+        centres=norm.centres,
+        projection_DH=projection_DH,
+        max_elements=max_elements,
+    )
+    return found if found.is_finite else NoUnembedding(f"'{rows}' of '{files.name}' holds NaN or infinities")
+
+
+def _projection(tensors: _Tensors, site: Site, files: ModelFiles) -> Tensor | None:
+    """[D, H]: what a neuron adds to the residual stream, as a column; the gain of a norm behind the MLP
+    (Gemma 2 and 3) in it. None where no such tensor is found."""
+    layer = rf"(.*\.)?(layers|h)\.{site.layer}\."
+    name = tensors.only(re.compile(rf"{layer}mlp\.(down_proj|c_proj|dense_4h_to_h)\.weight"), in_layers=True)
+    if name is None:
+        return None
+    weight_DH = tensors.read(name)
+    if files.architecture.model_type == "gpt2":  # its Conv1D keeps [in, out]
+        weight_DH = weight_DH.T
+    if weight_DH.dtype not in _FLOATS or weight_DH.shape != (
+        files.architecture.d_model,
+        files.architecture.d_mlp,
+    ):
+        return None
+    weight_DH = weight_DH.to(torch.float64)
+    behind = tensors.only(re.compile(rf"{layer}post_feedforward_layernorm\.weight"), in_layers=True)
+    if behind is not None:
+        offset = FINAL_NORMS[files.architecture.model_type].offset
+        weight_DH = weight_DH * (tensors.read(behind).to(torch.float64) + offset)[:, None]
+    return weight_DH.contiguous()
+
+
+class _Tensors:
+    """The tensors of a model's safetensors files, by name, in the dtype they are stored in."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._device = device
+        self._file_of = {name: path for path in weight_files(folder) for name in _names(path)}
+
+    def only(self, pattern: re.Pattern[str], *, in_layers: bool = False) -> str | None:
+        """The one name that matches; None where none does, or several do."""
+        found = [
+            name
+            for name in self._file_of
+            if pattern.fullmatch(name)
+            and not (("vision" in name or "audio" in name) if in_layers else _ELSEWHERE.fullmatch(name))
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def read(self, name: str) -> Tensor:
+        path = self._file_of[name]
+        try:
+            with cast(Any, safe_open)(path, framework="pt", device=self._device) as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} can't be read: {error}. Copy or download the model again.") from error
+
+
+def _names(path: Path) -> Iterator[str]:
+    try:
+        with cast(Any, safe_open)(path, framework="pt") as file:
+            yield from cast(list[str], file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} can't be read: {error}. Copy or download the model again.") from error
