@@ -160,7 +160,7 @@ class TokenEffects:
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """What a feature's weights alone say of it."""
+    """What a feature's weights alone say of it. Effects are those of its decoder row as it is stored."""
 
     neighbours: tuple[int, ...]
     """Features of the same dictionary with the most similar decoder rows, the nearest first; empty for a

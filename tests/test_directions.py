@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
@@ -22,12 +24,13 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import Interrupted, RecipeChanged
 from autointerp.progress import Silent, Stop
+from autointerp.report.terminal import print_directions
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.stages.directions import run_directions
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions
+from autointerp.types import Directions, TokenEffects
 from tiny import Tiny, make_sae
 
 UNIT = "000000000"
@@ -242,6 +245,17 @@ def test_show_prints_them_in_quotes(whole: Path) -> None:
         .split("  ")[2]
         .startswith("layers.1/0 0.00, layers.1/1 0.00, layers.1/2 0.00, layers.1/4")
     )
+
+
+def test_white_space_and_control_tokens_of_a_model_are_seen_and_inert() -> None:
+    tokens = [b" a", b"\n", b"\t", b"", b"<|im_end|>", b"\xe2\x82"]
+    effects = TokenEffects(tuple(range(6)), (6.0, 5.0, 4.0, 3.0, 2.0, 1.0))
+    console = Console(file=io.StringIO(), width=120)
+    print_directions(console, "x", Directions((), (), effects, None), Vocabulary(tokens))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
+    assert "' a' +6, '⏎' +5, '⇥' +4, '' +3, '‹｜im_end｜›' +2, '\ufffd' +1" in printed.replace("|", "｜")
+    assert "Suppresses" not in printed
+    assert "Nearest    none" in printed
 
 
 def test_a_dictionary_that_writes_nothing_to_the_stream_says_so(made: Tiny, tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ class Neighbourhood:
     """A dictionary's directions, ready to be searched."""
 
     def __init__(self, directions_FD: Tensor, max_elements: int = MAX_ELEMENTS) -> None:
-        """`directions_FD`: decoder rows, or encoder columns transposed; any float dtype, any device. A view
-        will do, nothing is copied. `max_elements` bounds what is held at once, and changes no result."""
+        """`directions_FD`: decoder rows, or encoder columns transposed; any float dtype, any device that has
+        float64. A view will do, nothing is copied. `max_elements` bounds what is held at once (beside some
+        numbers a feature) and changes no result."""
         self._keys = Keys(directions_FD, scaled=True, max_elements=max_elements)
 
     def nearest(self, features: Sequence[int], k: int) -> list[Nearest]:

@@ -35,7 +35,7 @@ class Keys:
     """Rows to search, as they are or scaled to norm 1. Rows of zeros have no direction and are never found."""
 
     def __init__(self, rows_VD: Tensor, *, scaled: bool, max_elements: int = MAX_ELEMENTS) -> None:
-        """`rows_VD`: any float dtype, any device; it is neither copied nor changed."""
+        """`rows_VD`: any float dtype, any device that has float64; it is neither copied nor changed."""
         self.rows_VD = rows_VD
         self.max_elements = max_elements
         step = max(1, max_elements // rows_VD.shape[1])
@@ -157,12 +157,14 @@ def _proposed(queries_qD: Tensor, keys: Keys, n: int, itself_q: Tensor | None) -
 def _scored(queries_qD: Tensor, keys: Keys, id_qM: Tensor) -> Tensor:
     """[q, M] float64, a few queries and candidates at a time."""
     n_candidates, width = id_qM.shape[1], queries_qD.shape[1]
-    rows_at_once = max(1, keys.max_elements // (n_candidates * width))
+    queries_at_once = max(1, keys.max_elements // (n_candidates * width))
     columns_at_once = max(1, keys.max_elements // width)
     return torch.cat(
         [
             torch.cat([keys.scores(queries, ids) for ids in block.split(columns_at_once, dim=1)], dim=1)
-            for queries, block in zip(queries_qD.split(rows_at_once), id_qM.split(rows_at_once), strict=True)
+            for queries, block in zip(
+                queries_qD.split(queries_at_once), id_qM.split(queries_at_once), strict=True
+            )
         ]
     )
 
