@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "demo", "progress"},
+    {"errors", "types", "identity", "demo", "progress", "children"},
     {"journal", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -33,7 +33,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 FENCES = {
-    "vllm": {"llm/vllm.py"},
+    "vllm": {"llm/vllm_engine.py"},
     "openai": {"llm/openai.py"},
     "asyncio_throttle": {"llm/openai.py"},
     "typer": {"cli.py"},
