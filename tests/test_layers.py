@@ -112,6 +112,7 @@ def test_torch_is_imported_at_import_time_only_where_tensors_are_made(path: Path
         "import autointerp.cli",
         "from autointerp import explain, Run",
         "import autointerp.dictionaries.locate",
+        "from autointerp.llm.vllm import is_default_here; is_default_here()",
         "from autointerp.plugins import names; [names(k) for k in ('explainers', 'scorers', 'llm', 'dictionaries')]",
     ],
 )

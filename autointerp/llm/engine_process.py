@@ -31,6 +31,8 @@ from autointerp.llm import engine_pids
 from autointerp.llm.process_guard import GRACE_S
 from autointerp.types import Json
 
+ENDING_S: Final = GRACE_S + 4.0
+"""An engine whose parent was killed is gone by then."""
 MAX_LINE: Final = 2**28
 """Bytes of a message, far above any prompt."""
 
@@ -197,7 +199,7 @@ class Engine:
 
 async def _no_orphans() -> None:
     """Raises LLMStopped where an engine outlived its parent; a guard gets the time to end it first."""
-    until = time.monotonic() + GRACE_S + 4.0
+    until = time.monotonic() + ENDING_S
     while left := engine_pids.orphans():
         if time.monotonic() > until:
             pids = " ".join(str(process.pid) for orphan in left for process in orphan.processes)
