@@ -1,12 +1,16 @@
 # make demo   own environment, pinned install, then the whole line on the embedded model: no GPU, no key
 # make test   the same environment with the test tools, then the whole test suite
 # make lint   ruff and pyright
+# make test-vllm   an environment with vLLM's CPU build, then the tests that want the real engine
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint install install-test
+VENV_VLLM ?= .venv-vllm
+BIN_VLLM := $(VENV_VLLM)/bin
+
+.PHONY: demo test test-all test-vllm lint install install-test install-vllm
 
 demo: install
 	$(BIN)/autointerp explain --sae demo --n-features 200
@@ -15,7 +19,10 @@ test: install-test
 	$(BIN)/python -m pytest
 
 test-all: install-test
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'not vllm'
+
+test-vllm: install-vllm
+	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
 
 lint: install-test
 	$(BIN)/ruff check
@@ -24,6 +31,7 @@ lint: install-test
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
+install-vllm: $(VENV_VLLM)/installed
 
 # torch comes first and pinned: anything that may choose freely takes gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -34,4 +42,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),
+# which its grammar library names and does not use there: hence every package by name, and no dependencies.
+$(VENV_VLLM)/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt torch
+	$(BIN_VLLM)/pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(BIN_VLLM)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -55,7 +55,9 @@ def explain(
         str | None, typer.Option(help="These: 0,5,100-200, or @FILE with one a line.")
     ] = None,
     first: Annotated[int | None, typer.Option(help="The first so many.")] = None,
-    llm: Annotated[str | None, typer.Option(help="Explains and judges: openai:MODEL, lexical, ...")] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="Explains and judges: vllm:MODEL, openai:MODEL, lexical, ...")
+    ] = None,
     explainer_llm: Annotated[str | None, typer.Option(help="Explains.")] = None,
     judge_llm: Annotated[str | None, typer.Option(help="Judges.")] = None,
     explainer: Annotated[list[str] | None, typer.Option(help="How to explain; see 'plugins'.")] = None,
@@ -185,8 +187,8 @@ def _with_choices(
     judge_llm: str | None,
 ) -> dict[str, Any]:
     from autointerp.errors import RecipeError
-    from autointerp.pipeline import llm_section
     from autointerp.recipe import merge
+    from autointerp.stages.llms import llm_section
 
     over: dict[str, Any] = {}
     if sum(choice is not None for choice in (n_features, features, first)) > 1:
@@ -290,7 +292,18 @@ def _print_plan(run: Run, resolved: Any) -> None:
         f"{planned.n_tokens:,} tokens of {recipe.corpus.path if recipe.corpus else ''} "
         f"in contexts of {planned.context_length}; "
         f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
-        f"{run.path}"
+        f"{run.path}{_llms(run)}"
+    )
+
+
+def _llms(run: Run) -> str:
+    """Who explains and judges."""
+    from autointerp.recipe import instance
+
+    sections = {"explained": run.recipe.llms.explainer, "judged": run.recipe.llms.judge}
+    models = {done: (s["use"], instance("llm", s).identity().model) for done, s in sections.items() if s}
+    return "".join(
+        f"; {done} by {use if use == model else f'{use}:{model}'}" for done, (use, model) in models.items()
     )
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,15 +21,13 @@ from typing import Any, Final, Literal
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
-from autointerp.llm.protocol import Backend
-from autointerp.llm.replay import Limited
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved, local, resolve
 from autointerp.run import Run
-from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.device import run_on_device
 from autointerp.stages.explain import run_explain
+from autointerp.stages.llms import check_llms_are_named, connected, llm_section, with_default_llm
 from autointerp.stages.preflight import check_disk, check_llms, plan
 from autointerp.stages.sample import run_sample
 from autointerp.stages.score import run_score
@@ -80,7 +78,7 @@ def run_line(
                 Run.of(run.path, resolved).check()  # the model, dictionary and corpus are still the same
             check_disk(run, plan(run, resolved))
             if "explain" in wanted:
-                _anywhere(lambda: _preflight(run, stop), stop)
+                _anywhere(lambda: _preflight(run, progress, stop), stop)
             stop.check()
             if extending:
                 run.save()  # not before the checks: a run that is refused leaves nothing to resume
@@ -98,7 +96,7 @@ def run_line(
 
 
 async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
-    async with _connected(run) as llms:
+    async with connected(run, progress) as llms:
         for dictionary in run.recipe.dictionaries:
             stop.check()
             with _timed(outcome, "explain"):
@@ -115,39 +113,9 @@ async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: 
                         outcome.add(filled)
 
 
-# --- LLMs ----------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _connected(run: Run) -> AsyncGenerator[dict[str, Asked]]:
-    """The run's LLMs by role; two roles with the same section share one connection."""
-    sections = {"explainer": run.recipe.llms.explainer, "judge": run.recipe.llms.judge}
-    living: list[tuple[Any, Asked]] = []
-    llms: dict[str, Asked] = {}
-    try:
-        for role, section in sections.items():
-            if section is None:
-                llms[role] = NOBODY
-                continue
-            known = next((asked for before, asked in living if before == section), None)
-            if known is None:
-                backend: Backend = recipes.instance("llm", section)
-                llm = backend.connect()
-                # Nothing is gained by limiting what is computed here at once.
-                known = Asked(
-                    Limited(llm, run.recipe.resources.n_in_flight) if backend.paid else llm, backend.paid
-                )
-                living.append((section, known))
-            llms[role] = known
-        yield llms
-    finally:
-        for _, asked in living:
-            await asked.llm.close()
-
-
-async def _preflight(run: Run, stop: Stop) -> None:
+async def _preflight(run: Run, progress: Progress, stop: Stop) -> None:
     """Checks the LLMs; a wish to stop need not wait for a server that hangs."""
-    async with _connected(run) as llms:
+    async with connected(run, progress) as llms:
         checking = asyncio.ensure_future(check_llms(run, llms))
         stopping = asyncio.ensure_future(stop.event().wait())
         try:
@@ -158,24 +126,6 @@ async def _preflight(run: Run, stop: Stop) -> None:
             checking.cancel()
             stopping.cancel()
             await asyncio.gather(checking, stopping, return_exceptions=True)
-
-
-def check_llms_are_named(recipe: Recipe) -> None:
-    """Raises RecipeError where an explainer or scorer needs an LLM and the recipe names none."""
-    needs = {
-        "explainer": [n for n, s in recipe.explainers.items() if recipes.instance("explainers", s).needs_llm],
-        "judge": [n for n, s in recipe.scorers.items() if recipes.instance("scorers", s).needs_llm],
-    }
-    missing = {role: names for role, names in needs.items() if names and getattr(recipe.llms, role) is None}
-    if missing:
-        who = "; ".join(f"the {role} LLM, for {', '.join(names)}" for role, names in missing.items())
-        raise RecipeError(
-            f"no LLM is chosen ({who}). Ways to choose:\n"
-            "  --llm openai:MODEL   any OpenAI-compatible server: set OPENAI_BASE_URL and OPENAI_API_KEY\n"
-            "                       (a `vllm serve` of your own: http://localhost:8000/v1 and no key)\n"
-            "  --llm lexical        no language model: corpus statistics, the baseline an LLM must beat\n"
-            "  --explainer-llm and --judge-llm choose one each."
-        )
 
 
 # --- from Python ---------------------------------------------------------------------------------------
@@ -228,6 +178,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         mapping = recipes.over_default_plugins(mapping)
     recipe = recipes.parse(_with_demo_llm(mapping))
     if STAGES.index(until) >= STAGES.index("explain"):
+        recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
@@ -278,15 +229,6 @@ def sae_sections(texts: list[str]) -> dict[str, Any]:
     if len(texts) > 1 and len(sections) < len(texts):
         raise RecipeError("several dictionaries need names: --sae NAME=PATH --sae NAME=PATH.")
     return sections
-
-
-def llm_section(text: str) -> dict[str, Any]:
-    """`openai:MODEL` -> its section of the recipe; a backend without a model stands alone."""
-    use, colon, model = text.partition(":")
-    section: dict[str, Any] = {"use": use}
-    if colon:
-        section["function" if use == "scripted" else "model"] = model
-    return section
 
 
 # --- running -------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import yaml
 
 from autointerp import plugins
 from autointerp.errors import RecipeError, UnknownName
+from autointerp.llm.protocol import EngineResources
 from autointerp.prompting import shipped_folders
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.subject.corpus import CorpusSpec
@@ -116,6 +117,8 @@ class Resources:
     tried once."""
     n_in_flight: int = 64
     """LLM work on so many features at once."""
+    engine: EngineResources = field(default_factory=EngineResources)
+    """What an LLM that runs on this machine (`vllm`) takes of its cards."""
     prompts: str | None = None
     """Folder of the user's own prompt templates, looked into first."""
 
@@ -249,6 +252,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "cache.shard_tokens": (cache.shard_tokens, 1),
         "cache.max_rows": (cache.max_rows, 2),
         "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
+        "resources.engine.tensor_parallel": (recipe.resources.engine.tensor_parallel, 1),
+        "resources.engine.data_parallel": (recipe.resources.engine.data_parallel or 1, 1),
     }
     for place, (value, minimum) in least.items():
         if value < minimum:
@@ -266,6 +271,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
     if min(sampling.shares) <= 0:
         yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
+    if not 0 < recipe.resources.engine.memory <= 1:
+        yield f"resources.engine.memory: above 0, at most 1 (found {recipe.resources.engine.memory:g})"
     if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:
         yield f"cache.context_length: from 2 to 65,535 (found {cache.context_length})"
 

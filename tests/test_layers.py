@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "environment", "demo", "progress"},
+    {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
     {"journal", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -33,7 +33,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 FENCES = {
-    "vllm": {"llm/vllm.py"},
+    "vllm": {"llm/vllm_engine.py"},
     "openai": {"llm/openai.py"},
     "asyncio_throttle": {"llm/openai.py"},
     "typer": {"cli.py"},
@@ -120,6 +120,7 @@ def test_torch_is_imported_at_import_time_only_where_tensors_are_made(path: Path
         "import autointerp.cli",
         "from autointerp import explain, Run",
         "import autointerp.dictionaries.locate",
+        "from autointerp.llm.vllm import is_default_here; is_default_here()",
         "from autointerp.plugins import names; [names(k) for k in ('explainers', 'scorers', 'llm', 'dictionaries')]",
     ],
 )

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.clauses import WORD, Clause, Kind, matches, merged, start_of
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
 from autointerp.prompting import Prompt
-from autointerp.types import Shown, Window
+from autointerp.types import Json, Shown, Window
 
 VERSION: Final = "1"
 """Raise it when the same windows would give another explanation or another verdict."""
@@ -34,11 +34,12 @@ class Lexical:
 
     version: ClassVar[str] = VERSION
     paid: ClassVar[bool] = False
+    local: ClassVar[bool] = False
 
     def identity(self) -> LLMIdentity:
         return LLMIdentity("lexical", VERSION)
 
-    def connect(self) -> LexicalLLM:
+    def connect(self, place: Place = ANYWHERE) -> LexicalLLM:
         return LexicalLLM()
 
 
@@ -60,6 +61,7 @@ class LexicalLLM:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,

@@ -21,7 +21,7 @@ import orjson
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.server_errors import (
     Server,
@@ -75,13 +75,14 @@ class Openai:
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """OpenAI's reasoning models want max_completion_tokens, and count their thinking in it."""
     constrain: Literal["none", "structured_outputs"] = "none"
-    """How a set of allowed answers is sent: not at all, or as vLLM's structured_outputs."""
+    """How allowed answers (choices, a schema) are sent: not at all, or as vLLM's structured_outputs."""
     extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
     """Fields added to each chat request; null takes one out. E.g. `{reasoning_effort: low,
     temperature: null}`, `{chat_template_kwargs: {enable_thinking: false}}`."""
 
     version: ClassVar[str] = "1"
     paid: ClassVar[bool] = True
+    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         faults = [
@@ -103,7 +104,7 @@ class Openai:
         plain = asked == [True, "none", {}]
         return LLMIdentity(self.model, self.revision if plain else f"{self.revision}+{digest(asked)[:8]}")
 
-    def connect(self) -> OpenaiLLM:
+    def connect(self, place: Place = ANYWHERE) -> OpenaiLLM:
         """Raises LLMStopped for a missing key or an address that is none."""
         import openai
 
@@ -165,14 +166,15 @@ class OpenaiLLM:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,
     ) -> Reply:
         """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
 
-        With `label_tokens`, `choices` are not sent: under a grammar a server reports probabilities among
-        the allowed answers alone. `latency_s` is that of the try that succeeded.
+        With `label_tokens`, `choices` and `schema` are not sent: under a grammar a server reports
+        probabilities among the allowed answers alone. `latency_s` is that of the try that succeeded.
         """
         options = self._options
         body: Json = {
@@ -184,8 +186,8 @@ class OpenaiLLM:
         }
         if label_tokens:
             body |= {"logprobs": True, "top_logprobs": chat_format.N_TOP}
-        elif choices and options.constrain == "structured_outputs":
-            body["structured_outputs"] = {"choice": list(choices)}
+        elif options.constrain == "structured_outputs" and (choices or schema):
+            body["structured_outputs"] = {"choice": list(choices)} if choices else {"json": schema}
         body |= options.extra_body
         return await self._ask(
             "/chat/completions", body, lambda answer, s: chat_format.read_reply(answer, s, label_tokens)

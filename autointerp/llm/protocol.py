@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Protocol
 
 from autointerp.errors import LLMStopped
 from autointerp.prompting import Prompt
+from autointerp.types import Json
 
 FinishReason = Literal["stop", "length", "content_filter", "other"]
 
@@ -79,15 +81,17 @@ class LLM(Protocol):
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,
     ) -> Reply:
         """One answer to `prompt`.
 
-        `choices` constrains the answer to one of these strings where the server can (callers must still
-        parse); `label_tokens` asks for the log-probabilities of these as the first answer token; `index`
-        tells apart several answers to one and the same request (0 the first, 1 one more try).
+        `choices` constrains the answer to one of these strings and `schema` to JSON that fits a JSON
+        schema, where the server can (callers must still parse); `label_tokens` asks for the
+        log-probabilities of these as the first answer token; `index` tells apart several answers to one
+        and the same request (0 the first, 1 one more try).
         """
         ...
 
@@ -107,18 +111,46 @@ class LLM(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EngineResources:
+    """What an LLM that runs on this machine may take of its cards. Changes no answer, is never digested."""
+
+    tensor_parallel: int = 1
+    """Cards that one copy of the model is spread over."""
+    data_parallel: int | None = None
+    """Copies of the model. None: as many as the visible cards hold."""
+    memory: float = 0.9
+    """Share of each card's memory, for weights and cache. Several LLMs on the same cards divide it evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a backend connects from: used by those that run a model on this machine."""
+
+    engine: EngineResources = EngineResources()
+    n_sharing: int = 1
+    """LLMs on the same cards, this one included."""
+    folder: Path | None = None
+    """For logs: the run's. None: a folder of the user's own, see `engine_pids`."""
+
+
+ANYWHERE: Final = Place()
+
+
 class Backend(Protocol):
     """The plug-in: options from the recipe. Plain data, cheap to make, no connection."""
 
     version: ClassVar[str]
     paid: ClassVar[bool]
     """Answers cost money or time, so each is kept in the request journal and never asked for twice."""
+    local: ClassVar[bool]
+    """The model runs on this machine's cards, and queues by itself: requests to it need no limit of ours."""
 
     def identity(self) -> LLMIdentity:
         """Which LLM will answer; digested. No connection is made."""
         ...
 
-    def connect(self) -> LLM:
+    def connect(self, place: Place = ANYWHERE) -> LLM:
         """The living LLM. Called inside the event loop that will use it.
 
         Raises LLMStopped where it can't work at all (a missing key or package)."""
@@ -138,6 +170,7 @@ class NoLLM:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,

@@ -17,12 +17,11 @@ from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
 
-class Limited:
-    """An LLM that is asked at most so many things at once; who comes first is served first."""
+class _InFront:
+    """Stands in front of an LLM and passes for it."""
 
-    def __init__(self, llm: LLM, n_in_flight: int) -> None:
+    def __init__(self, llm: LLM) -> None:
         self._llm = llm
-        self._free = asyncio.Semaphore(n_in_flight)
 
     @property
     def identity(self) -> LLMIdentity:
@@ -32,6 +31,17 @@ class Limited:
     def capabilities(self) -> Capabilities:
         return self._llm.capabilities
 
+    async def close(self) -> None:
+        await self._llm.close()
+
+
+class Limited(_InFront):
+    """An LLM that is asked at most so many things at once; who comes first is served first."""
+
+    def __init__(self, llm: LLM, n_in_flight: int) -> None:
+        super().__init__(llm)
+        self._free = asyncio.Semaphore(n_in_flight)
+
     async def generate(
         self,
         prompt: Prompt,
@@ -39,6 +49,7 @@ class Limited:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,
@@ -49,6 +60,7 @@ class Limited:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 choices=choices,
+                schema=schema,
                 label_tokens=label_tokens,
                 seed=seed,
                 index=index,
@@ -62,27 +74,16 @@ class Limited:
         async with self._free:
             return await self._llm.embed(texts)
 
-    async def close(self) -> None:
-        await self._llm.close()
 
-
-class Replayed:
+class Replayed(_InFront):
     """An LLM with a memory, for the requests of one unit."""
 
     def __init__(self, llm: LLM, requests: Journal, usage: Journal, unit: str) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._replies = requests.read(unit)
         self._requests = Part(requests, unit)
         self._usage = Part(usage, unit)
         self._turns: dict[str, asyncio.Lock] = {}
-
-    @property
-    def identity(self) -> LLMIdentity:
-        return self._llm.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._llm.capabilities
 
     async def generate(
         self,
@@ -91,53 +92,39 @@ class Replayed:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,
     ) -> Reply:
-        key = digest(
-            "generate",
-            self.identity,
-            [(turn.role, turn.content) for turn in prompt.messages],
-            [max_tokens, temperature, choices, label_tokens, seed, index],
-        )
+        asked = [max_tokens, temperature, choices, label_tokens, seed, index]
+        turns = [(turn.role, turn.content) for turn in prompt.messages]
+        key = digest("generate", self.identity, turns, asked if schema is None else [*asked, schema])
         async with self._turn(key):
             if (known := self._replies.get(key)) is not None:
                 return _reply(known)
-            return await self._ask(key, prompt, max_tokens, temperature, choices, label_tokens, seed, index)
+            reply = await self._llm.generate(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                choices=choices,
+                schema=schema,
+                label_tokens=label_tokens,
+                seed=seed,
+                index=index,
+            )
+            record: Json = {
+                "text": reply.text,
+                "finish_reason": reply.finish_reason,
+                "label_logprobs": reply.label_logprobs,
+            }
+            self._remember(key, record)
+            self._usage.append(key, dataclasses.asdict(reply.usage))
+            return reply
 
     def _turn(self, key: str) -> asyncio.Lock:
         """Of two equal requests at once the second waits for the first's answer."""
         return self._turns.setdefault(key, asyncio.Lock())
-
-    async def _ask(
-        self,
-        key: str,
-        prompt: Prompt,
-        max_tokens: int,
-        temperature: float,
-        choices: Sequence[str] | None,
-        label_tokens: Sequence[str] | None,
-        seed: int | None,
-        index: int,
-    ) -> Reply:
-        reply = await self._llm.generate(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            label_tokens=label_tokens,
-            seed=seed,
-            index=index,
-        )
-        record: Json = {
-            "text": reply.text,
-            "finish_reason": reply.finish_reason,
-            "label_logprobs": reply.label_logprobs,
-        }
-        self._remember(key, record)
-        self._usage.append(key, dataclasses.asdict(reply.usage))
-        return reply
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         key = digest("logprobs", self.identity, [(t.role, t.content) for t in prompt.messages], continuation)
@@ -160,7 +147,7 @@ class Replayed:
 
     async def close(self) -> None:
         self.close_files()
-        await self._llm.close()
+        await super().close()
 
     def _remember(self, key: str, record: Json) -> None:
         self._requests.append(key, record)

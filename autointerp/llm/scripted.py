@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
 from autointerp.prompting import Prompt
+from autointerp.types import Json
 
 Answer = Callable[[Prompt, int], str | Reply | Awaitable[str | Reply]]
 """`(prompt, index)`: index 0 is the first answer to a prompt, 1 one more try. It may be async, and may raise
@@ -29,11 +30,12 @@ class Scripted:
     version: ClassVar[str] = "1"
     paid: ClassVar[bool] = True
     """True, so that answers are kept in the request journal as those of any LLM are."""
+    local: ClassVar[bool] = False
 
     def identity(self) -> LLMIdentity:
         return LLMIdentity(self.model, self.revision)
 
-    def connect(self) -> ScriptedLLM:
+    def connect(self, place: Place = ANYWHERE) -> ScriptedLLM:
         """Raises RecipeError where `function` names none."""
         return ScriptedLLM(self.identity(), find_function(self.function))
 
@@ -53,6 +55,7 @@ class ScriptedLLM:
         max_tokens: int,
         temperature: float = 0.0,
         choices: Sequence[str] | None = None,
+        schema: Json | None = None,
         label_tokens: Sequence[str] | None = None,
         seed: int | None = None,
         index: int = 0,

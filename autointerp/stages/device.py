@@ -17,13 +17,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections import deque
-from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 import orjson
 
 from autointerp import errors
+from autointerp.children import end_of, import_path
 from autointerp.errors import AutointerpError, Interrupted, StageFailed
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
@@ -51,7 +50,7 @@ def run_on_device(run: Run, stage: DeviceStage, progress: Progress, stop: Stop) 
             stderr=output,
             pass_fds=(write_end,),
             start_new_session=True,  # the terminal's Ctrl-C is for the parent, which says what it means
-            env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": _import_path()},
+            env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": import_path()},
         )
         os.close(write_end)
         try:
@@ -68,13 +67,8 @@ def run_on_device(run: Run, stage: DeviceStage, progress: Progress, stop: Stop) 
         raise StageFailed(
             f"the {stage} stage ended without a word (exit status {child.returncode}"
             f"{'; killed, perhaps out of memory' if child.returncode in (-9, 137) else ''}). What it "
-            f"finished is written. The end of {log}:\n{_tail(log)}"
+            f"finished is written. The end of {log}:\n{end_of(log)}"
         )
-
-
-def _import_path() -> str:
-    """The child finds what the parent finds, plug-ins in the working folder included."""
-    return os.pathsep.join(str(Path(place or ".").resolve()) for place in sys.path)
 
 
 def _send(child: subprocess.Popen[bytes], line: bytes) -> None:
@@ -115,11 +109,6 @@ def _handle(message: Json, progress: Progress) -> bool:
         case _:
             return True
     return False
-
-
-def _tail(log: Path, n_lines: int = 15) -> str:
-    with log.open(encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, n_lines))
 
 
 # --- child ---------------------------------------------------------------------------------------------
