@@ -274,7 +274,7 @@ def _without(section: Any, *names: str) -> Json:
 
 
 def _environment() -> Json:
-    packages = ("torch", "transformers", "numpy", "datasets", "openai", "safetensors", "tokenizers")
+    packages = ("torch", "transformers", "numpy", "datasets", "openai", "safetensors", "tokenizers", "vllm")
     versions: Json = {}
     for package in packages:
         try:
