@@ -12,7 +12,7 @@ from autointerp.types import Json
 
 def environment() -> Json:
     """Versions of this package, Python, the platform and the libraries that results depend on."""
-    packages = ("torch", "transformers", "numpy", "datasets", "openai", "safetensors", "tokenizers")
+    packages = ("torch", "transformers", "numpy", "datasets", "openai", "safetensors", "tokenizers", "vllm")
     versions: Json = {}
     for package in packages:
         try:

@@ -240,7 +240,7 @@ def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
 
 
 def _number_faults(recipe: Recipe) -> Iterator[str]:
-    sampling, cache = recipe.sampling, recipe.cache
+    sampling, cache, engine = recipe.sampling, recipe.cache, recipe.resources.engine
     least = {
         "sampling.width": (sampling.width, 2),
         "sampling.n_bands": (sampling.n_bands, 1),
@@ -252,8 +252,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "cache.shard_tokens": (cache.shard_tokens, 1),
         "cache.max_rows": (cache.max_rows, 2),
         "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
-        "resources.engine.tensor_parallel": (recipe.resources.engine.tensor_parallel, 1),
-        "resources.engine.data_parallel": (recipe.resources.engine.data_parallel or 1, 1),
+        "resources.engine.tensor_parallel": (engine.tensor_parallel, 1),
+        "resources.engine.data_parallel": (1 if engine.data_parallel is None else engine.data_parallel, 1),
     }
     for place, (value, minimum) in least.items():
         if value < minimum:
@@ -271,8 +271,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
     if min(sampling.shares) <= 0:
         yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
-    if not 0 < recipe.resources.engine.memory <= 1:
-        yield f"resources.engine.memory: above 0, at most 1 (found {recipe.resources.engine.memory:g})"
+    if not 0 < engine.memory <= 1:
+        yield f"resources.engine.memory: above 0, at most 1 (found {engine.memory:g})"
     if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:
         yield f"cache.context_length: from 2 to 65,535 (found {cache.context_length})"
 

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from autointerp import pipeline
+from autointerp import recipe as recipes
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import engine_pids, engine_process, gpus, vllm
 from autointerp.llm.protocol import EngineResources, Place
@@ -276,13 +277,15 @@ async def _closed(work: Callable[[VllmLLM], Awaitable[None]], model: str) -> Non
 
 PARENT = """
 import asyncio, sys
+import jinja2
 import autointerp.llm.vllm as vllm
-from test_llm_vllm import prompt
+from autointerp.prompting import Prompt, Template
 vllm.needs_gpu = lambda: False
+prompt = Prompt(Template("test", "0", (("user", jinja2.Template("wait 100")),)), {})
 
 async def main():
     llm = vllm.Vllm(sys.argv[1]).connect()
-    await asyncio.gather(*(llm.generate(prompt(f"wait 100 {n}"), max_tokens=5) for n in range(50)))
+    await asyncio.gather(*(llm.generate(prompt, max_tokens=5) for _ in range(50)))
 
 asyncio.run(main())
 """
@@ -369,6 +372,19 @@ def test_each_engine_has_its_cards_and_prompts_that_begin_alike_share_one(
 
     using(work, Place(EngineResources(tensor_parallel=2)))
     assert events.read_text().count("started") == 2
+
+
+def test_resources_are_checked_with_the_recipe(made: Tiny) -> None:
+    engine = {"tensor_paralel": 2, "memory": 2}
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(made.recipe(resources={"engine": engine}))
+    for fault in (
+        "resources.engine.tensor_paralel: no such key. Did you mean 'tensor_parallel'?",
+        "resources.engine.memory: above 0, at most 1 (found 2)",
+    ):
+        assert fault in str(caught.value)
+    with pytest.raises(RecipeError, match="data_parallel: at least 1"):
+        recipes.parse(made.recipe(resources={"engine": {"data_parallel": 0}}))
 
 
 def test_more_cards_than_there_are_or_none(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +502,10 @@ def test_where_one_llm_is_named_the_other_is_not_guessed(
     machine(monkeypatch, installed=True, cards=("0",))
     with pytest.raises(RecipeError, match=r"no LLM is chosen \(the judge LLM"):
         pipeline.prepare(open_recipe(made) | {"llms": {"explainer": {"use": "lexical"}}}, tmp_path / "run")
+
+
+def test_the_readme_names_the_default() -> None:
+    assert f"`{DEFAULT_MODEL}`" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_demo_stays_lexical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def folder() -> Path:
 
 def record(pid: int, model: str) -> Path:
     """Writes down the engine whose session `pid` leads, with all its processes of now; the file."""
-    content: Json = {"parent": _process(os.getpid()), "model": model, "processes": _of_session(pid)}
+    content: Json = {"parent": _process(os.getpid()), "model": model, "processes": of_session(pid)}
     file = folder() / f"engine-{pid}.json"
     partial = file.with_suffix(".new")
     partial.write_bytes(orjson.dumps(content))
@@ -77,7 +77,8 @@ def _is_alive(process: Process) -> bool:
     return _process(process.pid) == process
 
 
-def _of_session(leader: int) -> list[Process]:
+def of_session(leader: int) -> list[Process]:
+    """The living processes of the session that `leader` leads, or led."""
     pids = (int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit())
     processes = ((_process(pid), _stat(pid)) for pid in pids)
     return [process for process, stat in processes if process and stat and int(stat[3]) == leader]

@@ -90,9 +90,10 @@ class Engine:
 
     async def close(self) -> None:
         """Ends the engine and waits until nothing of it is left."""
-        if self._start is not None and not self._start.done():
+        if self._start is not None:
             self._start.cancel()
-            await asyncio.wait({self._start})
+            # Why it did not start, if so, was told to whoever asked.
+            await asyncio.gather(self._start, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
         if self._guard is not None:
@@ -183,14 +184,16 @@ class Engine:
         guard, self._guard = self._guard, None
         if guard is None:
             return
-        until = time.monotonic() + GRACE_S + 2.0
-        # Its number stays taken until `wait`, so that the group below is surely ours.
+        until = time.monotonic() + ENDING_S
+        # Its number stays taken until `wait`, so that group and session below are surely ours.
         while time.monotonic() < until and not os.waitid(
             os.P_PID, guard.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG
         ):
             await asyncio.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(guard.pid, signal.SIGKILL)
+        while time.monotonic() < until and engine_pids.of_session(guard.pid):
+            await asyncio.sleep(0.02)  # the cards' memory is free when they are gone, not when they are told
         guard.wait()
         assert guard.stdin is not None
         with contextlib.suppress(BrokenPipeError):

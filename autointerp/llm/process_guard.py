@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
-GRACE_S: Final = 6.0
+GRACE_S: Final = 5.0
 _LOOK_EVERY_S: Final = 0.2
 
 

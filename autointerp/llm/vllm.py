@@ -7,6 +7,7 @@ This process imports neither vLLM nor torch.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import importlib.metadata
@@ -206,8 +207,7 @@ class VllmLLM:
         raise LLMBadRequest("the vllm backend has no embeddings; use openai with an embedding server.")
 
     async def close(self) -> None:
-        for engine in self._engines:
-            await engine.close()
+        await asyncio.gather(*(engine.close() for engine in self._engines))
 
     async def _ask(self, request: Json) -> Json:
         return await _engine_for(request["messages"], self._engines).ask(request)
