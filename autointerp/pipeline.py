@@ -25,7 +25,7 @@ from autointerp.llm.protocol import Backend
 from autointerp.llm.replay import Limited
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
-from autointerp.resolve import Resolved, local, resolve
+from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.device import run_on_device
@@ -234,7 +234,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     run.check()
     if not run.has_all_rows():
         assert resolved.recipe.corpus is not None  # filled by `resolve`
-        check_first_documents(resolved.recipe.corpus)
+        check_first_documents(resolved.recipe.corpus, hub_of(recipe))
     return resolved, run
 
 

@@ -112,6 +112,8 @@ class Resources:
     """LLM work on so many features at once."""
     prompts: str | None = None
     """Folder of the user's own prompt templates, looked into first."""
+    prefetch: str | None = None
+    """Folder of the corpora that `autointerp prefetch` copies. None: autointerp/corpora in HF_HOME."""
 
 
 def _default_explainers() -> dict[str, PluginSection]:
