@@ -1,4 +1,5 @@
-"""The command line: one short function a verb. All work is done elsewhere; torch is never loaded here."""
+"""The command line: one short function a verb. All work is done elsewhere; torch is never loaded here (but by
+transformers, whose tokenizers `prefetch` needs)."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from autointerp.pipeline import Outcome, Stage
+    from autointerp.prefetch import Prefetched
     from autointerp.progress import Stop
     from autointerp.run import Run
     from autointerp.stages.preflight import Plan
@@ -87,6 +90,42 @@ def explain(
         _print_plan(run, resolved)
         if not dry_run:
             _run(run, until.value, resolved)
+
+
+@app.command()
+def prefetch(
+    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None,
+    sae: Annotated[list[str] | None, typer.Option(help="As for 'explain'.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    hook: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One field: --set cache.n_tokens=1000000.")
+    ] = None,
+) -> None:
+    """Fetch what a run needs from Hugging Face, for machines without a network; again, and it goes on.
+
+    Example: autointerp prefetch --sae org/sae:layers.12 --model org/model --corpus org/dataset
+    """
+    with _errors():
+        from autointerp.errors import Interrupted
+        from autointerp.prefetch import prefetch as fetch
+        from autointerp.progress import Stop
+        from autointerp.report.terminal import TerminalProgress
+
+        mapping = _with_plugins(_mapping(recipe, sae, hook, model, corpus), None, None, settings)
+        stop = Stop()
+        with _signals(stop):
+            try:
+                got = fetch(mapping, TerminalProgress(_console()), stop)
+            except (Interrupted, KeyboardInterrupt):
+                typer.echo("\nStopped; what was fetched is kept. Type the same again to go on.", err=True)
+                raise typer.Exit(130) from None
+        _print_prefetched(got)
+        given = {"--recipe": [recipe], "--sae": sae, "--model": [model], "--hook": [hook]}
+        given |= {"--corpus": [corpus], "--set": settings}
+        words = [word for flag, values in given.items() for v in values or [] if v for word in (flag, v)]
+        typer.echo(f"Next, where there is no network: HF_HUB_OFFLINE=1 autointerp explain {join(words)} ...")
 
 
 @app.command()
@@ -305,6 +344,13 @@ def _llms(run: Run) -> str:
     return "".join(
         f"; {done} by {use if use == model else f'{use}:{model}'}" for done, (use, model) in models.items()
     )
+
+
+def _print_prefetched(got: list[Prefetched]) -> None:
+    for one in got:
+        where = f"in {one.place}" if one.place else "nothing to fetch"
+        kept = " (local: must be readable there too)" if one.is_local and one.place else ""
+        typer.echo(f"{one.what}: {one.name}, {one.n_bytes / 1e6:,.1f} MB, {where}{kept}")
 
 
 def _all_there_are(run: Run) -> str:

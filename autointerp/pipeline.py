@@ -23,7 +23,7 @@ from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
-from autointerp.resolve import Resolved, local, resolve
+from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.device import run_on_device
 from autointerp.stages.explain import run_explain
@@ -185,7 +185,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     run.check()
     if not run.has_all_rows():
         assert resolved.recipe.corpus is not None  # filled by `resolve`
-        check_first_documents(resolved.recipe.corpus)
+        check_first_documents(resolved.recipe.corpus, hub_of(recipe))
     return resolved, run
 
 

@@ -121,6 +121,8 @@ class Resources:
     """What an LLM that runs on this machine (`vllm`) takes of its cards."""
     prompts: str | None = None
     """Folder of the user's own prompt templates, looked into first."""
+    prefetch: str | None = None
+    """Folder of the corpora that `autointerp prefetch` copies. None: autointerp/corpora in HF_HOME."""
 
 
 def _default_explainers() -> dict[str, PluginSection]:

@@ -20,6 +20,7 @@ from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeE
 from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
 from autointerp.subject.architecture import ModelFiles, find_model
 from autointerp.subject.corpus import corpus_identity
+from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import RANDOM, STDLIB, CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
 from autointerp.types import FeatureId, Site
@@ -96,7 +97,7 @@ def resolve(recipe: Recipe) -> Resolved:
     )
     identities = Identities(
         model=model.identity,
-        corpus=corpus_identity(corpus),
+        corpus=corpus_identity(corpus, hub_of(recipe)),
         dictionaries={name: dictionary.spec.identity for name, dictionary in found.items()},
         widths={name: dictionary.spec.width for name, dictionary in found.items()},
         sites={name: str(dictionary.site) for name, dictionary in found.items()},
@@ -105,6 +106,12 @@ def resolve(recipe: Recipe) -> Resolved:
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
     return Resolved(complete, model, found, identities)
+
+
+def hub_of(recipe: Recipe) -> Hub:
+    """Where a run reads datasets: the hub, or the copies that `prefetch` made."""
+    folder = recipe.resources.prefetch
+    return Hub(None if folder is None else Path(folder).expanduser())
 
 
 def _prompt_folder(recipe: Recipe) -> str | None:

@@ -798,7 +798,7 @@ def test_hub_fetches_one_folder_at_one_commit(tmp_path: Path, monkeypatch: pytes
     calls = fake_hub(monkeypatch, tmp_path, files)
     spec = find_dictionary("org/repo:layers.1@v1")
     assert (spec.site, spec.model) == (Site("resid_post", 1), "org/model")
-    assert calls == [{"repo": "org/repo", "revision": "sha-of-v1", "allow_patterns": files[:3]}]
+    assert calls == [{"repo": "org/repo", "revision": "v1", "allow_patterns": files[:3]}]
 
 
 def test_hub_repository_of_many_is_listed_not_fetched(

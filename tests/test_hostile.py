@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autointerp import pipeline
+from autointerp.activations.rows import row_shards
 from autointerp.prompting import MARK_CLOSE, MARK_OPEN, inert, marked
 from autointerp.run import Run
 from tiny import Tiny
@@ -134,6 +137,46 @@ def test_a_hostile_run_can_be_shown(hostile_run: Run) -> None:
     result = CliRunner().invoke(app, ["show", str(hostile_run.path), feature])
     assert result.exit_code == 0, result.output
     assert "\x1b[31m" not in result.output
+
+
+def test_hostile_conversations_are_explained_in_prompts_that_keep_their_turns(
+    made: Tiny, tmp_path: Path
+) -> None:
+    """A chat corpus, its turn token the tokenizer's own <|endoftext|>: seen in windows, open in no prompt."""
+    model = tmp_path / "model"
+    shutil.copytree(made.model, model)
+    (model / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ '<|endoftext|>' + message['role'] + ' ' + message['content'] }}"
+        "{% endfor %}"
+    )
+    corpus = tmp_path / "corpus.jsonl"
+    with corpus.open("w") as file:
+        for number, text in enumerate(made.corpus.read_text().split("<|endoftext|>")):
+            said = [text[:40], f"{text[40:80]} {HOSTILE[number % 4]} {text[80:]}"]
+            turns = [
+                {"role": role, "content": one} for role, one in zip(("user", "assistant"), said, strict=True)
+            ]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    llm = {"use": "scripted", "function": "test_hostile:answer"}
+    before = len(SEEN)
+    run = pipeline.explain(
+        made.recipe(
+            model={"path": str(model)},
+            corpus={"path": str(corpus), "chat": True, "field": "messages"},
+            llms={"explainer": llm, "judge": llm}, features={"n": 6},
+        ),
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert set(run.scores().to_pydict()["status"]) == {"ok"}
+    texts = [turns[-1][1] for turns in SEEN[before:]]
+    assert any("‹|endoftext|›assistant" in text for text in texts)
+    assert not [turn for turn in TURN for text in texts if turn in text]
+    ids = np.concatenate([shard.read()["tokens"] for shard in row_shards(run.rows())])
+    lengths = np.concatenate([shard.read()["length"] for shard in row_shards(run.rows())])
+    n_special = sum(int((row[:length] == 0).sum()) for row, length in zip(ids, lengths, strict=True))
+    documents = np.concatenate([shard.read()["document"] for shard in row_shards(run.rows())])
+    # A BOS a row, which stands for a template's first token too; and one turn token behind the first.
+    assert len(ids) < n_special <= len(ids) + len(np.unique(documents))
 
 
 def test_a_corpus_of_broken_bytes_is_read(made: Tiny, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     {"tables"},
     {"run"},
     {"stages"},
-    {"pipeline", "report", "bench"},
+    {"pipeline", "prefetch", "report", "bench"},
     {"cli"},
     {"__main__"},
 ]

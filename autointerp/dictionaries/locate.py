@@ -90,7 +90,8 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
             raise CheckpointError(_nothing_there(repo, folder, files))
         # Names are patterns to the hub's client; a bracket in one must mean itself.
         patterns = [re.sub(r"([\[?*])", r"[\1]", file) for file in wanted]
-        return Path(hub.snapshot_download(repo, revision=info.sha, allow_patterns=patterns)) / folder
+        # By the name that was asked for, not `info.sha`: offline, the cache is asked by that name again.
+        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / folder
     except CheckpointError:
         raise
     except (HfHubHTTPError, HFValidationError) as error:
@@ -108,9 +109,13 @@ def _fetched_before(repo: str, folder: str, revision: str | None) -> Path | None
 
     hub = cast(Any, huggingface_hub)
     try:
-        place = Path(hub.snapshot_download(repo, revision=revision, local_files_only=True)) / folder
-    except LocalEntryNotFoundError:
+        snapshot = hub.snapshot_download(repo, revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        # Newer clients say that a repository of which only one folder was fetched is incomplete, and where.
+        snapshot = getattr(error, "snapshot_path", None)
+    if snapshot is None:
         return None
+    place = Path(snapshot) / folder
     return place if place.is_dir() else None
 
 

@@ -16,8 +16,10 @@ from autointerp.identity import checksum
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import Recipe
+from autointerp.resolve import hub_of
 from autointerp.run import ALL_ROWS, Run
 from autointerp.subject.corpus import documents, refuse_one_document, require_documents
+from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import RANDOM, place_of, reference_of
 from autointerp.subject.tokenizer import Tokenised, bos_of
 from autointerp.types import Json
@@ -53,7 +55,7 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         progress.advance(mark.n_tokens - end.n_tokens)
         end = mark
 
-    source = token_lists(recipe, tokenizer, stop, first=begin.n_documents)
+    source = token_lists(recipe, tokenizer, stop, hub_of(recipe), first=begin.n_documents)
     make_rows(
         source,
         context_length=recipe.cache.context_length,
@@ -76,18 +78,20 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
     progress.end()
 
 
-def token_lists(recipe: Recipe, tokenizer: Any, stop: Stop, *, first: int = 0) -> TokenLists:
+def token_lists(recipe: Recipe, tokenizer: Any, stop: Stop, hub: Hub, *, first: int = 0) -> TokenLists:
     """(document id, token ids) of the documents of a complete recipe's corpus, from number `first` on."""
     corpus, cache = recipe.corpus, recipe.cache
     assert corpus is not None and cache.context_length is not None
     bos = bos_of(tokenizer) if cache.prepend_bos else None
     if place_of(corpus).kind != RANDOM:
-        return Tokenised(islice(documents(corpus), first, None), tokenizer, bos, stop)
+        return Tokenised(islice(documents(corpus, hub), first, None), tokenizer, bos, stop)
     reference = reference_of(corpus)
     if reference is None:
         urn = TokenUrn.uniform(drawable(tokenizer))
     else:
-        urn = TokenUrn.unigram(drawable(tokenizer), Tokenised(documents(reference), tokenizer, bos, stop))
+        urn = TokenUrn.unigram(
+            drawable(tokenizer), Tokenised(documents(reference, hub), tokenizer, bos, stop)
+        )
     return random_documents(
         urn, length=cache.context_length - (bos is not None), seed=recipe.seed, first=first
     )

@@ -8,21 +8,22 @@ quoted where a prompt is made. Formats are read in `corpus_sources.py`. No torch
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from autointerp.demo.corpus import stdlib_documents
 from autointerp.errors import CorpusError
 from autointerp.identity import fingerprint
 from autointerp.subject.chat import Conversation, Turn, canonical
+from autointerp.subject.corpus_hub import Hub, streamed
 from autointerp.subject.corpus_sources import (
     blocks,
-    dataset_contents,
     jsonl_file,
     lines,
     parquet_file,
@@ -31,8 +32,8 @@ from autointerp.subject.corpus_sources import (
 from autointerp.subject.corpus_spec import CorpusSpec, Place, block_size, format_of, place_of, reference_of
 from autointerp.types import digest
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+HUB: Final = Hub()
 N_FIRST: Final = 64
 """Documents looked at before anything costly starts."""
 
@@ -53,9 +54,9 @@ class Document:
 class Documents(Iterator[Document]):
     """The corpus' documents, each text once; made by `documents`."""
 
-    def __init__(self, spec: CorpusSpec) -> None:
+    def __init__(self, spec: CorpusSpec, hub: Hub = HUB) -> None:
         self._spec = spec
-        self._contents = _contents(spec)
+        self._contents = _contents(spec, hub)
         self._seen: set[int] = set()
         self.n_documents = 0
         """Given out so far."""
@@ -83,27 +84,27 @@ class Documents(Iterator[Document]):
         raise StopIteration
 
 
-def documents(spec: CorpusSpec) -> Documents:
-    """Reads a corpus. Memory: one document and 64 bits a document.
+def documents(spec: CorpusSpec, hub: Hub = HUB) -> Documents:
+    """Reads a corpus; `hub` has the datasets. Memory: one document and 64 bits a document.
 
     Raises CorpusError: at once for a path, format or block size that can't be, on the way for what can't
     be read, at the end for a corpus with no document or only one (see `require_documents`). `random-tokens`
     are no documents: who asks for them knows the tokenizer.
     """
-    return Documents(spec)
+    return Documents(spec, hub)
 
 
-def check_first_documents(spec: CorpusSpec, seconds: float = 1.0) -> None:
+def check_first_documents(spec: CorpusSpec, hub: Hub = HUB, seconds: float = 1.0) -> None:
     """Reads the first 64 documents, or for `seconds` where that takes longer (at least one, and what a
     library takes to open them). Raises CorpusError for what `documents` raises on them: a field that isn't
     there, a corpus of one document, ..."""
     kind = place_of(spec).kind
     if kind == "random-tokens" and (reference := reference_of(spec)) is not None:
-        check_first_documents(reference, seconds)
+        check_first_documents(reference, hub, seconds)
     if kind in ("stdlib", "random-tokens"):
         return  # every Python has the one, and nobody runs out of the other
     begin = time.monotonic()
-    for number, _ in enumerate(documents(spec), start=1):
+    for number, _ in enumerate(documents(spec, hub), start=1):
         if number >= N_FIRST or time.monotonic() - begin > seconds:
             return
 
@@ -137,21 +138,19 @@ def refuse_one_document(spec: CorpusSpec, n_tokens: int) -> None:
     )
 
 
-def corpus_identity(spec: CorpusSpec) -> str:
+def corpus_identity(spec: CorpusSpec, hub: Hub = HUB) -> str:
     """What names the corpus' content, for digests: equal for a moved or copied corpus, another after any
     change to it. For a dataset on the hub its commit. Raises CorpusError.
     """
     place = place_of(spec)
     if place.kind == "random-tokens":
         reference = reference_of(spec)
-        return digest("random-tokens", corpus_identity(reference) if reference else None)
+        return digest("random-tokens", corpus_identity(reference, hub) if reference else None)
     if place.kind == "stdlib":
         return digest("stdlib", sorted({document_id(text) for text in _stdlib_texts()}))
     if place.files:
         return digest("files", [fingerprint([path]) for path in place.files])  # in their order
-    if spec.revision is not None and COMMIT.fullmatch(spec.revision):
-        return f"{spec.path}@{spec.revision}"
-    return f"{spec.path}@{_commit(spec)}"
+    return f"{spec.path}@{hub.commit(spec)}"
 
 
 def normalise(text: str) -> str:
@@ -172,7 +171,7 @@ def document_id(text: str) -> str:
 # --- where the texts are -------------------------------------------------------------------------------
 
 
-def _contents(spec: CorpusSpec) -> Iterator[str | Conversation]:
+def _contents(spec: CorpusSpec, hub: Hub) -> Iterator[str | Conversation]:
     """Raw texts and conversations. Checks the section before the first one is asked for."""
     size = block_size(spec)
     place = place_of(spec)
@@ -181,7 +180,7 @@ def _contents(spec: CorpusSpec) -> Iterator[str | Conversation]:
             f"corpus.chat is {spec.chat}, but '{spec.path}' is text. Conversations come as lists of messages in "
             "JSON lines, Parquet files or datasets."
         )
-    raw = _raw_contents(spec, place, size)
+    raw = _raw_contents(spec, place, size, hub)
     if spec.document == "line":
         return (line for text in raw for line in lines(cast(str, text)))
     if size is None:
@@ -189,19 +188,15 @@ def _contents(spec: CorpusSpec) -> Iterator[str | Conversation]:
     return (piece for text in raw for piece in blocks(cast(str, text), size))
 
 
-def _raw_contents(spec: CorpusSpec, place: Place, size: int | None) -> Iterator[str | Conversation]:
+def _raw_contents(spec: CorpusSpec, place: Place, size: int | None, hub: Hub) -> Iterator[str | Conversation]:
     if place.kind == "stdlib":
         yield from _stdlib_texts()
     elif place.kind == "hub":
-        yield from dataset_contents(
-            str(Path(spec.path).expanduser()) if place.files else spec.path,
-            spec.field,
-            chat=spec.chat,
-            name=spec.name,
-            split=spec.split,
-            revision=spec.revision,
-            streaming=spec.streaming,
-        )
+        if not place.files:
+            yield from hub.contents(spec)
+            return
+        at = dataclasses.replace(spec, path=str(Path(spec.path).expanduser()))
+        yield from streamed(at, spec.revision)
         return
     for path in place.files:
         match format_of(path) if place.kind == "mixed" else place.kind:
@@ -217,19 +212,3 @@ def _stdlib_texts() -> Iterator[str]:
     """In order of id: in the order of files, the first ones would all be of a few modules."""
     texts = (normalise(text) for text in stdlib_documents())
     yield from (text for _, text in sorted((document_id(text), text) for text in texts))
-
-
-def _commit(spec: CorpusSpec) -> str:
-    """The commit that the hub has now for the dataset's revision."""
-    import huggingface_hub
-
-    try:
-        info = cast(Any, huggingface_hub).HfApi().dataset_info(spec.path, revision=spec.revision)
-        return str(info.sha)
-    except Exception as error:  # no such dataset, no network: the hub client's errors have no common class
-        first = str(error).strip().partition("\n")[0][:300]
-        raise CorpusError(
-            f"the Hugging Face hub didn't say which commit of dataset '{spec.path}' this is: {first} "
-            f"({type(error).__name__}). Check the name and the network, or set corpus.revision to a commit "
-            "(40 hex characters)."
-        ) from error

@@ -1,0 +1,176 @@
+"""Prefetch: on a machine with a network, everything that a run on one without will read.
+
+Dictionaries and the model (weights, tokenizer, configuration) go into Hugging Face's cache, where the run finds
+them; of a dataset exactly the rows that the run's tokens need are copied (`subject/corpus_hub.py`). Run again,
+or killed and run again, it fetches what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+from autointerp import recipe as recipes
+from autointerp.activations.rows import Mark, Rows, make_rows
+from autointerp.errors import RecipeError
+from autointerp.progress import Progress, Silent, Stop
+from autointerp.recipe import Recipe
+from autointerp.resolve import Resolved, hub_of, resolve
+from autointerp.stages.rows import token_lists
+from autointerp.subject.corpus import N_FIRST, documents
+from autointerp.subject.corpus_hub import Content, Copy, Hub, is_offline
+from autointerp.subject.corpus_spec import RANDOM, CorpusSpec, place_of, reference_of
+from autointerp.subject.tokenizer import bos_of, load_tokenizer
+from autointerp.types import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetched:
+    """One thing that a run needs."""
+
+    what: str
+    """`model`, `dictionary NAME`, `corpus`."""
+    name: str
+    """As the recipe has it."""
+    place: Path | None
+    """Where it lies now; None for what needs no file."""
+    n_bytes: int
+    is_local: bool
+    """It was here before and stays where it is: the run must be able to read that place."""
+
+
+def prefetch(
+    mapping: Mapping[str, Any], progress: Progress | None = None, stop: Stop | None = None
+) -> list[Prefetched]:
+    """Fetches what the recipe of these sections needs and isn't here. Raises AutointerpErrors, Interrupted."""
+    recipes.check_shape(mapping)
+    resolved = resolve(recipes.parse(recipes.over_default_plugins(mapping)))
+    got = [_dictionary(resolved, name) for name in resolved.dictionaries]
+    spec = _on_hub(resolved)
+    if is_offline() and not (spec is None and resolved.model.commit is None and all(d.is_local for d in got)):
+        raise RecipeError(
+            "HF_HUB_OFFLINE is set, and prefetch is the part that needs the network. Unset it here; set it "
+            "where the run is to be."
+        )
+    resolved.model.with_weights()
+    folder = resolved.model.with_tokenizer()
+    got.append(_found("model", resolved.model.name, folder, is_local=resolved.model.commit is None))
+    if spec is None:
+        got.append(_local_corpus(cast(CorpusSpec, resolved.recipe.corpus)))
+    else:
+        got.append(_copied(resolved, spec, progress or Silent(), stop or Stop()))
+    return got
+
+
+def _dictionary(resolved: Resolved, name: str) -> Prefetched:
+    path = resolved.recipe.dictionaries[name].path
+    is_local = path == "demo" or Path(path).exists()
+    return _found(f"dictionary {name}", path, Path(resolved.dictionaries[name].spec.path), is_local=is_local)
+
+
+def _found(what: str, name: str, folder: Path, *, is_local: bool) -> Prefetched:
+    n_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return Prefetched(what, name, folder, n_bytes, is_local)
+
+
+# --- the corpus ----------------------------------------------------------------------------------------
+
+
+def _on_hub(resolved: Resolved) -> CorpusSpec | None:
+    """The corpus, or what random tokens are drawn as often as in, if it is a dataset on the hub."""
+    spec = cast(CorpusSpec, resolved.recipe.corpus)
+    if place_of(spec).kind == RANDOM:
+        spec = reference_of(spec) or spec
+    place = place_of(spec)
+    return spec if place.kind == "hub" and not place.files else None
+
+
+def _local_corpus(spec: CorpusSpec) -> Prefetched:
+    if place_of(spec).kind == RANDOM:
+        spec = reference_of(spec) or spec
+    files = place_of(spec).files
+    n_bytes = sum(path.stat().st_size for path in files)
+    return Prefetched("corpus", spec.path, Path(spec.path) if files else None, n_bytes, is_local=True)
+
+
+def _copied(resolved: Resolved, spec: CorpusSpec, progress: Progress, stop: Stop) -> Prefetched:
+    recipe = resolved.recipe
+    hub = hub_of(recipe)
+    copy = Copy(hub.folder(), spec, hub.commit(spec))
+    need = _need(resolved)
+    if not copy.is_enough_for(need):
+        with _growing(hub.copies, copy) as growing:
+            _read(recipe, load_tokenizer(resolved.model), growing, progress, stop)
+        with _growing(hub.copies, copy) as growing:
+            for _ in islice(documents(spec, growing), N_FIRST):  # what every run looks at before it starts
+                stop.check()
+        copy.note_enough_for(need)
+    copy.make_current()
+    return Prefetched("corpus", spec.path, copy.folder, copy.n_bytes, is_local=False)
+
+
+def _need(resolved: Resolved) -> Json:
+    """What decides how many documents a run reads."""
+    recipe = resolved.recipe
+    return {
+        "model": resolved.identities.model,
+        "corpus": dataclasses.asdict(cast(CorpusSpec, recipe.corpus)),
+        "n_tokens": recipe.cache.n_tokens,
+        "context_length": recipe.cache.context_length,
+        "prepend_bos": recipe.cache.prepend_bos,
+    }
+
+
+def _read(recipe: Recipe, tokenizer: Any, hub: Hub, progress: Progress, stop: Stop) -> None:
+    """Reads as much of the corpus as the run will, through `hub`, and keeps nothing of it."""
+    cache = recipe.cache
+    assert recipe.corpus is not None and cache.context_length is not None
+    source = token_lists(recipe, tokenizer, stop, hub)
+    if place_of(recipe.corpus).kind == RANDOM:
+        return  # its reference has been counted
+    progress.begin("prefetch corpus", cache.n_tokens, "tokens")
+    done = 0
+
+    def on_shard(_rows: Rows, mark: Mark) -> None:
+        nonlocal done
+        progress.advance(mark.n_tokens - done)
+        done = mark.n_tokens
+
+    make_rows(
+        source,
+        context_length=cache.context_length,
+        bos=bos_of(tokenizer) if cache.prepend_bos else None,
+        rows_per_shard=64,
+        n_tokens=cache.n_tokens,
+        on_shard=on_shard,
+    )
+    progress.end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Growing(Hub):
+    """The hub, every row that is read copied on the way."""
+
+    copy: Copy | None = None
+    opened: list[Generator[Content]] = field(default_factory=list[Generator[Content]])
+
+    def contents(self, spec: CorpusSpec) -> Iterator[Content]:
+        assert self.copy is not None
+        self.opened.append(self.copy.growing())
+        return self.opened[-1]
+
+
+@contextmanager
+def _growing(copies: Path | None, copy: Copy) -> Generator[_Growing]:
+    """What was read last is on disk when this ends, whatever ends it."""
+    hub = _Growing(copies, copy)
+    try:
+        yield hub
+    finally:
+        for contents in hub.opened:
+            contents.close()
