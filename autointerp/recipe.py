@@ -24,6 +24,7 @@ import yaml
 
 from autointerp import plugins
 from autointerp.errors import RecipeError, UnknownName
+from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.subject.corpus import CorpusSpec
@@ -109,6 +110,9 @@ class Resources:
 
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+    shard: str | None = None
+    """`0/4`: of the cache the first of four portions, made by a process with a folder of its own; `merge`
+    unites them. None: all of it."""
     device_map: str | None = None
     """`auto` spreads a subject model over several cards."""
     batch_tokens: int | None = None
@@ -223,6 +227,11 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
         yield f"features.n: at least 1 (found {asked.n})"
     if asked.first is not None and asked.first < 1:
         yield f"features.first: at least 1 (found {asked.first})"
+    if recipe.resources.shard is not None:
+        try:
+            Portion.parse(recipe.resources.shard)
+        except RecipeError as error:
+            yield f"resources.shard: {error}"
     yield from _number_faults(recipe)
 
 

@@ -13,8 +13,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "demo", "progress"},
-    {"journal", "metrics", "prompting", "plugins"},
+    {"errors", "types", "identity", "environment", "draw", "demo", "progress"},
+    {"files", "portion"},
+    {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
     {"activations"},
@@ -26,7 +27,9 @@ LAYERS = [
     {"tables"},
     {"run"},
     {"stages"},
+    {"verify"},
     {"pipeline", "report", "bench"},
+    {"repair", "merge", "pack"},
     {"cli"},
     {"__main__"},
 ]

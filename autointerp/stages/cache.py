@@ -27,7 +27,7 @@ from autointerp.errors import CheckpointError, RecipeError
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
-from autointerp.run import Run
+from autointerp.run import VOCABULARY, Run
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
@@ -53,7 +53,9 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
     opened = open_cache(run, resolved, progress, stop)
     if opened is not None:
-        collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
+        own = set(run.own_units())
+        shards = [shard for shard in row_shards(run.rows()) if shard.unit in own]
+        collect_shards(run, opened, shards, progress, stop)
         for name in opened.attached:
             progress.note(f"{name}: {_masked(run.cache(name))}")
 
@@ -70,8 +72,8 @@ def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> 
         n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
     )
     if not run.vocabulary.is_file():
-        run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
-        Vocabulary.of(subject.tokenizer).save(run.vocabulary)
+        with Part(run.rows(), VOCABULARY) as part:
+            part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(subject.tokenizer).save))
     if not run.has_all_rows():
         read_corpus(run, subject.tokenizer, progress, stop)
     found = {name: entry for name, entry in resolved.dictionaries.items() if not run.is_cached(name)}
@@ -180,7 +182,7 @@ def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: P
     ]
     total = sum(int(shard.read()["length"].sum()) for shard in shards)
     left = sum(int(shard.read()["length"].sum()) for shard in todo)
-    max_rows = share(run.recipe.cache.max_rows, len(run.rows().units()) - 1)  # one unit says: all rows
+    max_rows = share(run.recipe.cache.max_rows, len(run.row_units()))
     progress.begin("cache", total, "tokens", done=total - left)
 
     def on_batch(n_tokens: int) -> None:
@@ -232,7 +234,7 @@ def _save(run: Run, unit: str, rows: Rows, collected: dict[str, Collected], max_
         kept = of_one.kept()
         arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
         with Part(run.cache(name), unit) as part:
-            seal = save_shard(part.open().with_suffix(".safetensors"), arrays)
+            seal = part.attach(".safetensors", partial(save_shard, arrays=arrays))
             part.append(
                 unit,
                 {

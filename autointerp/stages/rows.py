@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from autointerp.activations.rows import Rows, make_rows, save_rows
 from autointerp.errors import CorpusError, ModelError
-from autointerp.identity import checksum
 from autointerp.journal import Part
+from autointerp.portion import is_front
 from autointerp.progress import Progress, Stop
 from autointerp.run import ALL_ROWS, Run
 from autointerp.subject.corpus import documents, require_documents
@@ -25,36 +25,39 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
     assert recipe.corpus is not None and recipe.cache.context_length is not None
     bos = _bos(tokenizer) if recipe.cache.prepend_bos else None
     progress.begin("read corpus", recipe.cache.n_tokens, "tokens")
-    totals = {"n_rows": 0, "n_tokens": 0}
+    totals = {"n_rows": 0, "n_tokens": 0}  # of the whole corpus, whoever keeps the rows
     used: set[int] = set()  # a few documents are enough to know that there is more than one
 
     def on_shard(first_row: int, rows: Rows) -> None:
         stop.check()
         n_tokens = int(rows["length"].sum()) - (bos is not None) * len(rows)
+        number = first_row // run.rows_per_shard
+        is_kept = run.portion.takes(number) or is_front(totals["n_tokens"], first_row)
         used.update(np.unique(rows["document"])[:2].tolist())
         totals["n_rows"] += len(rows)
         totals["n_tokens"] += n_tokens
         unit = f"{first_row:09d}"
-        if unit not in journal.read(unit):
+        if is_kept and unit not in journal.read(unit):
             with Part(journal, unit) as part:
-                save_rows(part.open().with_suffix(".npy"), rows)
+                seal = part.attach(".npy", lambda path: save_rows(path, rows))
                 record = {"first_row": first_row, "n_rows": len(rows), "n_tokens": n_tokens}
-                part.append(unit, record | {"checksum": checksum(rows)})
+                part.append(unit, record | seal)
         progress.advance(n_tokens)
 
     make_rows(
         _tokenised(documents(recipe.corpus), tokenizer, stop),
         context_length=recipe.cache.context_length,
         bos=bos,
-        rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
+        rows_per_shard=run.rows_per_shard,
         n_tokens=recipe.cache.n_tokens,
         on_shard=on_shard,
     )
     require_documents(len(used), recipe.corpus)
     if not totals["n_rows"]:
         raise CorpusError(f"{recipe.corpus.path}: no document holds a single token.")
-    with Part(journal, ALL_ROWS) as part:
-        part.append(ALL_ROWS, dict(totals))
+    if ALL_ROWS not in journal.read(ALL_ROWS):
+        with Part(journal, ALL_ROWS) as part:
+            part.append(ALL_ROWS, dict(totals))
     progress.end()
 
 
