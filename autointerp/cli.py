@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,13 @@ app = typer.Typer(
     help="Explain what the features of a sparse dictionary do, and score the explanations.\n\n"
     "Example: autointerp explain --sae demo --n-features 200",
 )
+
+
+cache_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look after a run's files.\n\nExample: autointerp cache verify outputs/demo",
+)
+app.add_typer(cache_app, name="cache")
 
 
 class Until(StrEnum):
@@ -146,6 +153,36 @@ def plugins() -> None:
                 typer.echo(f"  {name:12} {summary(kind, name)}")
 
 
+@cache_app.command("verify")
+def cache_verify(
+    run: RunFolder,
+    repair: Annotated[bool, typer.Option(help="Set aside what is spoiled and make it anew.")] = False,
+) -> None:
+    """Read every file of a run and name what is not as it was written: exit code 1 if anything is.
+
+    Example: autointerp cache verify outputs/demo
+
+    Example: autointerp cache verify outputs/demo --repair
+    """
+    with _errors():
+        from autointerp.repair import repair as repair_run
+        from autointerp.report.kept import repaired, verified
+        from autointerp.report.terminal import TerminalProgress
+        from autointerp.run import Run
+        from autointerp.verify import verify
+
+        opened, progress = Run.open(run), TerminalProgress(_console())
+        found = verify(opened, progress)
+        _say(verified(opened, found))
+        if repair and (found.faults or found.leftovers):
+            with _stoppable(f"autointerp cache verify {run} --repair") as stop:
+                _say(repaired(opened, repair_run(opened, found, progress, stop)))
+            found = verify(opened, progress)
+            _say(list(verified(opened, found))[-1:])
+        if found.faults:
+            raise typer.Exit(1)
+
+
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 
@@ -242,24 +279,29 @@ def _run_name(sae: list[str] | None, mapping: dict[str, Any]) -> str:
 
 
 def _run(run: Run, until: Stage, resolved: Any = None) -> None:
-    from autointerp.errors import Interrupted
     from autointerp.pipeline import run_line
-    from autointerp.progress import Stop
     from autointerp.report.terminal import TerminalProgress
+
+    with _stoppable(f"autointerp resume {run.path}") as stop:
+        progress = TerminalProgress(_console())
+        outcome = run_line(run, until=until, progress=progress, stop=stop, resolved=resolved)
+    _print_outcome(run, outcome.seconds)
+    _end(run, outcome)
+
+
+@contextmanager
+def _stoppable(go_on: str) -> Generator[Stop]:
+    """Work that a signal ends with exit code 130; `go_on` is what to type then."""
+    from autointerp.errors import Interrupted
+    from autointerp.progress import Stop
 
     stop = Stop()
     with _signals(stop):
         try:
-            outcome = run_line(
-                run, until=until, progress=TerminalProgress(_console()), stop=stop, resolved=resolved
-            )
+            yield stop
         except (Interrupted, KeyboardInterrupt):
-            typer.echo(
-                f"\nStopped; all that was finished is written. Go on: autointerp resume {run.path}", err=True
-            )
+            typer.echo(f"\nStopped; all that was finished is written. Go on: {go_on}", err=True)
             raise typer.Exit(130) from None
-    _print_outcome(run, outcome.seconds)
-    _end(run, outcome)
 
 
 @contextmanager
@@ -321,6 +363,11 @@ def _end(run: Run, outcome: Outcome) -> None:
             typer.echo(f"{n:,} open: {reason}", err=True)
         typer.echo(f"Go on: autointerp resume {run.path}", err=True)
         raise typer.Exit(1)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _console() -> Any:

@@ -41,6 +41,8 @@ SAMPLE_VERSION: Final = "1"
 
 ALL_ROWS: Final = "all"
 """Unit and key of the record that says: the corpus is read to its end, and makes so many rows."""
+CHECK: Final = "check"
+"""Unit and key of what a dictionary does on the first tokens."""
 VOCABULARY: Final = "vocabulary"
 """Unit and key of the table of token texts."""
 
@@ -252,9 +254,9 @@ class Run:
         return bool(units)
 
     def is_cached(self, dictionary: str) -> bool:
-        """Whether every shard of rows has its record of this dictionary."""
+        """Whether every shard of rows has its record of this dictionary, and its check is there."""
         journal = self.cache(dictionary)
-        return self.has_all_rows() and all(unit in journal.read(unit) for unit in self.own_units())
+        return self.has_all_rows() and all(unit in journal.read(unit) for unit in (CHECK, *self.own_units()))
 
     @property
     def is_packed(self) -> bool:

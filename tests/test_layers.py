@@ -28,8 +28,7 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"verify"},
-    {"pipeline", "report", "bench"},
-    {"repair", "merge", "pack"},
+    {"pipeline", "repair", "merge", "pack", "report", "bench"},
     {"cli"},
     {"__main__"},
 ]

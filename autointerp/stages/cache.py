@@ -27,13 +27,11 @@ from autointerp.errors import CheckpointError, RecipeError
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
-from autointerp.run import VOCABULARY, Run
+from autointerp.run import CHECK, VOCABULARY, Run
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
-
-_CHECK = "check"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ def _checks(
     run: Run, collector: Collector, names: list[str], shards: list[RowShard], progress: Progress
 ) -> dict[str, Check]:
     """The check of each dictionary, from its record or made now. Raises CheckpointError where FVU >= 1."""
-    known = {name: run.cache(name).read(_CHECK).get(_CHECK) for name in names}
+    known = {name: run.cache(name).read(CHECK).get(CHECK) for name in names}
     made = {} if all(known.values()) else collector.check(shard.read() for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
@@ -163,8 +161,8 @@ def _checks(
             )
     for name, record in known.items():  # behind all refusals: a dictionary that is refused leaves no trace
         if record is None:
-            with Part(run.cache(name), _CHECK) as part:
-                part.append(_CHECK, dataclasses.asdict(checks[name]))
+            with Part(run.cache(name), CHECK) as part:
+                part.append(CHECK, dataclasses.asdict(checks[name]))
     return checks
 
 
