@@ -33,6 +33,7 @@ from autointerp.stages.explain import run_explain
 from autointerp.stages.preflight import check_disk, check_llms, plan
 from autointerp.stages.sample import run_sample
 from autointerp.stages.score import run_score
+from autointerp.subject.corpus import check_first_documents
 
 Stage = Literal["cache", "sample", "explain", "score"]
 STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "explain", "score")
@@ -231,6 +232,9 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     run.check()
+    if not run.has_all_rows():
+        assert resolved.recipe.corpus is not None  # filled by `resolve`
+        check_first_documents(resolved.recipe.corpus)
     return resolved, run
 
 

@@ -26,7 +26,7 @@ from autointerp.types import Window, digest
 MARK_OPEN, MARK_CLOSE = "«", "»"
 """Set around tokens. One token each in common vocabularies, and rare in code, where << and [[ are not."""
 
-RENDERING = "1"
+RENDERING = "2"
 """Digested with every template: raise it when `inert` or `marked` change what they write."""
 
 Role = Literal["system", "user", "assistant"]
@@ -146,7 +146,8 @@ _INVISIBLE = {
 _CONTROL_TOKEN = re.compile(
     r"<[|｜]|[|｜]>"
     r"|</?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eop|think|tool_call|tool_response|image|image_soft_token"
-    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|begin_of_text|end_of_text)>"
+    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|begin_of_text|end_of_text|end_of_utterance"
+    r"|reserved_[0-9]+|extra_id_[0-9]+)>"
     r"|<</?SYS>>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|IMG|gMASK|sMASK)\]"
 )

@@ -82,6 +82,12 @@ class CacheSection:
     shard_tokens: int = 2**18
     """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
 
+    @property
+    def rows_per_shard(self) -> int:
+        """Of a complete recipe."""
+        assert self.context_length is not None  # filled by `resolve`
+        return max(1, self.shard_tokens // self.context_length)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSection:

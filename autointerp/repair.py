@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 
 from autointerp import __version__
+from autointerp.activations.passes import COLUMNS, passes_of
 from autointerp.errors import JournalCorrupt, RunError
 from autointerp.files import carry, disk_errors, write_atomically
 from autointerp.journal import MADE_FROM, SCHEMA, Journal, lines_of, parse_line
@@ -111,6 +112,8 @@ def repair(run: Run, found: Verified, progress: Progress, stop: Stop) -> Repaire
                 parts.setdefault(fault.part, set()).update(fault.lines)
         for part, lines in parts.items():
             _without_spoiled(run, part, lines, repaired)
+        for folder in {part.parent for part in parts if part.name.split(".")[0] == COLUMNS}:
+            _without_features(run, Journal.existing(folder), repaired)
     until: Stage | None = (
         "sample" if "sample" in spoiled else "cache" if spoiled & {"rows", "cache"} else None
     )
@@ -140,6 +143,16 @@ def _without_spoiled(run: Run, part: Path, lines: set[int], repaired: Repaired) 
     if 1 in lines:
         kept.insert(0, _header(part))
     write_atomically(part, b"".join(line + b"\n" for line in kept))
+
+
+def _without_features(run: Run, journal: Journal, repaired: Repaired) -> None:
+    """Sets aside the shards of passes of which nobody knows the features any more."""
+    numbers = {str(entry.number) for entry in passes_of(journal) if entry.features is not None}
+    for unit in filter(str.isdigit, journal.units()):
+        for key, (_, part) in journal.located(unit).items():
+            if key.partition(":")[2] not in numbers:
+                for path in sorted(part.parent.glob(f"{part.stem}.*")):
+                    _set_aside(run, path, repaired)
 
 
 def _header(part: Path) -> bytes:

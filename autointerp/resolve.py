@@ -19,7 +19,8 @@ from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
 from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
 from autointerp.subject.architecture import ModelFiles, find_model
-from autointerp.subject.corpus import CorpusSpec, corpus_identity
+from autointerp.subject.corpus import corpus_identity
+from autointerp.subject.corpus_spec import RANDOM, STDLIB, CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
 from autointerp.types import FeatureId, Site
 
@@ -46,6 +47,8 @@ class Identities:
     """Number of features of each dictionary."""
     sites: dict[str, str]
     """Where each dictionary reads the model."""
+    sliceable: dict[str, bool]
+    """Whether each of a dictionary's features is a function of its own column alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,11 @@ def resolve(recipe: Recipe) -> Resolved:
             for name, section in zip(found, recipe.dictionaries.values(), strict=True)
         },
         model=dataclasses.replace(recipe.model, path=local(model.name)),
-        corpus=dataclasses.replace(corpus, path=local(corpus.path)),
+        corpus=dataclasses.replace(
+            corpus,
+            path=local(corpus.path),
+            reference=None if corpus.reference is None else local(corpus.reference),
+        ),
         cache=cache,
         resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
     )
@@ -93,6 +100,7 @@ def resolve(recipe: Recipe) -> Resolved:
         dictionaries={name: dictionary.spec.identity for name, dictionary in found.items()},
         widths={name: dictionary.spec.width for name, dictionary in found.items()},
         sites={name: str(dictionary.site) for name, dictionary in found.items()},
+        sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
     )
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -234,5 +242,5 @@ def _is_number(text: str) -> bool:
 
 def local(path: str) -> str:
     """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
-    ids, `demo`, `stdlib`) stay."""
-    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).resolve())
+    ids, `demo`, `stdlib`, `random-tokens`) stay."""
+    return path if path in ("demo", STDLIB, RANDOM) or not Path(path).exists() else str(Path(path).resolve())

@@ -17,10 +17,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import orjson
 import pydantic
+from numpy.typing import NDArray
 
 from autointerp import __version__, tables
+from autointerp.activations.passes import is_covered
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
 from autointerp.files import write_atomically
@@ -30,6 +33,7 @@ from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Identities, Resolved, asked_features
+from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import FeatureId, Json
 
 if TYPE_CHECKING:
@@ -112,13 +116,16 @@ class Run:
         assert recipe.corpus is not None  # filled by `resolve`
         made_from: Json = {
             "version": CACHE_VERSION,
-            "corpus": _without(recipe.corpus, "path", "streaming") | {"identity": self.identities.corpus},
+            "corpus": _without(recipe.corpus, "path", "streaming", "reference")
+            | {"identity": self.identities.corpus},
             "model": {"identity": self.identities.model},
             "cache": {
                 name: getattr(cache, name)
                 for name in ("n_tokens", "context_length", "prepend_bos", "shard_tokens")
             },
         }
+        if RANDOM in (recipe.corpus.path, recipe.corpus.format):
+            made_from["seed"] = recipe.seed  # other corpora are read, not drawn
         return self._journal("rows", made_from)
 
     def cache(self, dictionary: str) -> Journal:
@@ -221,12 +228,6 @@ class Run:
         """What of the cache this run is to make."""
         return Portion.parse(self.recipe.resources.shard) if self.recipe.resources.shard else WHOLE
 
-    @property
-    def rows_per_shard(self) -> int:
-        cache = self.recipe.cache
-        assert cache.context_length is not None  # filled by `resolve`
-        return max(1, cache.shard_tokens // cache.context_length)
-
     def row_units(self) -> list[str]:
         """The shards of rows that the corpus makes, whoever keeps them; none before it is read to its end."""
         record = self.rows().read(ALL_ROWS).get(ALL_ROWS)
@@ -234,7 +235,7 @@ class Run:
 
     def units_of(self, n_rows: int) -> list[str]:
         """The shards that so many rows make."""
-        return [f"{first:09d}" for first in range(0, n_rows, self.rows_per_shard)]
+        return [f"{first:09d}" for first in range(0, n_rows, self.recipe.cache.rows_per_shard)]
 
     def own_units(self) -> list[str]:
         """Those on which this run is to cache what fires."""
@@ -245,7 +246,7 @@ class Run:
         journal, units = self.rows(), self.row_units()
         n_tokens, at_front = 0, True  # the front has no gap, or this ends there
         for number, unit in enumerate(units):
-            at_front = at_front and is_front(n_tokens, number * self.rows_per_shard)
+            at_front = at_front and is_front(n_tokens, number * self.recipe.cache.rows_per_shard)
             if at_front or self.portion.takes(number):
                 record = journal.read(unit).get(unit)
                 if record is None:
@@ -253,10 +254,16 @@ class Run:
                 n_tokens += record["n_tokens"]
         return bool(units)
 
+    def needed(self, dictionary: str) -> NDArray[np.int64]:
+        """Features whose firings the later stages read, ascending."""
+        return np.array([feature.index for feature in self.asked(dictionary)], np.int64)
+
     def is_cached(self, dictionary: str) -> bool:
-        """Whether every shard of rows has its record of this dictionary, and its check is there."""
-        journal = self.cache(dictionary)
-        return self.has_all_rows() and all(unit in journal.read(unit) for unit in (CHECK, *self.own_units()))
+        """Whether every shard of rows has its record of every feature that is needed, and the dictionary its
+        check."""
+        journal, needed = self.cache(dictionary), self.needed(dictionary)
+        is_checked = CHECK in journal.read(CHECK)
+        return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
     @property
     def is_packed(self) -> bool:

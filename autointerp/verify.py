@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from autointerp.activations.passes import Pass
 from autointerp.errors import JournalCorrupt
 from autointerp.files import seal_of
 from autointerp.journal import MADE_FROM, lines_of, parse_line
@@ -165,11 +166,15 @@ class _Look:
         self._lost(run.rows().folder, [unit for unit in own if unit not in rows])
         for dictionary in run.recipe.dictionaries:
             folder = run.cache(dictionary).folder
-            missing = [unit for unit in own if unit not in self._records.get(folder, {})]
-            if run.sample(dictionary).units():
-                self._lost(folder, missing)
-            else:
-                self.found.n_to_make += len(missing)
+            records = self._records.get(folder, {})
+            numbers = sorted(int(key) for key in records if "n_features" in records[key])
+            for entry in [Pass(number, None) for number in numbers or [0]]:
+                missing = [unit for unit in own if entry.key(unit) not in records]
+                # Samples are made behind the first pass; a later one may not have come to its end yet.
+                if entry.number == min(numbers, default=0) and run.sample(dictionary).units():
+                    self._lost(folder, missing)
+                else:
+                    self.found.n_to_make += len(missing)
 
     def _lost(self, folder: Path, units: list[str]) -> None:
         spoiled = {fault.part.name.split(".")[0] for fault in self.found.faults if fault.part}

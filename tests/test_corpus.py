@@ -20,6 +20,7 @@ from autointerp.subject import corpus_sources
 from autointerp.subject.corpus import (
     CorpusSpec,
     Document,
+    check_first_documents,
     corpus_identity,
     document_id,
     documents,
@@ -135,6 +136,38 @@ def test_folder_of_several_formats_wants_a_choice(tmp_path: Path) -> None:
     assert texts(tmp_path, format="text") == ["1", "2"]
     with pytest.raises(CorpusError, match=r"holds no parquet file"):
         texts(tmp_path, format="parquet")
+
+
+def test_mixed_reads_each_file_by_its_suffix_in_order_of_path(tmp_path: Path) -> None:
+    """Folder by folder: `a/...` stands before `a-1...`, though '-' sorts before '/'."""
+    for name in ("a", "a/deep", "b", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "deep" / "x.txt").write_text("1<|endoftext|>2")
+    jsonl(tmp_path / "a" / "z.json", ["3"])
+    (tmp_path / "a-1.txt.gz").write_bytes(gzip.compress(b"4"))
+    parquet(tmp_path / "b" / "a.parquet", ["5", "6"])
+    (tmp_path / "b" / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "7"}'))
+    (tmp_path / "b" / "LICENSE").write_text("no")
+    (tmp_path / ".hidden" / "x.txt").write_text("no")
+    assert texts(tmp_path, format="mixed") == ["1", "2", "3", "4", "5", "6", "7"]
+    with pytest.raises(
+        CorpusError, match=r"3 known formats \(2 text, 2 jsonl, 1 parquet\).*mixed reads them"
+    ):
+        texts(tmp_path)
+
+
+def test_folder_of_one_format_mixes_suffixes_and_depths(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    jsonl(tmp_path / "sub" / "1.jsonl", ["a"])
+    jsonl(tmp_path / "2.json", ["b"])
+    (tmp_path / "3.json.gz").write_bytes(gzip.compress(b'{"text": "c"}'))
+    assert texts(tmp_path) == ["b", "c", "a"]
+
+
+def test_each_line_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo<|endoftext|>\n\n three\n")
+    assert texts(tmp_path / "a.txt", document="line") == ["one", "two<|endoftext|>", " three"]
+    assert texts(jsonl(tmp_path / "a.jsonl", ["x\ny", "z"]), document="line") == ["x", "y", "z"]
 
 
 def test_datasets_reads_a_local_folder(tmp_path: Path) -> None:
@@ -307,6 +340,18 @@ def test_identity_follows_content(tmp_path: Path) -> None:
     assert corpus_identity(spec(tmp_path / "x")) != before
 
 
+def test_identity_follows_the_order_of_files(tmp_path: Path) -> None:
+    """The same two files, read the other way round, are other rows."""
+    for name, first in (("x", "a"), ("y", "b")):
+        for folder in ("a", "b"):
+            (tmp_path / name / folder).mkdir(parents=True)
+        second = "b" if first == "a" else "a"
+        jsonl(tmp_path / name / first / "1.jsonl", ["one"])
+        jsonl(tmp_path / name / second / "2.jsonl", ["two"])
+    assert texts(tmp_path / "x") == ["one", "two"] and texts(tmp_path / "y") == ["two", "one"]
+    assert corpus_identity(spec(tmp_path / "x")) != corpus_identity(spec(tmp_path / "y"))
+
+
 def test_identity_of_the_hub_is_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -334,7 +379,7 @@ def test_identity_of_the_hub_is_a_commit(monkeypatch: pytest.MonkeyPatch) -> Non
         ("data/missing.jsonl", {}, "no file or folder is called 'data/missing.jsonl'"),
         ("wikitext", {}, "named org/name"),
         ("stdlib", {"document": "block:0"}, "block:0.*from 64"),
-        ("stdlib", {"document": "blocks"}, "expected whole, or block:N"),
+        ("stdlib", {"document": "blocks"}, "expected whole, line, or block:N"),
     ],
 )
 def test_the_section_is_checked_at_once(path: str, more: dict[str, Any], point: str) -> None:
@@ -363,7 +408,7 @@ def test_missing_field_names_the_nearest(tmp_path: Path) -> None:
 def test_field_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"a\.jsonl:1: field 'n' holds a int"):
         texts(jsonl(tmp_path / "a.jsonl", TEXTS), field="n")
-    with pytest.raises(CorpusError, match=r"column 'n' holds int64"):
+    with pytest.raises(CorpusError, match=r"column 'n' holds a int64"):
         texts(parquet(tmp_path / "a.parquet", [*TEXTS]), field="n")
 
 
@@ -417,6 +462,19 @@ def test_one_document_says_the_way_out(tmp_path: Path) -> None:
     require_documents(2, spec("stdlib"))
     with pytest.raises(CorpusError, match="single document"):
         require_documents(1, spec("stdlib"))
+
+
+def test_first_documents_are_read_and_no_more(tmp_path: Path) -> None:
+    """64 of them: the fault in line 66 is not met, the one in line 64 is."""
+    path = jsonl(tmp_path / "a.jsonl", [*(str(n) for n in range(65)), {"content": "no text"}])
+    check_first_documents(spec(path))
+    path = jsonl(tmp_path / "b.jsonl", [*(str(n) for n in range(63)), {"content": "no text"}])
+    with pytest.raises(CorpusError, match=r"b\.jsonl:64: no field 'text'"):
+        check_first_documents(spec(path))
+    check_first_documents(spec(path), seconds=0)  # one document is enough then
+    with pytest.raises(CorpusError, match="single document"):
+        check_first_documents(spec(jsonl(tmp_path / "c.jsonl", ["one", "one"])))
+    check_first_documents(spec("stdlib"))
 
 
 def test_a_file_without_separators_is_refused_before_it_fills_memory(

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.activations.cap import shard_arrays
-from autointerp.activations.rows import Rows, RowShard, RowStore, make_rows, row_dtype, rows_of, save_rows
+from autointerp.activations.rows import (
+    Mark,
+    Rows,
+    RowShard,
+    RowStore,
+    make_rows,
+    row_dtype,
+    rows_of,
+    save_rows,
+)
 from autointerp.activations.shards import FiringShard, FiringStore, save_shard, sort_by_feature
 from autointerp.sampling import windows as cut
 from autointerp.sampling.sample import SPLITS, Sampled, Sampler, split_of
@@ -315,7 +324,7 @@ def test_rows_cut_documents_and_put_bos_before_each_row() -> None:
 
 
 def test_shards_of_rows_are_filled_in_order_until_the_tokens_are_reached() -> None:
-    made: list[tuple[int, Rows]] = []
+    made: list[tuple[Mark, Rows]] = []
     documents = ((n, np.full(10, n, np.uint32)) for n in range(1, 100))
     make_rows(
         documents,
@@ -323,8 +332,10 @@ def test_shards_of_rows_are_filled_in_order_until_the_tokens_are_reached() -> No
         bos=0,
         rows_per_shard=4,
         n_tokens=95,
-        on_shard=lambda first, rows: made.append((first, rows)),
+        on_shard=lambda rows, mark: made.append((mark, rows)),
     )
-    assert [(first, len(rows)) for first, rows in made] == [(0, 4), (4, 4), (8, 2)]
+    assert [len(rows) for _, rows in made] == [4, 4, 2]
+    # 40 and 80 tokens behind 4 and 8 whole documents; the last one is cut to 5 tokens.
+    assert [mark for mark, _ in made] == [Mark(4, 40, 4), Mark(8, 80, 8), Mark(10, 95, 10)]
     assert sum(int((rows["length"] - 1).sum()) for _, rows in made) == 95
     assert made[0][1].dtype == row_dtype(11)

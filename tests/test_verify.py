@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -184,6 +185,23 @@ def test_a_shard_that_is_gone_without_a_trace_is_missed(copy: Path, whole: Path)
     assert "000000032.0001.jsonl is missing, and no other part has its record" in output
     assert check(copy, "--repair")[0] == 0
     assert contents(copy) == contents(whole)
+
+
+@pytest.mark.parametrize("pattern", ["columns.*.npy", "columns.*.jsonl"])
+def test_features_of_a_pass_are_made_anew_with_its_shards(made: Tiny, tmp_path: Path, pattern: str) -> None:
+    """Of an elementwise dictionary, which is cached for the features asked for alone."""
+    shutil.copytree(made.sae, tmp_path / "relu")
+    config = json.loads((made.sae / "cfg.json").read_text())
+    del config["k"]
+    (tmp_path / "relu" / "cfg.json").write_text(json.dumps(config | {"architecture": "standard"}))
+    recipe = made.recipe(dictionaries={"auto": {"path": str(tmp_path / "relu")}}, features={"first": 5})
+    run = pipeline.explain(recipe, out=tmp_path / "run", until="sample")
+    assert not verify(run).faults and not verify(run).leftovers
+    before = contents(run.path)
+    flip(one(run.path, f"cache/layers.1/{pattern}"))
+    assert len(verify(run).faults) == 1
+    repair(run, verify(run), Silent(), Stop())
+    assert contents(run.path, without=("set-aside",)).items() >= before.items()
 
 
 def test_nothing_is_moved_where_the_corpus_is_another_one(made: Tiny, tmp_path: Path) -> None:

@@ -136,6 +136,22 @@ def row_shards(journal: Journal) -> Iterator[RowShard]:
             yield RowShard(unit, int(record["first_row"]), int(record["n_rows"]), path)
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where the corpus stands behind the last row of a shard: enough to go on from there."""
+
+    n_rows: int = 0
+    n_tokens: int = 0
+    """In those rows, BOS not counted."""
+    n_documents: int = 0
+    """All of whose rows are made."""
+    n_rows_of_next: int = 0
+    """Rows of the document behind these that are made already: a shard may end inside a document."""
+
+
+START: Final = Mark()
+
+
 def make_rows(
     token_lists: Iterator[tuple[int, NDArray[np.uint32]]],
     *,
@@ -143,21 +159,34 @@ def make_rows(
     bos: int | None,
     rows_per_shard: int,
     n_tokens: int,
-    on_shard: Callable[[int, Rows], None],
+    on_shard: Callable[[Rows, Mark], None],
+    begin: Mark = START,
 ) -> None:
     """Packs (document id, token ids) into shards of `rows_per_shard` rows until `n_tokens` corpus tokens
-    (BOS not counted) are reached; `on_shard(first_row, rows)` takes each as it fills."""
+    (BOS not counted) are reached; `on_shard(rows, where the corpus stands behind them)` takes each as it
+    fills.
+
+    `begin`: to go on behind a shard, its mark; `token_lists` then begins with document `n_documents`.
+    """
     shard = np.zeros(rows_per_shard, row_dtype(context_length))
-    first_row = used = taken = 0
-    for document, token_ids in token_lists:
-        for row in rows_of(document, token_ids[: n_tokens - taken], context_length, bos):
+    # A shard ends inside a document only behind full rows, so their tokens need no record.
+    taken = begin.n_tokens - begin.n_rows_of_next * (context_length - (bos is not None))
+    n_documents, done_already = begin.n_documents, begin.n_rows_of_next
+    n_rows = begin.n_rows
+    used = 0
+    while taken < n_tokens and (following := next(token_lists, None)) is not None:
+        document, token_ids = following
+        rows = rows_of(document, token_ids[: n_tokens - taken], context_length, bos)
+        for number, row in enumerate(rows, start=1):
+            taken += int(row["length"]) - (bos is not None)
+            if number <= done_already:
+                continue
             shard[used] = row
             used += 1
-            taken += int(row["length"]) - (bos is not None)
             if used == rows_per_shard:
-                on_shard(first_row, shard.copy())
-                first_row, used = first_row + used, 0
-        if taken >= n_tokens:
-            break
+                n_rows, used = n_rows + used, 0
+                whole = number == len(rows)
+                on_shard(shard.copy(), Mark(n_rows, taken, n_documents + whole, 0 if whole else number))
+        n_documents, done_already = n_documents + 1, 0
     if used:
-        on_shard(first_row, shard[:used].copy())
+        on_shard(shard[:used].copy(), Mark(n_rows + used, taken, n_documents, 0))

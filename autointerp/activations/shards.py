@@ -250,7 +250,7 @@ def firing_shards(journal: Journal) -> Iterator[FiringShard]:
             path = part.with_suffix(".safetensors")
             if not path.is_file():
                 raise RunError(f"{path} is missing, though {part.name} calls it done. Delete {part} too.")
-            yield FiringShard(path, int(key))
+            yield FiringShard(path, int(key.partition(":")[0]))  # behind it the pass, see passes.py
 
 
 class FiringStore:
@@ -259,8 +259,9 @@ class FiringStore:
     def __init__(self, shards: list[FiringShard], context_length: int) -> None:
         self._shards = shards
         self.context_length = context_length
-        masked = [shard.masked(context_length) for shard in shards]
-        self.masked: NDArray[np.int64] = np.concatenate(masked) if masked else _INTS
+        # Every pass over a shard's rows says the same of its tokens.
+        masked = {shard.first_row: shard.masked(context_length) for shard in shards}
+        self.masked: NDArray[np.int64] = np.concatenate([*masked.values(), _INTS])
         """Tokens nobody looked at, ascending."""
 
     def counts(self, width: int) -> NDArray[np.int64]:

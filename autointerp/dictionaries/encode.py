@@ -10,7 +10,8 @@ Shapes: N tokens, D = d_in, F = width, M codes, K = k of a topk dictionary; n, f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,9 @@ GPU_ELEMENTS: Final = 2**28
 """Elements of the largest dense tensor: 16 MiB of float32, near what a CPU's caches hold, and 1 GiB."""
 TOKENS_A_TILE: Final = 256
 """Where a tile can't have the whole width it has so many tokens, so that reading the weights is paid."""
+COLUMNS: Final = 64
+"""A sliceable dictionary is multiplied so many features at a time or a multiple, zeros added: then a column's
+product is the same to the bit whatever columns stand beside it (MKL takes other paths for odd widths)."""
 LAYER_NORM_EPSILON: Final = 1e-5
 """Added to the standard deviation, as SAELens does (saes/sae.py), not to the variance."""
 
@@ -70,6 +74,34 @@ class Encoder:
         self._bias_F = _folded_bias(weights, self._max_elements)
         self._w_enc_DF = weights.w_enc_DF.to(product_dtype)
         self._gate_F = _norm(weights.w_dec_FD)[:, 0] if spec.decoder_norm_gate else None
+        self._threshold_F = weights.threshold_F
+        self._columns: Tensor | None = None
+        if spec.feature_sliceable:
+            self._pad()
+
+    def sliced(self, features: Sequence[int]) -> Encoder:
+        """An encoder of these features alone (ascending), whose codes are what the whole one would give
+        them. Only for a `feature_sliceable` dictionary; it can't decode."""
+        assert self.spec.feature_sliceable
+        columns = torch.tensor(features, dtype=torch.int64, device=self._w_enc_DF.device)
+        some = copy.copy(self)
+        some._columns = columns
+        some._w_enc_DF = self._w_enc_DF[:, columns]
+        some._bias_F = self._bias_F[columns]
+        some._gate_F = None if self._gate_F is None else self._gate_F[columns]
+        some._threshold_F = None if self._threshold_F is None else self._threshold_F[columns]
+        some._pad()
+        return some
+
+    def _pad(self) -> None:
+        """Features that never fire, up to a multiple of COLUMNS."""
+        missing = (0, -self._w_enc_DF.shape[1] % COLUMNS)
+        if not missing[1]:
+            return
+        pad = torch.nn.functional.pad
+        self._w_enc_DF, self._bias_F = pad(self._w_enc_DF, missing), pad(self._bias_F, missing)
+        self._gate_F = None if self._gate_F is None else pad(self._gate_F, missing)
+        self._threshold_F = None if self._threshold_F is None else pad(self._threshold_F, missing)
 
     @torch.no_grad()
     def encode(self, x_ND: Tensor) -> Codes:
@@ -97,7 +129,10 @@ class Encoder:
         ]
         if not tiles:
             return self._empty(x_ND.device)
-        return Codes(*(torch.cat(column) for column in zip(*tiles, strict=True)))
+        token_M, feature_M, value_M = (torch.cat(column) for column in zip(*tiles, strict=True))
+        if self._columns is not None:
+            feature_M = self._columns[feature_M]
+        return Codes(token_M, feature_M, value_M)
 
     def check_finite(self, n_bad: int, n_tokens: int) -> None:
         """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would
@@ -132,9 +167,10 @@ class Encoder:
 
     def _tile(self, n_tokens: int) -> tuple[int, int]:
         """(tokens, features) of a tile."""
-        width = self.spec.width
+        width = self._w_enc_DF.shape[1]
         n_step = max(self._max_elements // width, min(TOKENS_A_TILE, n_tokens, self._max_elements), 1)
-        return n_step, max(1, min(width, self._max_elements // n_step))
+        f_step = max(1, min(width, self._max_elements // n_step))
+        return n_step, f_step + -f_step % COLUMNS if self.spec.feature_sliceable else f_step
 
     def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> tuple[Tensor, Tensor, Tensor]:
         """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
@@ -150,7 +186,7 @@ class Encoder:
     def _pre(self, x_nD: Tensor, f_step: int) -> Iterator[tuple[int, Tensor]]:
         """Pre-activations [n, f] of one tile of features after the other, and the tile's first feature."""
         x_nD = x_nD.to(self._w_enc_DF.dtype)
-        for start in range(0, self.spec.width, f_step):
+        for start in range(0, self._w_enc_DF.shape[1], f_step):
             these = slice(start, start + f_step)
             if self._w_enc_DF.dtype == torch.float32:
                 pre_nf = torch.addmm(self._bias_F[these], x_nD, self._w_enc_DF[:, these])
@@ -179,8 +215,8 @@ class Encoder:
         """The positive ones, with a threshold only those strictly above it."""
         active_nf = pre_nf > 0
         if self.spec.selector == "jumprelu":
-            assert self._weights.threshold_F is not None
-            active_nf &= pre_nf > self._weights.threshold_F[start : start + pre_nf.shape[1]]
+            assert self._threshold_F is not None
+            active_nf &= pre_nf > self._threshold_F[start : start + pre_nf.shape[1]]
         token_m, feature_m = torch.nonzero(active_nf, as_tuple=True)
         return token_m, feature_m + start, pre_nf[token_m, feature_m]
 

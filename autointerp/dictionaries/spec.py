@@ -58,6 +58,11 @@ class DictionarySpec:
     decoder_norm_gate: bool = False
     """The selector sees pre-activations times the norm of the feature's decoder row."""
 
+    @property
+    def feature_sliceable(self) -> bool:
+        """Whether a feature's activation is a function of its own column alone."""
+        return self.selector in ("relu", "jumprelu")
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

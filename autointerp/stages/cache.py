@@ -18,6 +18,7 @@ import torch
 
 from autointerp.activations.cap import shard_arrays, share
 from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.shards import save_shard
 from autointerp.dictionaries.encode import Encoder
@@ -39,11 +40,14 @@ class Opened:
     """A run's model and dictionaries, loaded, checked and ready to collect."""
 
     subject: Subject
-    attached: dict[str, Attached]
-    """Dictionaries of which shards are missing."""
     weights: dict[str, Weights]
+    """Of each dictionary of which shards are missing."""
+    passes: dict[str, tuple[str, Pass]]
+    """What is attached, by a label that the collector uses: the dictionary, and the features of it."""
+    attached: dict[str, Attached]
     collector: Collector
-    checks: dict[str, Check]
+    norms: dict[str, float]
+    """Median norm at what each of them reads."""
     frozen: Frozen
 
 
@@ -54,7 +58,7 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         own = set(run.own_units())
         shards = [shard for shard in row_shards(run.rows()) if shard.unit in own]
         collect_shards(run, opened, shards, progress, stop)
-        for name in opened.attached:
+        for name in opened.weights:
             progress.note(f"{name}: {_masked(run.cache(name))}")
 
 
@@ -81,28 +85,44 @@ def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> 
         name: reader_of(entry.spec).load(entry.spec, str(subject.device)) for name, entry in found.items()
     }
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
-    attached = {
+    whole = {
         name: Attached(entry.site, Encoder(entry.spec, weights[name], product_dtype=product_dtype))
         for name, entry in found.items()
     }
-    collector = Collector(
-        subject,
-        attached,
-        Masking(run.first_position, run.recipe.cache.sink_ratio),
-        frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH,
-    )
+    masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
+    batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
-    checks = _checks(run, collector, list(found), shards, progress)
+    checks = _checks(run, Collector(subject, whole, masking, batch_tokens), list(found), shards, progress)
+    passes = {
+        name + entry.key(""): (name, entry)
+        for name in found
+        for entry in passes_to_make(
+            run.cache(name),
+            run.own_units(),
+            run.needed(name),
+            found[name].spec.width,
+            sliceable=found[name].spec.feature_sliceable,
+        )
+    }
+    attached = {label: _of_pass(whole[name], entry) for label, (name, entry) in passes.items()}
+    norms = {label: checks[name].median_norm for label, (name, _) in passes.items()}
+    collector = Collector(subject, attached, masking, batch_tokens)
     if frozen is None:
         frozen = Frozen(
-            batch_tokens=_batch_tokens(run, collector, subject, shards, checks),
+            batch_tokens=_batch_tokens(run, collector, subject, shards, norms),
             dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
             device=subject.device.type,
             torch=torch.__version__,
         )
     frozen.save(run, list(found))
     collector.batch_tokens = frozen.batch_tokens
-    return Opened(subject, attached, weights, collector, checks, frozen)
+    return Opened(subject, weights, passes, attached, collector, norms, frozen)
+
+
+def _of_pass(whole: Attached, entry: Pass) -> Attached:
+    if entry.features is None:
+        return whole
+    return Attached(whole.site, whole.encoder.sliced(entry.features.tolist()))
 
 
 def _device(name: str) -> str:
@@ -118,7 +138,7 @@ def _device(name: str) -> str:
 
 
 def _batch_tokens(
-    run: Run, collector: Collector, subject: Subject, shards: list[RowShard], checks: Mapping[str, Check]
+    run: Run, collector: Collector, subject: Subject, shards: list[RowShard], norms: Mapping[str, float]
 ) -> int:
     """Asked for, or tried on a GPU."""
     if run.recipe.resources.batch_tokens or subject.device.type != "cuda":
@@ -128,14 +148,10 @@ def _batch_tokens(
 
     def step(n_tokens: int) -> None:
         collector.batch_tokens = n_tokens
-        collector.shard(rows[: max(1, n_tokens // context_length)], _norms(checks))
+        collector.shard(rows[: max(1, n_tokens // context_length)], norms)
         torch.cuda.synchronize(subject.device)
 
     return tuned_batch(step, largest=rows.size * context_length)
-
-
-def _norms(checks: Mapping[str, Check]) -> dict[str, float]:
-    return {name: check.median_norm for name, check in checks.items()}
 
 
 def _checks(
@@ -171,13 +187,16 @@ def _checks(
 
 def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
     """Those of `shards` that are missing. Raises DiskFull, Interrupted."""
-    collector, checks, frozen = opened.collector, opened.checks, opened.frozen
-    journals = {name: run.cache(name) for name in checks}
-    todo = [
-        shard
-        for shard in shards
-        if any(shard.unit not in journal.read(shard.unit) for journal in journals.values())
-    ]
+    collector, frozen = opened.collector, opened.frozen
+
+    def missing(shard: RowShard) -> list[str]:
+        return [
+            label
+            for label, (name, entry) in opened.passes.items()
+            if entry.key(shard.unit) not in run.cache(name).read(shard.unit)
+        ]
+
+    todo = [shard for shard in shards if missing(shard)]
     total = sum(int(shard.read()["length"].sum()) for shard in shards)
     left = sum(int(shard.read()["length"].sum()) for shard in todo)
     max_rows = share(run.recipe.cache.max_rows, len(run.row_units()))
@@ -193,20 +212,18 @@ def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: P
             collected: dict[str, Collected] | None = None
             while collected is None:
                 try:
-                    collected = collector.shard(rows, _norms(checks), on_batch)
+                    collected = collector.shard(rows, opened.norms, on_batch)
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()
                     frozen = frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
-                    frozen.save(run, list(checks))
+                    frozen.save(run, list(opened.weights))
                     collector.batch_tokens = frozen.batch_tokens
                     progress.note(f"out of memory: going on with batches of {frozen.batch_tokens:,} tokens")
-            missing = {
-                name: of_one
-                for name, of_one in collected.items()
-                if shard.unit not in journals[name].read(shard.unit)
-            }
+            for label in missing(shard):
+                name, entry = opened.passes[label]
+                made = collected.pop(label)
+                behind(partial(_save, run, name, shard.unit, entry, rows, made, max_rows))
             del collected
-            behind(partial(_save, run, shard.unit, rows, missing, max_rows))
     progress.end()
 
 
@@ -227,27 +244,32 @@ def _one_behind() -> Generator[Callable[[Callable[[], None]], None]]:
             pending.pop().result()
 
 
-def _save(run: Run, unit: str, rows: Rows, collected: dict[str, Collected], max_rows: int) -> None:
-    for name, of_one in collected.items():
-        kept = of_one.kept()
-        arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
-        with Part(run.cache(name), unit) as part:
-            seal = part.attach(".safetensors", partial(save_shard, arrays=arrays))
-            part.append(
-                unit,
-                {
-                    "n_tokens": kept.n_tokens,
-                    "n_masked": {"first": run.first_position * len(rows), "sinks": len(kept.sinks)},
-                    "n_firings": len(kept.firings.values),
-                    "n_kept": len(arrays["values"]),
-                    "n_capped": len(arrays["capped"]),
-                    **seal,
-                },
-            )
+def _save(
+    run: Run, name: str, unit: str, entry: Pass, rows: Rows, collected: Collected, max_rows: int
+) -> None:
+    kept = collected.kept()
+    arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
+    with Part(run.cache(name), unit) as part:
+        seal = part.attach(".safetensors", partial(save_shard, arrays=arrays))
+        part.append(
+            entry.key(unit),
+            {
+                "n_tokens": kept.n_tokens,
+                "n_masked": {"first": run.first_position * len(rows), "sinks": len(kept.sinks)},
+                "n_firings": len(kept.firings.values),
+                "n_kept": len(arrays["values"]),
+                "n_capped": len(arrays["capped"]),
+                **seal,
+            },
+        )
 
 
 def _masked(journal: Journal) -> str:
     """How many tokens nobody looked at, and why."""
-    counts = [record["n_masked"] for record in journal.records() if "n_masked" in record]
-    first, sinks = (sum(count[kind] for count in counts) for kind in ("first", "sinks"))
+    counts = {
+        record["key"].partition(":")[0]: record["n_masked"]  # every pass over a shard says the same
+        for record in journal.records()
+        if "n_masked" in record
+    }
+    first, sinks = (sum(count[kind] for count in counts.values()) for kind in ("first", "sinks"))
     return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"

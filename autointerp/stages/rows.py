@@ -3,90 +3,128 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.activations.rows import Rows, make_rows, save_rows
-from autointerp.errors import CorpusError, ModelError
-from autointerp.journal import Part
+from autointerp.activations.random_tokens import TokenUrn, drawable, random_documents
+from autointerp.activations.rows import START, Mark, Rows, make_rows, row_shards, save_rows
+from autointerp.errors import CorpusError
+from autointerp.journal import Journal, Part
 from autointerp.portion import is_front
 from autointerp.progress import Progress, Stop
+from autointerp.recipe import Recipe
 from autointerp.run import ALL_ROWS, Run
-from autointerp.subject.corpus import documents, require_documents
+from autointerp.subject.corpus import documents, refuse_one_document, require_documents
+from autointerp.subject.corpus_spec import RANDOM, place_of, reference_of
+from autointerp.subject.tokenizer import Tokenised, bos_of
+from autointerp.types import Json
 
-_DOCUMENTS_AT_ONCE: Final = 256
+TokenLists = Iterator[tuple[int, NDArray[np.uint32]]]
+
+_ENOUGH: Final = 2
+"""Documents that are enough to know that there is more than one."""
 
 
 def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> None:
-    """Rows are made from the first document on; shards that are there already are passed over."""
+    """Makes the rows that are missing. What is made already is read again, for its ids, but not tokenised.
+
+    Raises InputErrors, DiskFull, Interrupted.
+    """
     recipe, journal = run.recipe, run.rows()
     assert recipe.corpus is not None and recipe.cache.context_length is not None
-    bos = _bos(tokenizer) if recipe.cache.prepend_bos else None
-    progress.begin("read corpus", recipe.cache.n_tokens, "tokens")
-    totals = {"n_rows": 0, "n_tokens": 0}  # of the whole corpus, whoever keeps the rows
-    used: set[int] = set()  # a few documents are enough to know that there is more than one
+    bos = bos_of(tokenizer) if recipe.cache.prepend_bos else None
+    begin, used = _made_before(journal)
+    end = begin
+    progress.begin("read corpus", recipe.cache.n_tokens, "tokens", done=begin.n_tokens)
 
-    def on_shard(first_row: int, rows: Rows) -> None:
+    def on_shard(rows: Rows, mark: Mark) -> None:
+        nonlocal end
         stop.check()
-        n_tokens = int(rows["length"].sum()) - (bos is not None) * len(rows)
-        number = first_row // run.rows_per_shard
-        is_kept = run.portion.takes(number) or is_front(totals["n_tokens"], first_row)
-        used.update(np.unique(rows["document"])[:2].tolist())
-        totals["n_rows"] += len(rows)
-        totals["n_tokens"] += n_tokens
+        first_row = mark.n_rows - len(rows)
         unit = f"{first_row:09d}"
+        number = first_row // recipe.cache.rows_per_shard
+        is_kept = run.portion.takes(number) or is_front(end.n_tokens, end.n_rows)
         if is_kept and unit not in journal.read(unit):
             with Part(journal, unit) as part:
                 seal = part.attach(".npy", lambda path: save_rows(path, rows))
-                record = {"first_row": first_row, "n_rows": len(rows), "n_tokens": n_tokens}
-                part.append(unit, record | seal)
-        progress.advance(n_tokens)
+                part.append(unit, _record(rows, mark, mark.n_tokens - end.n_tokens) | seal)
+        if len(used) < _ENOUGH:
+            used.update(np.unique(rows["document"]).tolist())
+        progress.advance(mark.n_tokens - end.n_tokens)
+        end = mark
 
+    source = token_lists(recipe, tokenizer, stop, first=begin.n_documents)
     make_rows(
-        _tokenised(documents(recipe.corpus), tokenizer, stop),
+        source,
         context_length=recipe.cache.context_length,
         bos=bos,
-        rows_per_shard=run.rows_per_shard,
+        rows_per_shard=recipe.cache.rows_per_shard,
         n_tokens=recipe.cache.n_tokens,
         on_shard=on_shard,
+        begin=begin,
     )
+    refused = source.refused() if isinstance(source, Tokenised) else None
+    if not end.n_rows:
+        raise CorpusError(f"{recipe.corpus.path}: {refused or 'no document holds a single token'}.")
+    if len(used) == 1 and end.n_tokens >= recipe.cache.n_tokens:
+        refuse_one_document(recipe.corpus, recipe.cache.n_tokens)
     require_documents(len(used), recipe.corpus)
-    if not totals["n_rows"]:
-        raise CorpusError(f"{recipe.corpus.path}: no document holds a single token.")
+    if refused:
+        progress.note(f"{recipe.corpus.path}: {refused}")
     if ALL_ROWS not in journal.read(ALL_ROWS):
         with Part(journal, ALL_ROWS) as part:
-            part.append(ALL_ROWS, dict(totals))
+            part.append(ALL_ROWS, {"n_rows": end.n_rows, "n_tokens": end.n_tokens})
     progress.end()
 
 
-def _bos(tokenizer: Any) -> int:
-    for name in ("bos_token_id", "eos_token_id"):
-        if (token := getattr(tokenizer, name, None)) is not None:
-            return int(token)
-    raise ModelError(
-        "the dictionary expects contexts to begin with BOS, but the model's tokenizer has neither a BOS nor "
-        "an EOS token. Say how it was trained: --set cache.prepend_bos=false."
+def token_lists(recipe: Recipe, tokenizer: Any, stop: Stop, *, first: int = 0) -> TokenLists:
+    """(document id, token ids) of the documents of a complete recipe's corpus, from number `first` on."""
+    corpus, cache = recipe.corpus, recipe.cache
+    assert corpus is not None and cache.context_length is not None
+    bos = bos_of(tokenizer) if cache.prepend_bos else None
+    if place_of(corpus).kind != RANDOM:
+        return Tokenised(islice(documents(corpus), first, None), tokenizer, bos, stop)
+    reference = reference_of(corpus)
+    if reference is None:
+        urn = TokenUrn.uniform(drawable(tokenizer))
+    else:
+        urn = TokenUrn.unigram(drawable(tokenizer), Tokenised(documents(reference), tokenizer, bos, stop))
+    return random_documents(
+        urn, length=cache.context_length - (bos is not None), seed=recipe.seed, first=first
     )
 
 
-def _tokenised(source: Iterator[Any], tokenizer: Any, stop: Stop) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    """(document id as a number, token ids), in batches for the tokenizer's sake."""
-    batch: list[Any] = []
+def _record(rows: Rows, mark: Mark, n_tokens: int) -> Json:
+    return {
+        "first_row": mark.n_rows - len(rows),
+        "n_rows": len(rows),
+        "n_tokens": n_tokens,
+        "n_documents": mark.n_documents,
+        "n_rows_of_next": mark.n_rows_of_next,
+    }
 
-    def flush() -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        stop.check()
-        # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
-        texts = [document.text for document in batch]
-        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        for document, token_ids in zip(batch, encoded["input_ids"], strict=True):
-            yield int(document.id, 16), np.asarray(token_ids, np.uint32)
-        batch.clear()
 
-    for document in source:
-        batch.append(document)
-        if len(batch) >= _DOCUMENTS_AT_ONCE:
-            yield from flush()
-    if batch:
-        yield from flush()
+def _made_before(journal: Journal) -> tuple[Mark, set[int]]:
+    """Where the corpus stands behind the shards that are there without a gap, and some documents in them.
+
+    A gap comes of a shard that somebody deleted: all behind it is made again, what is there is kept.
+    """
+    mark, used = START, set[int]()
+    for unit in filter(str.isdigit, journal.units()):
+        record = journal.read(unit).get(unit)
+        if record is None or record["first_row"] != mark.n_rows:
+            break
+        mark = Mark(
+            n_rows=mark.n_rows + record["n_rows"],
+            n_tokens=mark.n_tokens + record["n_tokens"],
+            n_documents=record["n_documents"],
+            n_rows_of_next=record["n_rows_of_next"],
+        )
+    for shard in row_shards(journal):
+        if len(used) >= _ENOUGH or shard.first_row >= mark.n_rows:
+            break
+        used.update(np.unique(shard.read()["document"]).tolist())
+    return mark, used

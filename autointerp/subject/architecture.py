@@ -30,6 +30,7 @@ _TOKENIZER: Final = (
     "vocab.*",
     "merges.txt",
     "*.model",
+    "chat_template.jinja",
 )
 
 _DEFAULTS: Final[dict[str, Json]] = {
@@ -204,6 +205,7 @@ TOKENIZER_FILES: Final = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 """Part of a model's identity: other tokens are other rows."""
 

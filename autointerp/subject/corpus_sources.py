@@ -1,12 +1,13 @@
 """Where a corpus' texts come from: one generator a format, each with bounded memory.
 
-    text_file      UTF-8 text, split at a separator
-    jsonl_file     one JSON object a line
-    parquet_file   a column of a Parquet file
-    dataset_texts  Hugging Face datasets: from the hub, or a local folder
+    text_file         UTF-8 text, split at a separator
+    jsonl_file        one JSON object a line
+    parquet_file      a column of a Parquet file
+    dataset_contents  Hugging Face datasets: from the hub, or a local folder
 
-All yield texts as they are, in order; `corpus.py` normalises them and drops what is empty or double. Files
-ending in `.gz` are unpacked on the way. Bytes that are not UTF-8 become U+FFFD. Errors are CorpusErrors.
+All yield texts, and conversations where asked for, as they are, in order; `corpus.py` normalises them and
+drops what is empty or double. Files ending in `.gz` are unpacked on the way. Bytes that are not UTF-8 become
+U+FFFD. Errors are CorpusErrors.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Literal, cast
 
 from autointerp.errors import CorpusError
+from autointerp.subject.chat import Conversation, conversation_in
+
+Chat = bool | Literal["auto"]
+"""Whether a field holds conversations; `auto`: where it holds lists."""
 
 CHUNK_BYTES: Final = 2**20
 MAX_DOCUMENT_CHARS: Final = 2**26
@@ -86,6 +91,11 @@ def blocks(text: str, size: int | None) -> Iterator[str]:
     yield text[start:]
 
 
+def lines(text: str) -> Iterator[str]:
+    """The lines of a text, without their ends."""
+    yield from (line.removesuffix("\r") for line in text.split("\n"))
+
+
 def _block_end(text: str, start: int, size: int) -> int:
     for mark in "\n ":
         at = text.rfind(mark, start + size // 2, start + size)
@@ -110,7 +120,7 @@ def _decoded(path: Path) -> Iterator[str]:
 # --- JSON lines ----------------------------------------------------------------------------------------
 
 
-def jsonl_file(path: Path, field: str) -> Iterator[str]:
+def jsonl_file(path: Path, field: str, chat: Chat = False) -> Iterator[str | Conversation]:
     """`field` of each object of a file with one JSON object a line; blank lines are passed over.
 
     A field that is null gives an empty text.
@@ -123,7 +133,7 @@ def jsonl_file(path: Path, field: str) -> Iterator[str]:
                 _refuse_utf_16(path, line)
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield text_in(_object(line, f"{path}:{number}"), field, f"{path}:{number}")
+                yield content_in(_object(line, f"{path}:{number}"), field, f"{path}:{number}", chat)
 
 
 def _object(line: bytes, place: str) -> Mapping[str, Any]:
@@ -143,7 +153,7 @@ def _object(line: bytes, place: str) -> Mapping[str, Any]:
 # --- Parquet -------------------------------------------------------------------------------------------
 
 
-def parquet_file(path: Path, field: str) -> Iterator[str]:
+def parquet_file(path: Path, field: str, chat: Chat = False) -> Iterator[str | Conversation]:
     """Column `field` of a Parquet file, some rows at a time; a null gives an empty text."""
     arrow: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -155,15 +165,19 @@ def parquet_file(path: Path, field: str) -> Iterator[str]:
             kind = schema.field(field).type
             if arrow.types.is_dictionary(kind):
                 kind = kind.value_type
-            if not any(test(kind) for test in (arrow.types.is_string, arrow.types.is_large_string)):
-                raise CorpusError(
-                    f"{path}: column '{field}' holds {kind}, not texts. Set corpus.field to another."
-                )
+            is_text = any(test(kind) for test in (arrow.types.is_string, arrow.types.is_large_string))
+            is_list = any(test(kind) for test in (arrow.types.is_list, arrow.types.is_large_list))
+            if not (is_list if chat is True else is_text or (chat == "auto" and is_list)):
+                raise CorpusError(f"{path}: column {_not_content(field, kind, chat, is_list)}")
             for batch in file.iter_batches(batch_size=ROWS_A_BATCH, columns=[field]):
+                if is_list:
+                    for value in batch.column(0).to_pylist():
+                        yield content_in({field: value}, field, str(path), chat)
+                    continue
                 # As bytes: Parquet doesn't promise that a string is UTF-8.
                 for value in batch.column(0).cast(kind).cast(arrow.large_binary()):
                     yield (value.as_py() or b"").decode("utf-8", errors="replace")
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} can't be read as Parquet: {_first_line(error)}.") from error
 
 
@@ -175,9 +189,16 @@ def saved_by_datasets(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def dataset_texts(
-    path: str, field: str, *, name: str | None, split: str, revision: str | None, streaming: bool
-) -> Iterator[str]:
+def dataset_contents(
+    path: str,
+    field: str,
+    *,
+    chat: Chat = False,
+    name: str | None,
+    split: str,
+    revision: str | None,
+    streaming: bool,
+) -> Iterator[str | Conversation]:
     """`field` of each row of a split. `path`: a name on the hub, or a folder.
 
     Any failure of the hub, the network or the library, also in mid-stream, is a CorpusError.
@@ -195,7 +216,7 @@ def dataset_texts(
                 raise CorpusError(missing_field(field, columns, place))
             rows = rows.select_columns([field])
         for row in rows:
-            yield text_in(row, field, place)
+            yield content_in(row, field, place, chat)
     except CorpusError:
         raise
     except Exception as error:  # hub, network, file formats: these have no common class
@@ -218,19 +239,29 @@ def _split_of(loaded: Any, split: str, place: str) -> Any:
 # --- rows and files ------------------------------------------------------------------------------------
 
 
-def text_in(row: Mapping[str, Any], field: str, place: str) -> str:
-    """The text of a row; empty where the field is null. Raises CorpusError: no such field, no text."""
+def content_in(row: Mapping[str, Any], field: str, place: str, chat: Chat) -> str | Conversation:
+    """The text or conversation of a row; empty where the field is null. Raises CorpusError: no such field,
+    or not what `chat` says it holds."""
     if field not in row:
         raise CorpusError(missing_field(field, row, place))
     value = row[field]
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise CorpusError(
-            f"{place}: field '{field}' holds a {type(value).__name__}, not a text. Set corpus.field to "
-            "another."
+    if isinstance(value, str) and chat is not True:
+        return value
+    is_list = isinstance(value, list | Mapping)
+    if is_list and chat is not False:
+        return conversation_in(cast(object, value), f"{place}: field '{field}'")
+    raise CorpusError(f"{place}: field {_not_content(field, type(value).__name__, chat, is_list)}")
+
+
+def _not_content(field: str, kind: object, chat: Chat, is_list: bool) -> str:
+    if chat is True:
+        return (
+            f"'{field}' holds a {kind}, not conversations. Set corpus.field to another, or corpus.chat=auto."
         )
-    return value
+    hint = " If it holds conversations, set corpus.chat=true." if is_list else ""
+    return f"'{field}' holds a {kind}, not texts. Set corpus.field to another.{hint}"
 
 
 def missing_field(field: str, known: Iterable[str], place: str) -> str:

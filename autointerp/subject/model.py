@@ -5,6 +5,7 @@ Shapes: B rows, T tokens a row, D the width at a site (d_model, for `neurons` d_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from autointerp.errors import ModelError, SiteError
 from autointerp.subject.architecture import Architecture, ModelFiles
 from autointerp.subject.sites import check_site, locate, width_at
+from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -157,25 +159,6 @@ class Subject:
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def load_tokenizer(files: ModelFiles) -> Any:
-    """transformers' fast tokenizer of a model, its files fetched first for a hub model. `Any`: its class
-    depends on the model, and its methods are barely typed. Raises ModelError where there is none."""
-    from transformers import AutoTokenizer
-
-    folder = files.with_tokenizer()
-    load = cast(Any, AutoTokenizer).from_pretrained
-    try:
-        tokenizer = load(str(folder), use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ModelError(f"'{files.name}' has no tokenizer that transformers can load: {error}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"'{files.name}' has only a slow tokenizer ({type(tokenizer).__name__}). Convert it: a folder "
-            f"with tokenizer.json is needed."
-        )
-    return tokenizer
-
-
 def _dtype(name: Dtype, device: str) -> torch.dtype:
     if name == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
@@ -193,16 +176,24 @@ def _from_pretrained(
     from transformers import AutoModelForCausalLM  # slow to import
 
     load = cast(Any, AutoModelForCausalLM).from_pretrained  # typed for no model in particular
-    return load(
-        folder,
-        config=_config(folder, architecture.n_layers, n_layers),
-        dtype=dtype,
-        attn_implementation=architecture.attention,
-        device_map=device_map,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    log = logging.getLogger("transformers.modeling_utils")
+    before = log.level
+    log.setLevel(
+        logging.ERROR
+    )  # its report of layers that are left out on purpose; what is missing is checked
+    try:
+        return load(
+            folder,
+            config=_config(folder, architecture.n_layers, n_layers),
+            dtype=dtype,
+            attn_implementation=architecture.attention,
+            device_map=device_map,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    finally:
+        log.setLevel(before)
 
 
 def _config(folder: str, n_all: int, n_wanted: int | None) -> Any:
