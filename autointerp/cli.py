@@ -72,6 +72,9 @@ def explain(
         list[str] | None, typer.Option("--set", help="One field: --set sampling.n_shown=20.")
     ] = None,
     until: Annotated[Until, typer.Option(help="Stop behind this stage.")] = Until.score,
+    shard: Annotated[
+        str | None, typer.Option(help="Cache the i-th of n portions, from 0: --until cache --shard 0/4.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
@@ -88,6 +91,7 @@ def explain(
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         folder = out or Path("outputs") / _run_name(sae, mapping)
+        mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
         _print_plan(run, resolved)
         if not dry_run:
@@ -151,6 +155,44 @@ def plugins() -> None:
             typer.echo(f"{singular}:")
             for name in names(kind):
                 typer.echo(f"  {name:12} {summary(kind, name)}")
+
+
+@app.command("merge")
+def merge_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of the same settings.")],
+    out: Annotated[Path, typer.Option(help="Folder that is to hold them all.")],
+) -> None:
+    """Unite runs: the portions of a cache, or features that several machines did.
+
+    Example: autointerp merge outputs/demo/shard-*-of-4 --out outputs/demo
+    """
+    with _errors():
+        from autointerp.merge import merge
+        from autointerp.report.terminal import TerminalProgress
+
+        merged = merge(runs, out, TerminalProgress(_console()))
+        _say(merged.notes)
+        typer.echo(f"Run: {merged.run.path} ({merged.n_parts:,} parts taken over)")
+        typer.echo(f"Next: autointerp resume {merged.run.path}")
+
+
+@app.command("pack")
+def pack_run(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    with_requests: Annotated[bool, typer.Option(help="Take the LLM's replies along.")] = False,
+) -> None:
+    """Copy what explaining, scoring and reading need of a run, without its cache, to take it elsewhere.
+
+    Example: autointerp pack outputs/demo packed/demo
+    """
+    with _errors():
+        from autointerp.pack import pack
+        from autointerp.run import Run
+
+        packed = pack(Run.open(run), out, with_requests=with_requests)
+        typer.echo(f"Packed {packed.n_files:,} files, {packed.n_bytes / 1e6:,.1f} MB: {out}")
+        typer.echo(f"Next, wherever it is taken: autointerp resume {out}")
 
 
 @cache_app.command("verify")
@@ -251,6 +293,16 @@ def _with_plugins(
     for text in settings or []:
         mapping = merge(mapping, setting(text))
     return mapping
+
+
+def _with_shard(mapping: dict[str, Any], folder: Path, shard: str | None) -> tuple[dict[str, Any], Path]:
+    """A portion has a folder of its own inside the run's, which `merge` fills."""
+    from autointerp.portion import Portion
+    from autointerp.recipe import merge
+
+    if shard is None:
+        return mapping, folder
+    return merge(mapping, {"resources": {"shard": shard}}), folder / Portion.parse(shard).folder
 
 
 def _feature_list(text: str) -> list[str]:
@@ -355,6 +407,12 @@ def _end(run: Run, outcome: Outcome) -> None:
     """What to type next; exit code 1 where features stayed open."""
     from autointerp.report.feature import worth_showing
 
+    if run.recipe.resources.shard:
+        folder = run.path.parent
+        typer.echo(
+            f"Next, when all portions are there: "
+            f"autointerp merge {folder}/shard-*-of-{run.portion.of} --out {folder}"
+        )
     feature = worth_showing(run)
     if feature is not None:
         typer.echo(f"Next: autointerp show {run.path} {feature}")

@@ -143,7 +143,7 @@ class Journal:
         self.folder = folder
         self.package = package
         self.digest = digest(made_from)
-        self._made_from = made_from
+        self.made_from = made_from
 
     @classmethod
     def existing(cls, folder: Path) -> Journal:
@@ -154,12 +154,12 @@ class Journal:
     def check(self) -> None:
         """Raises RecipeChanged where the folder holds records made from other settings."""
         path = self.folder / MADE_FROM
-        if self._made_from is None or not path.exists():
+        if self.made_from is None or not path.exists():
             return
         before: Json = orjson.loads(path.read_bytes())
         if before["digest"] == self.digest:
             return
-        lines = differences(before["made_from"], orjson.loads(orjson.dumps(self._made_from)))
+        lines = differences(before["made_from"], orjson.loads(orjson.dumps(self.made_from)))
         raise RecipeChanged(
             f"{self.folder} was made with other settings:\n"
             + "".join(f"  {line}\n" for line in lines)
@@ -196,8 +196,8 @@ class Journal:
         """Makes the folder, and says in it what its records are made from."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        if self._made_from is not None and not (self.folder / MADE_FROM).exists():
-            content = {"digest": self.digest, "made_from": self._made_from}
+        if self.made_from is not None and not (self.folder / MADE_FROM).exists():
+            content = {"digest": self.digest, "made_from": self.made_from}
             write_atomically(self.folder / MADE_FROM, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
     def read(self, unit: str) -> dict[str, Json]:
@@ -260,12 +260,17 @@ def _unreadable(path: Path, number: int, line: bytes) -> JournalCorrupt:
     )
 
 
-def differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """One line a leaf that differs: `sampling.n_shown: was 40, is now 20`."""
+def differing(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves that differ: (`sampling.n_shown`, 40, 20)."""
     if isinstance(before, dict) and isinstance(after, dict):
-        lines: list[str] = []
+        found: list[tuple[str, Any, Any]] = []
         for key in sorted({*before, *after}):
             inner = f"{name}.{key}" if name else str(key)
-            lines += differences(before.get(key), after.get(key), inner)
-        return lines
-    return [] if before == after else [f"{name}: was {before!r}, is now {after!r}"]
+            found += differing(before.get(key), after.get(key), inner)
+        return found
+    return [] if before == after else [(name, before, after)]
+
+
+def differences(before: Any, after: Any) -> list[str]:
+    """One line a leaf that differs: `sampling.n_shown: was 40, is now 20`."""
+    return [f"{name}: was {one!r}, is now {two!r}" for name, one, two in differing(before, after)]

@@ -94,12 +94,12 @@ def repair(run: Run, found: Verified, progress: Progress, stop: Stop) -> Repaire
     or changed; while making, what `run_line` raises.
     """
     spoiled = {fault.path.relative_to(run.path).parts[0] for fault in found.faults}
+    if run.is_packed and spoiled & set(_MADE_HERE):
+        raise RunError(
+            f"{run.path} was packed without its cache, so its samples can't be made anew here. Pack the run it "
+            f"comes from once more."
+        )
     if spoiled & {"rows", "cache"}:
-        if run.is_packed:
-            raise RunError(
-                f"{run.path} was packed without its cache, so nothing of it can be made anew here. Pack the "
-                f"run it comes from once more."
-            )
         Run.of(run.path, resolve(run.recipe)).check()
     repaired = Repaired()
     with run.lock():

@@ -51,7 +51,8 @@ VOCABULARY: Final = "vocabulary"
 """Unit and key of the table of token texts."""
 
 PACKED: Final = "packed.json"
-_RECIPE, _IDENTITIES, _ENVIRONMENT = "recipe.yaml", "identities.json", "environment.json"
+ENVIRONMENT: Final = "environment.json"
+_RECIPE, _IDENTITIES = "recipe.yaml", "identities.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,9 +90,9 @@ class Run:
         self.check()
         write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
         write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
-        if not (self.path / _ENVIRONMENT).exists():
+        if not (self.path / ENVIRONMENT).exists():
             content = orjson.dumps(environment(), option=orjson.OPT_INDENT_2)
-            write_atomically(self.path / _ENVIRONMENT, content)
+            write_atomically(self.path / ENVIRONMENT, content)
 
     # --- journals, in the order of the line ---
 

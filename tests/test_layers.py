@@ -28,7 +28,7 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"verify"},
-    {"pipeline", "repair", "merge", "pack", "report", "bench"},
+    {"pipeline", "repair", "merge", "union", "pack", "report", "bench"},
     {"cli"},
     {"__main__"},
 ]
