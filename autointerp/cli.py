@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,13 @@ app = typer.Typer(
     help="Explain what the features of a sparse dictionary do, and score the explanations.\n\n"
     "Example: autointerp explain --sae demo --n-features 200",
 )
+
+
+cache_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look after a run's files.\n\nExample: autointerp cache verify outputs/demo",
+)
+app.add_typer(cache_app, name="cache")
 
 
 class Until(StrEnum):
@@ -70,6 +77,9 @@ def explain(
         list[str] | None, typer.Option("--set", help="One field: --set sampling.n_shown=20.")
     ] = None,
     until: Annotated[Until, typer.Option(help="Stop behind this stage.")] = Until.score,
+    shard: Annotated[
+        str | None, typer.Option(help="Cache the i-th of n portions, from 0: --until cache --shard 0/4.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
@@ -86,6 +96,7 @@ def explain(
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         folder = out or Path("outputs") / _run_name(sae, mapping)
+        mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
         _print_plan(run, resolved)
         if not dry_run:
@@ -187,6 +198,74 @@ def plugins() -> None:
                 typer.echo(f"  {name:12} {summary(kind, name)}")
 
 
+@app.command("merge")
+def merge_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of the same settings.")],
+    out: Annotated[Path, typer.Option(help="Folder that is to hold them all.")],
+) -> None:
+    """Unite runs: the portions of a cache, or features that several machines did.
+
+    Example: autointerp merge outputs/demo/shard-*-of-4 --out outputs/demo
+    """
+    with _errors():
+        from autointerp.merge import merge
+        from autointerp.report.terminal import TerminalProgress
+
+        merged = merge(runs, out, TerminalProgress(_console()))
+        _say(merged.notes)
+        typer.echo(f"Run: {merged.run.path} ({merged.n_parts:,} parts taken over)")
+        typer.echo(f"Next: autointerp resume {merged.run.path}")
+
+
+@app.command("pack")
+def pack_run(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    with_requests: Annotated[bool, typer.Option(help="Take the LLM's replies along.")] = False,
+) -> None:
+    """Copy what explaining, scoring and reading need of a run, without its cache, to take it elsewhere.
+
+    Example: autointerp pack outputs/demo packed/demo
+    """
+    with _errors():
+        from autointerp.pack import pack
+        from autointerp.run import Run
+
+        packed = pack(Run.open(run), out, with_requests=with_requests)
+        typer.echo(f"Packed {packed.n_files:,} files, {packed.n_bytes / 1e6:,.1f} MB: {out}")
+        typer.echo(f"Next, wherever it is taken: autointerp resume {out}")
+
+
+@cache_app.command("verify")
+def cache_verify(
+    run: RunFolder,
+    repair: Annotated[bool, typer.Option(help="Set aside what is spoiled and make it anew.")] = False,
+) -> None:
+    """Read every file of a run and name what is not as it was written: exit code 1 if anything is.
+
+    Example: autointerp cache verify outputs/demo
+
+    Example: autointerp cache verify outputs/demo --repair
+    """
+    with _errors():
+        from autointerp.repair import repair as repair_run
+        from autointerp.report.kept import repaired, verified
+        from autointerp.report.terminal import TerminalProgress
+        from autointerp.run import Run
+        from autointerp.verify import verify
+
+        opened, progress = Run.open(run), TerminalProgress(_console())
+        found = verify(opened, progress)
+        _say(verified(opened, found))
+        if repair and (found.faults or found.leftovers):
+            with _stoppable(f"autointerp cache verify {run} --repair") as stop:
+                _say(repaired(opened, repair_run(opened, found, progress, stop)))
+            found = verify(opened, progress)
+            _say(list(verified(opened, found))[-1:])
+        if found.faults:
+            raise typer.Exit(1)
+
+
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 
@@ -257,6 +336,16 @@ def _with_plugins(
     return mapping
 
 
+def _with_shard(mapping: dict[str, Any], folder: Path, shard: str | None) -> tuple[dict[str, Any], Path]:
+    """A portion has a folder of its own inside the run's, which `merge` fills."""
+    from autointerp.portion import Portion
+    from autointerp.recipe import merge
+
+    if shard is None:
+        return mapping, folder
+    return merge(mapping, {"resources": {"shard": shard}}), folder / Portion.parse(shard).folder
+
+
 def _feature_list(text: str) -> list[str]:
     from autointerp.errors import RecipeError
 
@@ -283,24 +372,29 @@ def _run_name(sae: list[str] | None, mapping: dict[str, Any]) -> str:
 
 
 def _run(run: Run, until: Stage, resolved: Any = None) -> None:
-    from autointerp.errors import Interrupted
     from autointerp.pipeline import run_line
-    from autointerp.progress import Stop
     from autointerp.report.terminal import TerminalProgress
+
+    with _stoppable(f"autointerp resume {run.path}") as stop:
+        progress = TerminalProgress(_console())
+        outcome = run_line(run, until=until, progress=progress, stop=stop, resolved=resolved)
+    _print_outcome(run, outcome.seconds)
+    _end(run, outcome)
+
+
+@contextmanager
+def _stoppable(go_on: str) -> Generator[Stop]:
+    """Work that a signal ends with exit code 130; `go_on` is what to type then."""
+    from autointerp.errors import Interrupted
+    from autointerp.progress import Stop
 
     stop = Stop()
     with _signals(stop):
         try:
-            outcome = run_line(
-                run, until=until, progress=TerminalProgress(_console()), stop=stop, resolved=resolved
-            )
+            yield stop
         except (Interrupted, KeyboardInterrupt):
-            typer.echo(
-                f"\nStopped; all that was finished is written. Go on: autointerp resume {run.path}", err=True
-            )
+            typer.echo(f"\nStopped; all that was finished is written. Go on: {go_on}", err=True)
             raise typer.Exit(130) from None
-    _print_outcome(run, outcome.seconds)
-    _end(run, outcome)
 
 
 @contextmanager
@@ -372,6 +466,12 @@ def _end(run: Run, outcome: Outcome) -> None:
     """What to type next; exit code 1 where features stayed open."""
     from autointerp.report.feature import worth_showing
 
+    if run.recipe.resources.shard:
+        folder = run.path.parent
+        typer.echo(
+            f"Next, when all portions are there: "
+            f"autointerp merge {folder}/shard-*-of-{run.portion.of} --out {folder}"
+        )
     feature = worth_showing(run)
     if feature is not None:
         typer.echo(f"Next: autointerp show {run.path} {feature}")
@@ -380,6 +480,11 @@ def _end(run: Run, outcome: Outcome) -> None:
             typer.echo(f"{n:,} open: {reason}", err=True)
         typer.echo(f"Go on: autointerp resume {run.path}", err=True)
         raise typer.Exit(1)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _console() -> Any:

@@ -1,15 +1,11 @@
-"""What names a set of files: a fingerprint that costs a few hundred milliseconds, whatever they weigh.
-And what an array's file is checked by."""
+"""What names a set of files: a fingerprint that costs a few hundred milliseconds, whatever they weigh."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import BinaryIO, Final
 
 from autointerp.errors import InputError
 
@@ -56,11 +52,3 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
     for number in range(N_SAMPLES):
         file.seek((size - SAMPLE) * number // (N_SAMPLES - 1))
         yield file.read(SAMPLE)
-
-
-def checksum(*arrays: NDArray[Any]) -> str:
-    """32 hex characters: blake2b of the arrays' bytes, one behind the other."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        hashed.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return hashed.hexdigest()

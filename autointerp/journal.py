@@ -2,9 +2,10 @@
 
     <folder>/made_from.json              the settings these records were made from, and their digest
     <folder>/<unit>.<attempt>.jsonl      a part: one header line, then records that begin with {"key":
+    <folder>/<unit>.<attempt>.<kind>     arrays or tables of its own, whole before the header that seals them
 
 A *unit* is a fixed range of work (256 features, one shard of rows). Every process that works on a unit
-writes a part of its own, with the next free attempt number; nobody appends to or truncates another's
+writes a part of its own, with the first free attempt number; nobody appends to or truncates another's
 file. So a torn line can only be the last of its file, and readers pass over it; a bad line anywhere else
 is an error that names it. Where two parts hold the same key, the lowest attempt wins.
 
@@ -13,23 +14,23 @@ is an error that names it. Where two parts hold the same key, the lowest attempt
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from autointerp.errors import DiskFull, JournalCorrupt, RecipeChanged, RunError
+from autointerp.files import disk_errors, write_atomically
 from autointerp.types import Json, digest
 
 SCHEMA: Final = 1
 FEATURES_PER_UNIT: Final = 256
 _FSYNC_EVERY_S: Final = 5.0
-_MADE_FROM = "made_from.json"
+MADE_FROM: Final = "made_from.json"
 _KEY_FIRST = b'{"key":'
 
 
@@ -49,24 +50,37 @@ class Part:
         self.unit = unit
         self._fd: int | None = None
         self._synced_at = 0.0
+        self._files: Json | None = {}  # None behind the header
         self.path: Path | None = None
 
+    def attach(self, suffix: str, save: Callable[[Path], Json]) -> Json:
+        """Writes a file beside the part, before the part's first record; its seal, which the header keeps.
+
+        `save(path)` writes the file and returns what `write_sealed` does.
+        """
+        if self._files is None:
+            raise ValueError(f"{self.path} has records already: its files come before them")
+        self._files[suffix] = save(self._claim().with_suffix(suffix))
+        return self._files[suffix]
+
     def open(self) -> Path:
-        """Claims the next free attempt and writes the header."""
+        """Claims the first free attempt and writes the header."""
+        path = self._claim()
+        if self._files is not None:
+            header = {
+                "schema": SCHEMA,
+                "package": self._journal.package,
+                "digest": self._journal.digest,
+                "unit": self.unit,
+                "attempt": int(path.suffixes[-2][1:]),
+            }
+            files, self._files = self._files, None
+            self._write(orjson.dumps(header | ({"files": files} if files else {})))
+        return path
+
+    def _claim(self) -> Path:
         if self.path is None:
             self.path, self._fd = self._journal.claim(self.unit)
-            attempt = int(self.path.suffixes[-2][1:])
-            self._write(
-                orjson.dumps(
-                    {
-                        "schema": SCHEMA,
-                        "package": self._journal.package,
-                        "digest": self._journal.digest,
-                        "unit": self.unit,
-                        "attempt": attempt,
-                    }
-                )
-            )
         return self.path
 
     def append(self, key: str, record: Json) -> None:
@@ -115,50 +129,6 @@ class Part:
         self.close()
 
 
-class disk_errors:  # noqa: N801  reads as a statement
-    """Turns a write that found no room into DiskFull; other errors pass."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if isinstance(error, OSError) and error.errno in full:
-            raise DiskFull(
-                f"no room left for {self._path} ({error.strerror}). Everything written before is intact: "
-                f"free some space and start again, the run goes on where it stopped."
-            ) from error
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """The file has the old content or the new one, never something between. Raises DiskFull.
-
-    Arrays and tables come here as bytes too: numpy, safetensors and pyarrow each have a way of their own
-    to say that the disk is full, and none of them waits until the bytes are on it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with disk_errors(path):
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_sealed(path: Path, content: bytes | memoryview) -> Json:
-    """Writes atomically; what a record says of the file, so that `cache verify` can tell whether it is
-    still what was written: {"bytes": size, "checksum": blake2b}. Raises DiskFull."""
-    write_atomically(path, content)
-    return {"bytes": len(content), "checksum": hashlib.blake2b(content, digest_size=16).hexdigest()}
-
-
 # --- one folder ----------------------------------------------------------------------------------------
 
 
@@ -173,23 +143,23 @@ class Journal:
         self.folder = folder
         self.package = package
         self.digest = digest(made_from)
-        self._made_from = made_from
+        self.made_from = made_from
 
     @classmethod
     def existing(cls, folder: Path) -> Journal:
         """A journal to read from, whatever made it: the plug-ins that did need not be there."""
-        path = folder / _MADE_FROM
+        path = folder / MADE_FROM
         return cls(folder, orjson.loads(path.read_bytes())["made_from"] if path.exists() else None)
 
     def check(self) -> None:
         """Raises RecipeChanged where the folder holds records made from other settings."""
-        path = self.folder / _MADE_FROM
-        if self._made_from is None or not path.exists():
+        path = self.folder / MADE_FROM
+        if self.made_from is None or not path.exists():
             return
         before: Json = orjson.loads(path.read_bytes())
         if before["digest"] == self.digest:
             return
-        lines = differences(before["made_from"], orjson.loads(orjson.dumps(self._made_from)))
+        lines = differences(before["made_from"], orjson.loads(orjson.dumps(self.made_from)))
         raise RecipeChanged(
             f"{self.folder} was made with other settings:\n"
             + "".join(f"  {line}\n" for line in lines)
@@ -205,19 +175,30 @@ class Journal:
         return sorted(self.folder.glob(f"{unit}.*.jsonl"))
 
     def claim(self, unit: str) -> tuple[Path, int]:
-        """Creates the next part of a unit for this process alone; the path and an open descriptor."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._made_from is not None and not (self.folder / _MADE_FROM).exists():
-            content = {"digest": self.digest, "made_from": self._made_from}
-            write_atomically(self.folder / _MADE_FROM, orjson.dumps(content, option=orjson.OPT_INDENT_2))
-        attempt = 1 + max((int(path.suffixes[-2][1:]) for path in self.parts(unit)), default=0)
-        while True:
+        """Creates the first free part of a unit for this process alone; the path and an open descriptor.
+
+        Where a part was set aside its number is free again: what is made anew has its name.
+        """
+        self.found()
+        taken = set(self.parts(unit))
+        for attempt in itertools.count(1):
             path = self.folder / f"{unit}.{attempt:04d}.jsonl"
+            if path in taken:
+                continue
             try:
                 with disk_errors(path):
                     return path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
             except FileExistsError:
-                attempt += 1
+                continue
+        raise AssertionError("counting never ends")
+
+    def found(self) -> None:
+        """Makes the folder, and says in it what its records are made from."""
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.made_from is not None and not (self.folder / MADE_FROM).exists():
+            content = {"digest": self.digest, "made_from": self.made_from}
+            write_atomically(self.folder / MADE_FROM, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
     def read(self, unit: str) -> dict[str, Json]:
         """The records of a unit by key."""
@@ -237,11 +218,10 @@ class Journal:
             yield from (record for _, record in sorted(self.read(unit).items()))
 
     def _records_of(self, path: Path) -> Iterator[Json]:
-        lines = path.read_bytes().split(b"\n")
-        lines.pop()  # what stands behind the last newline: nothing, or a torn record
+        lines = lines_of(path)
         if not lines:
             return
-        header = _parse(path, 1, lines[0])
+        header = parse_line(path, 1, lines[0])
         if header.get("schema") != SCHEMA:
             raise JournalCorrupt(
                 f"{path} has schema {header.get('schema')!r}; this version of autointerp reads {SCHEMA}."
@@ -252,12 +232,18 @@ class Journal:
                 f"Delete that file to make its records anew."
             )
         for number, line in enumerate(lines[1:], start=2):
-            if not line.startswith(_KEY_FIRST):
-                raise _unreadable(path, number, line)
-            yield _parse(path, number, line)
+            yield parse_line(path, number, line)
 
 
-def _parse(path: Path, number: int, line: bytes) -> Json:
+def lines_of(path: Path) -> list[bytes]:
+    """A part's whole lines, the header first; what stands behind the last newline is nothing, or torn."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def parse_line(path: Path, number: int, line: bytes) -> Json:
+    """The header (number 1) or a record. Raises JournalCorrupt."""
+    if number > 1 and not line.startswith(_KEY_FIRST):
+        raise _unreadable(path, number, line)
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -274,12 +260,17 @@ def _unreadable(path: Path, number: int, line: bytes) -> JournalCorrupt:
     )
 
 
-def differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """One line a leaf that differs: `sampling.n_shown: was 40, is now 20`."""
+def differing(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves that differ: (`sampling.n_shown`, 40, 20)."""
     if isinstance(before, dict) and isinstance(after, dict):
-        lines: list[str] = []
+        found: list[tuple[str, Any, Any]] = []
         for key in sorted({*before, *after}):
             inner = f"{name}.{key}" if name else str(key)
-            lines += differences(before.get(key), after.get(key), inner)
-        return lines
-    return [] if before == after else [f"{name}: was {before!r}, is now {after!r}"]
+            found += differing(before.get(key), after.get(key), inner)
+        return found
+    return [] if before == after else [(name, before, after)]
+
+
+def differences(before: Any, after: Any) -> list[str]:
+    """One line a leaf that differs: `sampling.n_shown: was 40, is now 20`."""
+    return [f"{name}: was {one!r}, is now {two!r}" for name, one, two in differing(before, after)]

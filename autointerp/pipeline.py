@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
+from autointerp.pack import check_packed
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
@@ -68,11 +69,18 @@ def run_line(
     progress, stop = progress or Silent(), stop or Stop()
     outcome = Outcome(run)
     wanted = STAGES[: STAGES.index(until) + 1]
+    if run.recipe.resources.shard and "sample" in wanted:
+        raise RecipeError(
+            f"{run.path} is portion {run.portion} of a cache, and what comes behind needs all of it. Stop there "
+            f"with --until cache, merge the portions (`autointerp merge`), and resume the merged run."
+        )
     with run.lock():
         extending = resolved is not None
         if extending:
             run.check()
-        if not run.is_cached_whole():
+        if run.is_packed:
+            check_packed(run)
+        elif not run.is_cached_whole():
             if resolved is None:
                 resolved = resolve(run.recipe)
                 Run.of(run.path, resolved).check()  # the model, dictionary and corpus are still the same
@@ -82,9 +90,10 @@ def run_line(
             stop.check()
             if extending:
                 run.save()  # not before the checks: a run that is refused leaves nothing to resume
+                extending = False
             with _timed(outcome, "cache"):
                 run_on_device(run, "cache", progress, stop)
-        elif extending:
+        if extending:
             run.save()
         if "sample" in wanted:
             with _timed(outcome, "sample"):
@@ -174,6 +183,8 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     if (out / "recipe.yaml").is_file():
         before = Run.open(out)
         mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
+        if before.is_packed:  # told before model and corpus are looked for, which may not be here
+            check_packed(Run(out, recipes.parse(mapping), before.identities))
     else:
         mapping = recipes.over_default_plugins(mapping)
     recipe = recipes.parse(_with_demo_llm(mapping))
@@ -183,7 +194,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     run.check()
-    if not run.has_all_rows():
+    if not run.has_all_rows() and not run.is_packed:
         assert resolved.recipe.corpus is not None  # filled by `resolve`
         check_first_documents(resolved.recipe.corpus, hub_of(recipe))
     return resolved, run

@@ -25,6 +25,7 @@ import yaml
 from autointerp import plugins
 from autointerp.errors import RecipeError, UnknownName
 from autointerp.llm.protocol import EngineResources
+from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.subject.corpus import CorpusSpec
@@ -82,6 +83,12 @@ class CacheSection:
     shard_tokens: int = 2**18
     """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
 
+    @property
+    def rows_per_shard(self) -> int:
+        """Of a complete recipe."""
+        assert self.context_length is not None  # filled by `resolve`
+        return max(1, self.shard_tokens // self.context_length)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSection:
@@ -110,6 +117,9 @@ class Resources:
 
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+    shard: str | None = None
+    """`0/4`: of the cache the first of four portions, made by a process with a folder of its own; `merge`
+    unites them. None: all of it."""
     device_map: str | None = None
     """`auto` spreads a subject model over several cards."""
     batch_tokens: int | None = None
@@ -228,6 +238,11 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
         yield f"features.n: at least 1 (found {asked.n})"
     if asked.first is not None and asked.first < 1:
         yield f"features.first: at least 1 (found {asked.first})"
+    if recipe.resources.shard is not None:
+        try:
+            Portion.parse(recipe.resources.shard)
+        except RecipeError as error:
+            yield f"resources.shard: {error}"
     yield from _number_faults(recipe)
 
 

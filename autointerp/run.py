@@ -13,12 +13,8 @@ requests/... usage/... failed/...         as explain and score: LLM replies, the
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import os
-import socket
-import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,8 +27,11 @@ from numpy.typing import NDArray
 from autointerp import __version__, tables
 from autointerp.activations.passes import is_covered
 from autointerp.environment import environment
-from autointerp.errors import RunBusy, RunError, RunNotFound
-from autointerp.journal import Journal, unit_of_feature, write_atomically
+from autointerp.errors import RunError, RunNotFound
+from autointerp.files import write_atomically
+from autointerp.journal import Journal, unit_of_feature
+from autointerp.lock import locked
+from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Identities, Resolved, asked_features
@@ -52,9 +51,15 @@ N_TOKENS: Final = 10
 """Kept of a feature: its nearest others; the tokens it promotes most, and those it suppresses most."""
 
 ALL_ROWS: Final = "all"
-"""Unit and key of the record that says: every row of the corpus is there."""
+"""Unit and key of the record that says: the corpus is read to its end, and makes so many rows."""
+CHECK: Final = "check"
+"""Unit and key of what a dictionary does on the first tokens."""
+VOCABULARY: Final = "vocabulary"
+"""Unit and key of the table of token texts."""
 
-_RECIPE, _IDENTITIES, _ENVIRONMENT, _LOCK = "recipe.yaml", "identities.json", "environment.json", "run.lock"
+PACKED: Final = "packed.json"
+ENVIRONMENT: Final = "environment.json"
+_RECIPE, _IDENTITIES = "recipe.yaml", "identities.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,9 +97,9 @@ class Run:
         self.check()
         write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
         write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
-        if not (self.path / _ENVIRONMENT).exists():
+        if not (self.path / ENVIRONMENT).exists():
             content = orjson.dumps(environment(), option=orjson.OPT_INDENT_2)
-            write_atomically(self.path / _ENVIRONMENT, content)
+            write_atomically(self.path / ENVIRONMENT, content)
 
     # --- journals, in the order of the line ---
 
@@ -227,20 +232,45 @@ class Run:
 
     @property
     def vocabulary(self) -> Path:
-        """The table of token texts."""
-        return self.path / "rows" / "vocabulary.parquet"
+        """The table of token texts; there is no such file before it is whole."""
+        located = self.rows().located(VOCABULARY).get(VOCABULARY)
+        return (located[1] if located else self.rows().folder / VOCABULARY).with_suffix(".parquet")
 
     @property
     def first_position(self) -> int:
         """First position of a row that is looked at: 1 where position 0 (BOS, where it is put) is masked."""
         return 1 if self.recipe.cache.mask_first else 0
 
-    def has_all_rows(self) -> bool:
-        return ALL_ROWS in self.rows().read(ALL_ROWS)
+    @property
+    def portion(self) -> Portion:
+        """What of the cache this run is to make."""
+        return Portion.parse(self.recipe.resources.shard) if self.recipe.resources.shard else WHOLE
 
     def row_units(self) -> list[str]:
-        """Units of the shards of rows, in their order."""
-        return [unit for unit in self.rows().units() if unit != ALL_ROWS]
+        """The shards of rows that the corpus makes, whoever keeps them; none before it is read to its end."""
+        record = self.rows().read(ALL_ROWS).get(ALL_ROWS)
+        return self.units_of(record["n_rows"]) if record else []
+
+    def units_of(self, n_rows: int) -> list[str]:
+        """The shards that so many rows make."""
+        return [f"{first:09d}" for first in range(0, n_rows, self.recipe.cache.rows_per_shard)]
+
+    def own_units(self) -> list[str]:
+        """Those on which this run is to cache what fires."""
+        return [unit for number, unit in enumerate(self.row_units()) if self.portion.takes(number)]
+
+    def has_all_rows(self) -> bool:
+        """Whether every row is there that this run is to keep."""
+        journal, units = self.rows(), self.row_units()
+        n_tokens, at_front = 0, True  # the front has no gap, or this ends there
+        for number, unit in enumerate(units):
+            at_front = at_front and is_front(n_tokens, number * self.recipe.cache.rows_per_shard)
+            if at_front or self.portion.takes(number):
+                record = journal.read(unit).get(unit)
+                if record is None:
+                    return False
+                n_tokens += record["n_tokens"]
+        return bool(units)
 
     def needed(self, dictionary: str) -> NDArray[np.int64]:
         """Features whose firings the later stages read, ascending: those asked for and, where a dictionary
@@ -256,9 +286,16 @@ class Run:
         return np.array(sorted(found), np.int64)
 
     def is_cached(self, dictionary: str) -> bool:
-        """Whether every shard of rows has its record of every feature that is needed."""
+        """Whether every shard of rows has its record of every feature that is needed, and the dictionary its
+        check."""
         journal, needed = self.cache(dictionary), self.needed(dictionary)
-        return self.has_all_rows() and is_covered(journal, self.row_units(), needed)
+        is_checked = CHECK in journal.read(CHECK)
+        return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether rows and shards were left behind (`pack.py`)."""
+        return (self.path / PACKED).is_file()
 
     def has_activations(self) -> bool:
         """Whether the subject model has nothing left to do: every row and every shard is there."""
@@ -281,31 +318,9 @@ class Run:
         """Features the recipe asks for, ascending."""
         return asked_features(self.recipe, self.identities, dictionary)
 
-    @contextmanager
-    def lock(self) -> Generator[None]:
-        """One process at a time. The kernel frees it with the process. Raises RunBusy."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / _LOCK).open("a+")
-        except OSError as error:
-            raise RunError(
-                f"{self.path} can't be a run's folder: {error.strerror}. Use another --out."
-            ) from error
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise RunBusy(
-                    f"{self.path} is being worked on by {file.read().strip() or 'another process'}. "
-                    f"Wait for it, stop it, or use another --out."
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")
-            file.flush()
-            yield
-        finally:
-            file.close()
+    def lock(self) -> AbstractContextManager[None]:
+        """One process at a time. Raises RunBusy."""
+        return locked(self.path)
 
     # --- results as tables ---
 

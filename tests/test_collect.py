@@ -314,7 +314,7 @@ def test_elementwise_dictionaries_compute_only_what_is_asked_for(made: Tiny, tmp
         assert np.array_equal(found.tokens[mine], whole.tokens[expected])
         assert np.array_equal(found.values[mine], whole.values[expected])
     folder = tmp_path / "some" / "cache" / "layers.1"
-    columns = [np.load(path).tolist() for path in sorted(folder.glob("columns.*"))]
+    columns = [np.load(path).tolist() for path in sorted(folder.glob("columns.*.npy"))]
     assert columns == [first, sorted({*both} - {*first})] and {150, 207} <= {*columns[1]}
     n_files = len(list(folder.glob("*.safetensors")))
     assert n_files == 2 * len(five.row_units())

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
     {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
-    {"journal", "metrics", "prompting", "plugins"},
+    {"files", "portion"},
+    {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
     {"activations"},
@@ -26,7 +27,8 @@ LAYERS = [
     {"tables"},
     {"run"},
     {"stages"},
-    {"pipeline", "prefetch", "report", "bench"},
+    {"verify"},
+    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench"},
     {"cli"},
     {"__main__"},
 ]

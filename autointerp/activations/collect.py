@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import torch
@@ -21,11 +20,9 @@ from torch import Tensor
 from autointerp.activations.rows import Rows
 from autointerp.activations.shards import Sorted, sort_by_feature
 from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.portion import CHECK_TOKENS
 from autointerp.subject.model import Subject
 from autointerp.types import Site
-
-CHECK_TOKENS: Final = 20_000
-"""Tokens on which a dictionary is checked before anything is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Where a feature's activation needs the whole width (topk), all are, in one pass over the rows. Where it
 doesn't (relu, jumprelu), a run over a few thousand of a million features computes these columns alone, and
-asking for more later is another pass over the same rows. A pass's features lie in `columns.<n>.npy`, written
-before its first shard; without such a file a pass has every feature.
+asking for more later is another pass over the same rows. A pass's features lie in `columns.*.npy`, whose part
+tells its number, written before its first shard; without such a record there is one pass, with every feature.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.journal import Journal, write_atomically
+from autointerp.errors import RunError
+from autointerp.files import write_sealed
+from autointerp.journal import Journal, Part
 
+COLUMNS: Final = "columns"
+"""Unit of the records that tell of passes; their keys are the passes' numbers."""
 WORTH_IT: Final = 0.5
 """From so large a share of the dictionary on, all of it is cached."""
 
@@ -46,11 +50,12 @@ class Pass:
 
 
 def passes_of(journal: Journal) -> list[Pass]:
-    """Those begun, by number. A dictionary cached whole has the one pass 0, begun or not."""
-    files = sorted(journal.folder.glob("columns.*.npy"))
-    if not files:
-        return [Pass(0, None)]
-    return [Pass(int(path.suffixes[-2][1:]), np.load(path)) for path in files]
+    """Those begun, by number. A dictionary cached whole has the one pass 0, begun or not. Raises RunError
+    where a file that the journal names is missing."""
+    found = {int(key): part.with_suffix(".npy") for key, (_, part) in journal.located(COLUMNS).items()}
+    if missing := [path for path in found.values() if not path.is_file()]:
+        raise RunError(f"{missing[0]} is missing, though a part tells of it: autointerp cache verify.")
+    return [Pass(number, np.load(found[number])) for number in sorted(found)] or [Pass(0, None)]
 
 
 def is_covered(journal: Journal, units: list[str], needed: NDArray[np.int64]) -> bool:
@@ -76,7 +81,9 @@ def passes_to_make(
     features = np.unique(missing).astype(np.uint32)
     content = io.BytesIO()
     np.save(content, features)
-    write_atomically(journal.folder / f"columns.{number:04d}.npy", content.getvalue())
+    with Part(journal, COLUMNS) as part:
+        seal = part.attach(".npy", lambda path: write_sealed(path, content.getbuffer()))
+        part.append(str(number), {"n_features": len(features)} | seal)
     return [*unfinished, Pass(number, features)]
 
 

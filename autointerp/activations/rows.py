@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.errors import RunError
-from autointerp.journal import Journal, write_atomically
+from autointerp.files import write_sealed
+from autointerp.journal import Journal
+from autointerp.types import Json
 
 SHORTEST_TAIL: Final = 16
 """A document's last row is dropped where it would hold fewer tokens than this behind the first row:
@@ -57,11 +59,11 @@ def rows_of(document: int, token_ids: NDArray[np.uint32], context_length: int, b
     return rows
 
 
-def save_rows(path: Path, rows: Rows) -> None:
-    """Raises DiskFull."""
+def save_rows(path: Path, rows: Rows) -> Json:
+    """The file's seal. Raises DiskFull."""
     content = io.BytesIO()
     np.save(content, rows)
-    write_atomically(path, content.getbuffer())
+    return write_sealed(path, content.getbuffer())
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from safetensors.numpy import save
 
 from autointerp.activations.histogram import N_BINS, histograms
 from autointerp.errors import RunError
-from autointerp.journal import Journal, write_sealed
+from autointerp.files import write_sealed
+from autointerp.journal import Journal
 from autointerp.types import Json
 
 MOST_TOKENS: Final = 2**24

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from autointerp.activations.rows import RowStore
 from autointerp.errors import RunError
-from autointerp.journal import write_atomically
+from autointerp.files import write_sealed
 from autointerp.sampling.sample import SPLITS, Sampled
 from autointerp.sampling.windows import Places
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Heldout, Select, Shown, Window
+from autointerp.types import Heldout, Json, Select, Shown, Window
 
 _SCHEMA: Final = pa.schema(
     [
@@ -34,12 +34,12 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def save_windows(path: Path, samples: list[Sampled], rows: RowStore) -> None:
-    """Writes the windows of these samples. Raises DiskFull."""
+def save_windows(path: Path, samples: list[Sampled], rows: RowStore) -> Json:
+    """Writes the windows of these samples; the file's seal. Raises DiskFull."""
     table = pa.Table.from_pylist([row for sample in samples for row in _rows_of(sample, rows)], _SCHEMA)
     content = pa.BufferOutputStream()
     pq.write_table(table, content, compression="zstd", row_group_size=16_384)
-    write_atomically(path, memoryview(content.getvalue()))
+    return write_sealed(path, memoryview(content.getvalue()))
 
 
 def _rows_of(sampled: Sampled, rows: RowStore) -> Iterator[dict[str, Any]]:

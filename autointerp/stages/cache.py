@@ -28,14 +28,12 @@ from autointerp.errors import CheckpointError, RecipeError
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
-from autointerp.run import Run
+from autointerp.run import CHECK, VOCABULARY, Run
 from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.rows import read_corpus
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.vocabulary import Vocabulary
-
-_CHECK = "check"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,13 +57,15 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     device = choose_device(run.recipe.resources.device)
     # A dictionary's neighbours are among the features to cache; but first it must have passed its check.
     if run.vocabulary.is_file() and all(
-        _CHECK in run.cache(name).read(_CHECK) for name in run.recipe.dictionaries
+        CHECK in run.cache(name).read(CHECK) for name in run.recipe.dictionaries
     ):
         run_directions(run, resolved, device, progress, stop)
     if not run.has_activations():
         opened = open_cache(run, resolved, device, progress, stop)
         if opened is not None:
-            collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
+            own = set(run.own_units())
+            shards = [shard for shard in row_shards(run.rows()) if shard.unit in own]
+            collect_shards(run, opened, shards, progress, stop)
             for name in opened.weights:
                 progress.note(f"{name}: {_masked(run.cache(name))}")
     run_directions(run, resolved, device, progress, stop)
@@ -83,8 +83,8 @@ def open_cache(run: Run, resolved: Resolved, device: str, progress: Progress, st
         n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
     )
     if not run.vocabulary.is_file():
-        run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
-        Vocabulary.of(subject.tokenizer).save(run.vocabulary)
+        with Part(run.rows(), VOCABULARY) as part:
+            part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(subject.tokenizer).save))
     if not run.has_all_rows():
         read_corpus(run, subject.tokenizer, progress, stop)
     found = {name: entry for name, entry in resolved.dictionaries.items() if not run.is_cached(name)}
@@ -108,7 +108,7 @@ def open_cache(run: Run, resolved: Resolved, device: str, progress: Progress, st
         for name in found
         for entry in passes_to_make(
             run.cache(name),
-            run.row_units(),
+            run.own_units(),
             run.needed(name),
             found[name].spec.width,
             sliceable=found[name].spec.feature_sliceable,
@@ -168,7 +168,7 @@ def _checks(
     run: Run, collector: Collector, names: list[str], shards: list[RowShard], progress: Progress
 ) -> dict[str, Check]:
     """The check of each dictionary, from its record or made now. Raises CheckpointError where FVU >= 1."""
-    known = {name: run.cache(name).read(_CHECK).get(_CHECK) for name in names}
+    known = {name: run.cache(name).read(CHECK).get(CHECK) for name in names}
     made = {} if all(known.values()) else collector.check(shard.read() for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
@@ -187,8 +187,8 @@ def _checks(
             )
     for name, record in known.items():  # behind all refusals: a dictionary that is refused leaves no trace
         if record is None:
-            with Part(run.cache(name), _CHECK) as part:
-                part.append(_CHECK, dataclasses.asdict(checks[name]))
+            with Part(run.cache(name), CHECK) as part:
+                part.append(CHECK, dataclasses.asdict(checks[name]))
     return checks
 
 
@@ -260,7 +260,7 @@ def _save(
     kept = collected.kept()
     arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
     with Part(run.cache(name), unit) as part:
-        seal = save_shard(part.open().with_suffix(".safetensors"), arrays)
+        seal = part.attach(".safetensors", partial(save_shard, arrays=arrays))
         part.append(
             entry.key(unit),
             {
@@ -279,7 +279,7 @@ def _masked(journal: Journal) -> str:
     counts = {
         record["key"].partition(":")[0]: record["n_masked"]  # every pass over a shard says the same
         for record in journal.records()
-        if record["key"] != _CHECK
+        if "n_masked" in record
     }
     first, sinks = (sum(count[kind] for count in counts.values()) for kind in ("first", "sinks"))
     return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"

@@ -17,7 +17,7 @@ import orjson
 import torch
 
 from autointerp.errors import ModelError
-from autointerp.journal import write_atomically
+from autointerp.files import write_atomically
 from autointerp.run import Run
 from autointerp.subject.model import Dtype
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from autointerp.activations.random_tokens import TokenUrn, drawable, random_documents
 from autointerp.activations.rows import START, Mark, Rows, make_rows, row_shards, save_rows
 from autointerp.errors import CorpusError
-from autointerp.identity import checksum
 from autointerp.journal import Journal, Part
+from autointerp.portion import is_front
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import hub_of
@@ -45,11 +45,14 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
     def on_shard(rows: Rows, mark: Mark) -> None:
         nonlocal end
         stop.check()
-        unit = f"{mark.n_rows - len(rows):09d}"
-        if unit not in journal.read(unit):
+        first_row = mark.n_rows - len(rows)
+        unit = f"{first_row:09d}"
+        number = first_row // recipe.cache.rows_per_shard
+        is_kept = run.portion.takes(number) or is_front(end.n_tokens, end.n_rows)
+        if is_kept and unit not in journal.read(unit):
             with Part(journal, unit) as part:
-                save_rows(part.open().with_suffix(".npy"), rows)
-                part.append(unit, _record(rows, mark, mark.n_tokens - end.n_tokens))
+                seal = part.attach(".npy", lambda path: save_rows(path, rows))
+                part.append(unit, _record(rows, mark, mark.n_tokens - end.n_tokens) | seal)
         if len(used) < _ENOUGH:
             used.update(np.unique(rows["document"]).tolist())
         progress.advance(mark.n_tokens - end.n_tokens)
@@ -60,7 +63,7 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         source,
         context_length=recipe.cache.context_length,
         bos=bos,
-        rows_per_shard=max(1, recipe.cache.shard_tokens // recipe.cache.context_length),
+        rows_per_shard=recipe.cache.rows_per_shard,
         n_tokens=recipe.cache.n_tokens,
         on_shard=on_shard,
         begin=begin,
@@ -73,8 +76,9 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
     require_documents(len(used), recipe.corpus)
     if refused:
         progress.note(f"{recipe.corpus.path}: {refused}")
-    with Part(journal, ALL_ROWS) as part:
-        part.append(ALL_ROWS, {"n_rows": end.n_rows, "n_tokens": end.n_tokens})
+    if ALL_ROWS not in journal.read(ALL_ROWS):
+        with Part(journal, ALL_ROWS) as part:
+            part.append(ALL_ROWS, {"n_rows": end.n_rows, "n_tokens": end.n_tokens})
     progress.end()
 
 
@@ -104,7 +108,6 @@ def _record(rows: Rows, mark: Mark, n_tokens: int) -> Json:
         "n_tokens": n_tokens,
         "n_documents": mark.n_documents,
         "n_rows_of_next": mark.n_rows_of_next,
-        "checksum": checksum(rows),
     }
 
 

@@ -78,8 +78,7 @@ def _sample_block(
     fired = firings.read(features[0].index, features[-1].index + 1)
     sampled = [sampler.sample(feature, *_of(fired, feature.index)) for feature in features]
     with Part(journal, unit) as part:
-        # The windows are on disk before any record says so.
-        save_windows(part.open().with_suffix(".parquet"), sampled, rows)
+        part.attach(".parquet", lambda path: save_windows(path, sampled, rows))
         for one in sampled:
             part.append(one.sample.feature, _record(one.sample))
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, cast
 import orjson
 
 from autointerp.errors import ModelError, RunError
-from autointerp.journal import write_atomically
+from autointerp.files import write_sealed
 from autointerp.types import Json
 
 
@@ -108,13 +108,13 @@ class Vocabulary:
             raise ValueError(f"{token_id} is not a token id")
         return self._table[token_id] if token_id < len(self._table) else b""
 
-    def save(self, path: Path) -> None:
-        """Writes the table as Parquet, one binary column. Raises DiskFull."""
+    def save(self, path: Path) -> Json:
+        """Writes the table as Parquet, one binary column; its seal. Raises DiskFull."""
         arrow, parquet = _pyarrow()
         sink = arrow.BufferOutputStream()
         column = arrow.array(self._table, arrow.binary())
         parquet.write_table(arrow.table({"bytes": column}), sink, compression="zstd")
-        write_atomically(path, sink.getvalue().to_pybytes())
+        return write_sealed(path, sink.getvalue().to_pybytes())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

@@ -1,0 +1,86 @@
+"""What explain, score and a reader need of a run, in a folder of its own to take elsewhere.
+
+Rows and activation shards, nearly all of a run's weight, stay where they are. In the folder the LLM's stages
+resume as in the run itself, with the same digests; `merge` brings back what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from autointerp import __version__
+from autointerp.errors import RunError
+from autointerp.files import carry, write_atomically
+from autointerp.journal import unit_of_feature
+from autointerp.run import CHECK, ENVIRONMENT, PACKED, VOCABULARY, Run
+
+_WHOLE = ("directions", "sample", "explain", "score", "usage", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was packed."""
+
+    n_files: int
+    n_bytes: int
+
+
+def pack(run: Run, out: Path, *, with_requests: bool) -> Packed:
+    """`with_requests`: also every LLM reply, so that what a kill left half done is not paid for again.
+
+    Raises RunBusy, DiskFull, and RunError where something lies in `out` already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is there already, and not empty: pack into a new folder.")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    n_files = n_bytes = 0
+    try:
+        with run.lock():
+            for path in _files(run, with_requests):
+                carry(path, partial / path.relative_to(run.path))
+                n_files, n_bytes = n_files + 1, n_bytes + path.stat().st_size
+        said = {"package": __version__, "with_requests": with_requests}
+        write_atomically(partial / PACKED, orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Packed(n_files, n_bytes)
+
+
+def _files(run: Run, with_requests: bool) -> Iterator[Path]:
+    yield from (run.path / name for name in ("recipe.yaml", "identities.json", ENVIRONMENT))
+    yield from run.rows().folder.glob("*.json")
+    yield from run.rows().folder.glob(f"{VOCABULARY}.*")
+    for dictionary in run.recipe.dictionaries:
+        yield from run.cache(dictionary).folder.glob("*.json")
+        yield from run.cache(dictionary).folder.glob(f"{CHECK}.*")
+    for stage in (*_WHOLE, *(("requests",) if with_requests else ())):
+        found = (path for path in (run.path / stage).rglob("*") if path.is_file())
+        yield from (path for path in found if not path.name.startswith("."))
+
+
+def check_packed(run: Run) -> None:
+    """Raises RunError where a packed run is asked for what needs the cache."""
+    new = [name for name in run.recipe.dictionaries if name not in run.identities.widths]
+    n_missing = 0 if new else sum(_n_unsampled(run, name) for name in run.recipe.dictionaries)
+    if new or n_missing:
+        what = f"dictionary '{new[0]}'" if new else f"{n_missing:,} features that it has no samples of"
+        raise RunError(
+            f"{run.path} was packed without its cache, and is asked for {what}. Ask the run it was packed from, "
+            f"and pack it again; or ask for fewer. (To make a cache of its own here, delete "
+            f"{run.path / PACKED} and resume: that needs the model, the dictionary and the corpus.)"
+        )
+
+
+def _n_unsampled(run: Run, dictionary: str) -> int:
+    journal = run.sample(dictionary)
+    asked: dict[str, list[str]] = {}
+    for feature in run.asked(dictionary):
+        asked.setdefault(unit_of_feature(feature.index), []).append(str(feature))
+    return sum(len(set(keys) - journal.read(unit).keys()) for unit, keys in asked.items())
