@@ -107,10 +107,14 @@ class Run:
 
     def rows(self) -> Journal:
         recipe, cache = self.recipe, self.recipe.cache
-        assert recipe.corpus is not None  # filled by `resolve`
-        made_from: Json = {
+        identity: Json = {"identity": self.identities.corpus}
+        if recipe.activations is not None:
+            source = {"activations": _without(recipe.activations, "path", "tokenizer") | identity}
+        else:
+            assert recipe.corpus is not None  # filled by `resolve`
+            source = {"corpus": _without(recipe.corpus, "path", "streaming") | identity}
+        made_from: Json = source | {
             "version": CACHE_VERSION,
-            "corpus": _without(recipe.corpus, "path", "streaming") | {"identity": self.identities.corpus},
             "model": {"identity": self.identities.model},
             "cache": {
                 name: getattr(cache, name)
@@ -120,20 +124,23 @@ class Run:
         return self._journal("rows", made_from)
 
     def cache(self, dictionary: str) -> Journal:
-        cache = self.recipe.cache
+        cache, given = self.recipe.cache, self.recipe.activations
+        model: Json = {"identity": self.identities.model}
+        if given is None:
+            model["dtype"] = self.recipe.model.dtype
+        # Of firings that delphi cached nothing is encoded, and without vectors there are no sinks.
+        names = ("sink_ratio", "encode_in") if given is None or given.format != "delphi" else ()
         made_from: Json = {
             "version": CACHE_VERSION,
             "rows": self.rows().digest,
-            "model": {"identity": self.identities.model, "dtype": self.recipe.model.dtype},
+            "model": model,
             "dictionaries": {
                 dictionary: {
                     "identity": self.identities.dictionaries[dictionary],
                     "hook": self.identities.sites[dictionary],
                 }
             },
-            "cache": {
-                name: getattr(cache, name) for name in ("mask_first", "sink_ratio", "max_rows", "encode_in")
-            },
+            "cache": {name: getattr(cache, name) for name in ("mask_first", "max_rows", *names)},
         }
         return self._journal(f"cache/{dictionary}", made_from)
 

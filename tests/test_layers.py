@@ -22,6 +22,7 @@ LAYERS = [
     {"asking"},
     {"explainers", "scorers"},
     {"recipe"},
+    {"sources"},
     {"resolve"},
     {"tables"},
     {"run"},
@@ -44,6 +45,7 @@ TORCH_AT_IMPORT = (
     "activations/",
     "stages/cache.py",
     "stages/frozen.py",
+    "stages/sources.py",
     "bench/",
 )
 

@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from autointerp.activations.cap import shard_arrays, share
-from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collected, Collector, Kept, Masking
+from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.shards import save_shard
+from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
 from autointerp.dictionaries.spec import Weights
@@ -29,56 +31,93 @@ from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
-from autointerp.stages.rows import read_corpus
-from autointerp.subject.model import Dtype, Subject
+from autointerp.stages.sources import ReadyFirings, open_source
 from autointerp.subject.vocabulary import Vocabulary
 
 _CHECK = "check"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Opened:
-    """A run's model and dictionaries, loaded, checked and ready to collect."""
+class OneShard(Protocol):
+    """What one dictionary does on one shard, not sorted yet."""
 
-    subject: Subject
+    def kept(self) -> Kept:
+        """May run in another thread. Raises InputErrors."""
+        ...
+
+
+class Codes(Protocol):
+    """What a run's dictionaries do on any shard."""
+
+    @property
+    def names(self) -> list[str]:
+        """Dictionaries of which shards are missing."""
+        ...
+
+    def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> Mapping[str, OneShard]:
+        """By dictionary. `rows`: the shard's. `on_batch(n)` after so many tokens; it may raise to stop."""
+        ...
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """A run's dictionaries on the vectors they read, loaded, checked and ready to collect."""
+
+    run: Run
+    vectors: Vectors
     attached: dict[str, Attached]
     """Dictionaries of which shards are missing."""
     weights: dict[str, Weights]
     collector: Collector
     checks: dict[str, Check]
     frozen: Frozen
+    progress: Progress
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.attached)
+
+    def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> dict[str, Collected]:
+        """Out of memory, the batch is halved for good and the shard redone."""
+        while True:
+            try:
+                return self.collector.shard(rows, shard.first_row, _norms(self.checks), on_batch)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                self.frozen = self.frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
+                self.frozen.save(self.run, self.names)
+                n_tokens = self.collector.batch_tokens = self.frozen.batch_tokens
+                self.progress.note(f"out of memory: going on with batches of {n_tokens:,} tokens")
 
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Makes what is missing. Raises InputErrors, DiskFull, Interrupted."""
-    opened = open_cache(run, resolved, progress, stop)
-    if opened is not None:
-        collect_shards(run, opened, list(row_shards(run.rows())), progress, stop)
-        for name in opened.attached:
+    codes = open_cache(run, resolved, progress, stop)
+    if codes is not None:
+        collect_shards(run, codes, list(row_shards(run.rows())), progress, stop)
+        for name in codes.names:
             progress.note(f"{name}: {_masked(run.cache(name))}")
 
 
-def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> Opened | None:
+def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> Opened | ReadyFirings | None:
     """Loads what is needed and makes the rows; None where no shard is missing."""
     frozen = read_frozen(run)
-    progress.note(f"loading {run.recipe.model.path} ...")
-    subject = Subject.load(
-        resolved.model,
-        dtype=frozen.dtype if frozen else run.recipe.model.dtype,
-        device=_device(run.recipe.resources.device),
-        device_map=run.recipe.resources.device_map,
-        n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
-    )
+    device = _device(run.recipe.resources.device)
+    source = open_source(run, resolved, device, frozen, progress)
     if not run.vocabulary.is_file():
         run.vocabulary.parent.mkdir(parents=True, exist_ok=True)
-        Vocabulary.of(subject.tokenizer).save(run.vocabulary)
+        Vocabulary.of(source.tokenizer).save(run.vocabulary)
     if not run.has_all_rows():
-        read_corpus(run, subject.tokenizer, progress, stop)
-    found = {name: entry for name, entry in resolved.dictionaries.items() if not run.is_cached(name)}
-    if not found:
+        source.make_rows(run, progress, stop)
+    names = [name for name in run.recipe.dictionaries if not run.is_cached(name)]
+    if not names:
         return None
+    if resolved.files is not None and isinstance(resolved.files.activations, DelphiCache):
+        return ReadyFirings(run, resolved.files.activations, names, progress)
+    assert source.vectors is not None
+    found = {name: resolved.dictionaries[name] for name in names}
+    vectors = source.vectors
     weights = {
-        name: reader_of(entry.spec).load(entry.spec, str(subject.device)) for name, entry in found.items()
+        name: reader_of(entry.spec).load(entry.spec, str(vectors.device)) for name, entry in found.items()
     }
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     attached = {
@@ -86,23 +125,23 @@ def open_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> 
         for name, entry in found.items()
     }
     collector = Collector(
-        subject,
+        vectors,
         attached,
         Masking(run.first_position, run.recipe.cache.sink_ratio),
         frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH,
     )
     shards = list(row_shards(run.rows()))
-    checks = _checks(run, collector, list(found), shards, progress)
+    checks = _checks(run, collector, names, shards, progress)
     if frozen is None:
         frozen = Frozen(
-            batch_tokens=_batch_tokens(run, collector, subject, shards, checks),
-            dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
-            device=subject.device.type,
+            batch_tokens=_batch_tokens(run, collector, vectors.device, shards, checks),
+            dtype=source.dtype,
+            device=vectors.device.type,
             torch=torch.__version__,
         )
-    frozen.save(run, list(found))
+    frozen.save(run, names)
     collector.batch_tokens = frozen.batch_tokens
-    return Opened(subject, attached, weights, collector, checks, frozen)
+    return Opened(run, vectors, attached, weights, collector, checks, frozen, progress)
 
 
 def _device(name: str) -> str:
@@ -118,18 +157,23 @@ def _device(name: str) -> str:
 
 
 def _batch_tokens(
-    run: Run, collector: Collector, subject: Subject, shards: list[RowShard], checks: Mapping[str, Check]
+    run: Run,
+    collector: Collector,
+    device: torch.device,
+    shards: list[RowShard],
+    checks: Mapping[str, Check],
 ) -> int:
     """Asked for, or tried on a GPU."""
-    if run.recipe.resources.batch_tokens or subject.device.type != "cuda":
+    if run.recipe.resources.batch_tokens or device.type != "cuda":
         return run.recipe.resources.batch_tokens or CPU_BATCH
     rows = np.asarray(shards[0].read())
     context_length = rows.dtype["tokens"].shape[0]
 
     def step(n_tokens: int) -> None:
         collector.batch_tokens = n_tokens
-        collector.shard(rows[: max(1, n_tokens // context_length)], _norms(checks))
-        torch.cuda.synchronize(subject.device)
+        some = rows[: max(1, n_tokens // context_length)]
+        collector.shard(some, shards[0].first_row, _norms(checks))
+        torch.cuda.synchronize(device)
 
     return tuned_batch(step, largest=rows.size * context_length)
 
@@ -143,7 +187,7 @@ def _checks(
 ) -> dict[str, Check]:
     """The check of each dictionary, from its record or made now. Raises CheckpointError where FVU >= 1."""
     known = {name: run.cache(name).read(_CHECK).get(_CHECK) for name in names}
-    made = {} if all(known.values()) else collector.check(shard.read() for shard in shards)
+    made = {} if all(known.values()) else collector.check((shard.first_row, shard.read()) for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
         if record is not None:
@@ -169,10 +213,9 @@ def _checks(
 # --- firings -------------------------------------------------------------------------------------------
 
 
-def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
+def collect_shards(run: Run, codes: Codes, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
     """Those of `shards` that are missing. Raises DiskFull, Interrupted."""
-    collector, checks, frozen = opened.collector, opened.checks, opened.frozen
-    journals = {name: run.cache(name) for name in checks}
+    journals = {name: run.cache(name) for name in codes.names}
     todo = [
         shard
         for shard in shards
@@ -190,16 +233,7 @@ def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: P
     with _one_behind() as behind:
         for shard in todo:
             rows = np.asarray(shard.read())
-            collected: dict[str, Collected] | None = None
-            while collected is None:
-                try:
-                    collected = collector.shard(rows, _norms(checks), on_batch)
-                except torch.OutOfMemoryError:
-                    torch.cuda.empty_cache()
-                    frozen = frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
-                    frozen.save(run, list(checks))
-                    collector.batch_tokens = frozen.batch_tokens
-                    progress.note(f"out of memory: going on with batches of {frozen.batch_tokens:,} tokens")
+            collected = codes.shard(shard, rows, on_batch)
             missing = {
                 name: of_one
                 for name, of_one in collected.items()
@@ -227,7 +261,7 @@ def _one_behind() -> Generator[Callable[[Callable[[], None]], None]]:
             pending.pop().result()
 
 
-def _save(run: Run, unit: str, rows: Rows, collected: dict[str, Collected], max_rows: int) -> None:
+def _save(run: Run, unit: str, rows: Rows, collected: Mapping[str, OneShard], max_rows: int) -> None:
     for name, of_one in collected.items():
         kept = of_one.kept()
         arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autointerp.errors import ModelError, SiteError
 from autointerp.subject.architecture import Architecture, ModelFiles
 from autointerp.subject.sites import check_site, locate, width_at
+from autointerp.subject.tokenizer import TokenizerFiles
 from autointerp.types import Site
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -157,7 +158,7 @@ class Subject:
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def load_tokenizer(files: ModelFiles) -> Any:
+def load_tokenizer(files: ModelFiles | TokenizerFiles) -> Any:
     """transformers' fast tokenizer of a model, its files fetched first for a hub model. `Any`: its class
     depends on the model, and its methods are barely typed. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
