@@ -60,6 +60,12 @@ def explain(
     ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE reads; default: what it says.")] = None,
     corpus: Annotated[str | None, typer.Option(help="File, folder or hub dataset the model reads.")] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="Folder of activations, instead of a corpus; see the README.")
+    ] = None,
+    delphi_cache: Annotated[
+        str | None, typer.Option(help="Folder that delphi cached; needs no --sae and no model's weights.")
+    ] = None,
     n_features: Annotated[int | None, typer.Option(help="A seeded sample of so many features.")] = None,
     features: Annotated[
         str | None, typer.Option(help="These: 0,5,100-200, or @FILE with one a line.")
@@ -92,7 +98,8 @@ def explain(
     with _errors():
         from autointerp.pipeline import prepare
 
-        mapping = _mapping(recipe, sae, hook, model, corpus)
+        files = _files(activations, delphi_cache)
+        mapping = _mapping(recipe, sae, hook, model, corpus, files)
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         folder = out or Path("outputs") / _run_name(sae, mapping)
@@ -124,7 +131,7 @@ def prefetch(
         from autointerp.progress import Stop
         from autointerp.report.terminal import TerminalProgress
 
-        mapping = _with_plugins(_mapping(recipe, sae, hook, model, corpus), None, None, settings)
+        mapping = _with_plugins(_mapping(recipe, sae, hook, model, corpus, {}), None, None, settings)
         stop = Stop()
         with _signals(stop):
             try:
@@ -269,8 +276,24 @@ def cache_verify(
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 
+def _files(activations: str | None, delphi_cache: str | None) -> dict[str, Any]:
+    """The recipe's section `activations`; empty where there is none."""
+    from autointerp.errors import RecipeError
+    from autointerp.resolve import local
+
+    if activations and delphi_cache:
+        raise RecipeError("--activations and --delphi-cache exclude each other: give one of them.")
+    path = activations or delphi_cache
+    return {"path": local(path), "format": "folder" if activations else "delphi"} if path else {}
+
+
 def _mapping(
-    recipe: str | None, sae: list[str] | None, hook: str | None, model: str | None, corpus: str | None
+    recipe: str | None,
+    sae: list[str] | None,
+    hook: str | None,
+    model: str | None,
+    corpus: str | None,
+    files: dict[str, Any],
 ) -> dict[str, Any]:
     from autointerp.errors import RecipeError
     from autointerp.pipeline import sae_sections
@@ -285,6 +308,8 @@ def _mapping(
         over["dictionaries"] = sae_sections(sae)
     if hook:
         sections = over.get("dictionaries") or mapping.get("dictionaries")
+        if not sections and files.get("format") == "delphi":
+            sections = {"auto": dict[str, Any]()}
         if not sections:
             raise RecipeError("--hook says where a dictionary reads: give the dictionary too, --sae PATH.")
         over["dictionaries"] = {name: section | {"hook": hook} for name, section in sections.items()}
@@ -292,6 +317,8 @@ def _mapping(
         over["model"] = {"path": local(model)}
     if corpus:
         over["corpus"] = {"path": local(corpus)}
+    if files:
+        over["activations"] = files
     return merge(mapping, over)
 
 
@@ -363,7 +390,8 @@ def _run_name(sae: list[str] | None, mapping: dict[str, Any]) -> str:
     import re
 
     sections = mapping.get("dictionaries") or {}
-    named = sae[0] if sae else next((str(s.get("path", "")) for s in sections.values()), "run")
+    paths = [s["path"] for s in (*sections.values(), mapping.get("activations") or {}) if s.get("path")]
+    named = sae[0] if sae else str(paths[0]) if paths else "run"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(named.rpartition("=")[2]).name or named).strip("-.")
     return name or "run"
 
@@ -420,9 +448,11 @@ def _print_plan(run: Run, resolved: Any) -> None:
 
     planned: Plan = plan(run, resolved)
     recipe, names = run.recipe, ", ".join(run.recipe.dictionaries)
+    source = recipe.activations or recipe.corpus
+    model = "" if recipe.activations else f" on {recipe.model.path}"
     typer.echo(
-        f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)} on {recipe.model.path}; "
-        f"{planned.n_tokens:,} tokens of {recipe.corpus.path if recipe.corpus else ''} "
+        f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)}{model}; "
+        f"{planned.n_tokens:,} tokens of {source.path if source else ''} "
         f"in contexts of {planned.context_length}; "
         f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
         f"{run.path}{_llms(run)}"

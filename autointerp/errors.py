@@ -9,6 +9,7 @@
     │   ├── ModelError              the subject model: missing, unreadable, too short a context
     │   ├── SiteError               a hook point that the model doesn't have
     │   ├── CorpusError             the corpus: missing, empty, no such field, one document
+    │   ├── ActivationsError        activations from files: missing, unreadable, of shapes that fit nothing
     │   └── FeatureError            a feature that the dictionary doesn't have
     ├── RunError                    a run's folder
     │   ├── RunNotFound             no run lies there
@@ -77,6 +78,10 @@ class SiteError(InputError):
 
 class CorpusError(InputError):
     """A corpus that is missing, empty, or has no such field."""
+
+
+class ActivationsError(InputError):
+    """Activations that come from files: missing, unreadable, or not fitting what reads them."""
 
 
 class FeatureError(InputError):

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from autointerp import recipe as recipes
+from autointerp.activations.delphi import site_name
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.pack import check_packed
 from autointerp.progress import Progress, Silent, Stop
-from autointerp.recipe import Recipe
+from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.device import run_on_device
@@ -206,13 +207,19 @@ def _named(mapping: Mapping[str, Any], run: Run) -> dict[str, Any]:
     mapping = dict(mapping)
     sections: dict[str, Any] = dict(mapping.get("dictionaries") or {})
     auto = sections.get("auto")
-    if auto is not None and not auto.get("hook"):
-        same = [n for n, known in run.recipe.dictionaries.items() if known.path == local(auto["path"])]
+    if auto is not None and not (auto.get("path") and auto.get("hook")):
+        same = [name for name, known in run.recipe.dictionaries.items() if _is_same(auto, known)]
         if same:
             mapping["dictionaries"] = {
                 (same[0] if name == "auto" else name): section for name, section in sections.items()
             }
     return mapping
+
+
+def _is_same(auto: Mapping[str, Any], known: DictionarySection) -> bool:
+    if auto.get("path"):
+        return known.path == local(auto["path"])
+    return known.path is None and known.hook == site_name(str(auto.get("hook")))
 
 
 def _with_demo_llm(mapping: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved, hub_of, resolve
 from autointerp.stages.rows import token_lists
+from autointerp.subject.architecture import ModelFiles
 from autointerp.subject.corpus import N_FIRST, documents
 from autointerp.subject.corpus_hub import Content, Copy, Hub, is_offline
 from autointerp.subject.corpus_spec import RANDOM, CorpusSpec, place_of, reference_of
@@ -50,25 +51,31 @@ def prefetch(
     """Fetches what the recipe of these sections needs and isn't here. Raises AutointerpErrors, Interrupted."""
     recipes.check_shape(mapping)
     resolved = resolve(recipes.parse(recipes.over_default_plugins(mapping)))
+    model = resolved.model
+    if model is None:
+        raise RecipeError(
+            "this recipe reads activations from files, which no hub has: copy that folder to where the run is "
+            "to be, and the tokenizer's files with it."
+        )
     got = [_dictionary(resolved, name) for name in resolved.dictionaries]
     spec = _on_hub(resolved)
-    if is_offline() and not (spec is None and resolved.model.commit is None and all(d.is_local for d in got)):
+    if is_offline() and not (spec is None and model.commit is None and all(d.is_local for d in got)):
         raise RecipeError(
             "HF_HUB_OFFLINE is set, and prefetch is the part that needs the network. Unset it here; set it "
             "where the run is to be."
         )
-    resolved.model.with_weights()
-    folder = resolved.model.with_tokenizer()
-    got.append(_found("model", resolved.model.name, folder, is_local=resolved.model.commit is None))
+    model.with_weights()
+    folder = model.with_tokenizer()
+    got.append(_found("model", model.name, folder, is_local=model.commit is None))
     if spec is None:
         got.append(_local_corpus(cast(CorpusSpec, resolved.recipe.corpus)))
     else:
-        got.append(_copied(resolved, spec, progress or Silent(), stop or Stop()))
+        got.append(_copied(resolved, model, spec, progress or Silent(), stop or Stop()))
     return got
 
 
 def _dictionary(resolved: Resolved, name: str) -> Prefetched:
-    path = resolved.recipe.dictionaries[name].path
+    path = cast(str, resolved.recipe.dictionaries[name].path)
     is_local = path == "demo" or Path(path).exists()
     return _found(f"dictionary {name}", path, Path(resolved.dictionaries[name].spec.path), is_local=is_local)
 
@@ -98,14 +105,16 @@ def _local_corpus(spec: CorpusSpec) -> Prefetched:
     return Prefetched("corpus", spec.path, Path(spec.path) if files else None, n_bytes, is_local=True)
 
 
-def _copied(resolved: Resolved, spec: CorpusSpec, progress: Progress, stop: Stop) -> Prefetched:
+def _copied(
+    resolved: Resolved, model: ModelFiles, spec: CorpusSpec, progress: Progress, stop: Stop
+) -> Prefetched:
     recipe = resolved.recipe
     hub = hub_of(recipe)
     copy = Copy(hub.folder(), spec, hub.commit(spec))
     need = _need(resolved)
     if not copy.is_enough_for(need):
         with _growing(hub.copies, copy) as growing:
-            _read(recipe, load_tokenizer(resolved.model), growing, progress, stop)
+            _read(recipe, load_tokenizer(model), growing, progress, stop)
         with _growing(hub.copies, copy) as growing:
             for _ in islice(documents(spec, growing), N_FIRST):  # what every run looks at before it starts
                 stop.check()

@@ -55,10 +55,26 @@ class ModelSection:
 class DictionarySection:
     """One dictionary to explain."""
 
-    path: str
-    """Folder, hub id, or `demo`."""
+    path: str | None = None
+    """Folder, hub id, or `demo`. None: no weights, where delphi's cache has the firings."""
     hook: str | None = None
     """Hook point in any spelling. None: what the checkpoint says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationsSection:
+    """Activations that somebody computed already, instead of a corpus and the subject model."""
+
+    path: str
+    """Folder."""
+    format: Literal["auto", "folder", "delphi"] = "auto"
+    """`folder`: vectors, as `activations/dump.py` has it; `delphi`: firings that delphi cached (then
+    dictionaries need no weights). `auto`: by what lies there."""
+    tokenizer: str | None = None
+    """Folder or hub id. None: the model's."""
+    documents: Literal["auto", "files", "rows"] = "auto"
+    """What is kept apart between explaining and scoring: documents, where the files name them, or `rows`
+    (weaker: rows of one text may fall on both sides). `auto`: documents where that can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,8 @@ class Recipe:
     model: ModelSection = field(default_factory=ModelSection)
     corpus: CorpusSpec | None = None
     """None: what the dictionary's checkpoint says."""
+    activations: ActivationsSection | None = None
+    """Where it is given there is no corpus, and of the model only the tokenizer is needed."""
     cache: CacheSection = field(default_factory=CacheSection)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     features: FeatureSection = field(default_factory=FeatureSection)
@@ -223,8 +241,7 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
 def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
     """What types alone don't say."""
-    if not recipe.dictionaries:
-        yield "dictionaries: none is named; give one with --sae PATH, or --sae demo"
+    yield from _source_faults(recipe)
     for section in ("dictionaries", "explainers", "scorers"):
         for name in getattr(recipe, section):
             if not NAME.fullmatch(name):
@@ -244,6 +261,23 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
         except RecipeError as error:
             yield f"resources.shard: {error}"
     yield from _number_faults(recipe)
+
+
+def _source_faults(recipe: Recipe) -> Iterator[str]:
+    """Firings may come without weights; everything else needs dictionaries."""
+    given = recipe.activations
+    if given is None and not recipe.dictionaries:
+        yield "dictionaries: none is named; give one with --sae PATH, or --sae demo"
+    if given is not None and given.format == "folder" and not recipe.dictionaries:
+        yield "dictionaries: none is named to encode these activations; give one with --sae PATH"
+    if given is not None and recipe.corpus is not None:
+        yield (
+            "corpus: can't be used with activations, which are of their own text already; leave one of the "
+            "two out (a run keeps what it began with: for the other use another --out)"
+        )
+    for name, section in recipe.dictionaries.items():
+        if section.path is None and (given is None or given.format == "folder"):
+            yield f"dictionaries.{name}.path: field required (found None)"
 
 
 def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:

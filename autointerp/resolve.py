@@ -1,7 +1,7 @@
 """What a recipe points to: dictionaries, model and corpus found, checked against each other, identified.
 
-Reads configuration and headers only; no torch, no weights. Everything the recipe leaves open is filled
-from the checkpoint, so that the recipe a run keeps is complete.
+Reads configuration and headers, of activations from files also the tokens; no torch, no weights. Everything
+the recipe leaves open is filled from the checkpoint, so that the recipe a run keeps is complete.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ import numpy as np
 
 from autointerp import draw
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
-from autointerp.recipe import DEFAULT_FEATURES, DictionarySection, Recipe
+from autointerp.recipe import (
+    DEFAULT_FEATURES,
+    ActivationsSection,
+    CacheSection,
+    DictionarySection,
+    Recipe,
+)
+from autointerp.sources import DictionaryFound, Files, find_files, fitted, local
 from autointerp.subject.architecture import ModelFiles, find_model
 from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
-from autointerp.subject.corpus_spec import RANDOM, STDLIB, CorpusSpec
+from autointerp.subject.corpus_spec import CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
-from autointerp.types import FeatureId, Site
+from autointerp.types import FeatureId
 
 UNKNOWN_CONTEXT: Final = 256
 LONGEST_CONTEXT: Final = 1_024
-
-
-@dataclass(frozen=True, slots=True)
-class DictionaryFound:
-    """A dictionary and where it reads the model."""
-
-    spec: DictionarySpec
-    site: Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,9 @@ class Identities:
     """What the results of a run depend on, beyond the recipe; kept in the run's folder."""
 
     model: str
+    """Of activations from files: of the tokenizer."""
     corpus: str
+    """Of activations from files: of these."""
     dictionaries: dict[str, str]
     widths: dict[str, int]
     """Number of features of each dictionary."""
@@ -57,13 +57,25 @@ class Resolved:
     """A complete recipe and what it points to."""
 
     recipe: Recipe
-    model: ModelFiles
+    model: ModelFiles | None
+    """None where activations come from files."""
     dictionaries: dict[str, DictionaryFound]
+    """Those with weights."""
     identities: Identities
+    files: Files | None = None
+    """Where activations come from, if not from the model."""
+
+    def firings_a_token(self, dictionary: str) -> float | None:
+        """None where nobody knows before the dictionary has run."""
+        if self.files is not None and self.files.has_firings:
+            return self.files.firings_a_token(self.identities.sites[dictionary])
+        return self.dictionaries[dictionary].spec.k
 
 
 def resolve(recipe: Recipe) -> Resolved:
     """Raises an InputError or RecipeError that says what doesn't exist, doesn't fit or isn't said."""
+    if recipe.activations is not None:
+        return _from_files(recipe, recipe.activations)
     found = _find_dictionaries(recipe)
     model = _find_model(recipe, found)
     for name, dictionary in found.items():
@@ -74,16 +86,11 @@ def resolve(recipe: Recipe) -> Resolved:
         context_length=_context_length(recipe, found, model),
         prepend_bos=_prepend_bos(recipe, found),
     )
-    assert cache.context_length is not None
-    if recipe.sampling.width > cache.context_length:
-        raise RecipeError(
-            f"sampling.width is {recipe.sampling.width}, more than the {cache.context_length} tokens of a "
-            f"context: no row holds such a window."
-        )
+    _check_width(recipe, cache)
     complete = dataclasses.replace(
         recipe,
         dictionaries={
-            name: DictionarySection(local(section.path), str(found[name].site))
+            name: DictionarySection(section.path and local(section.path), str(found[name].site))
             for name, section in zip(found, recipe.dictionaries.values(), strict=True)
         },
         model=dataclasses.replace(recipe.model, path=local(model.name)),
@@ -114,6 +121,41 @@ def hub_of(recipe: Recipe) -> Hub:
     return Hub(None if folder is None else Path(folder).expanduser())
 
 
+def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
+    """As `resolve`, where no model is needed."""
+    files = find_files(recipe, section)
+    found = _find_dictionaries(recipe, files.hook)
+    named = fitted(recipe, files.activations, found)
+    complete = dataclasses.replace(
+        recipe,
+        dictionaries={name: one.section for name, one in named.items()},
+        activations=files.completed(section),
+        cache=files.completed_cache(recipe.cache),
+        resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
+    )
+    _check_width(recipe, complete.cache)
+    identities = Identities(
+        model=files.tokenizer.identity,
+        corpus=files.activations.identity,
+        dictionaries={name: one.identity for name, one in named.items()},
+        widths={name: one.width for name, one in named.items()},
+        sites={name: str(one.section.hook) for name, one in named.items()},
+        sliceable={name: name in found and found[name].spec.feature_sliceable for name in named},
+    )
+    for name in named:
+        asked_features(complete, identities, name)  # raises for one that doesn't exist
+    return Resolved(complete, None, found, identities, files)
+
+
+def _check_width(recipe: Recipe, cache: CacheSection) -> None:
+    assert cache.context_length is not None
+    if recipe.sampling.width > cache.context_length:
+        raise RecipeError(
+            f"sampling.width is {recipe.sampling.width}, more than the {cache.context_length} tokens of a "
+            f"context: no row holds such a window."
+        )
+
+
 def _prompt_folder(recipe: Recipe) -> str | None:
     folder = recipe.resources.prompts
     if folder is not None and not Path(folder).is_dir():
@@ -121,13 +163,18 @@ def _prompt_folder(recipe: Recipe) -> str | None:
     return None if folder is None else local(folder)
 
 
-def _find_dictionaries(recipe: Recipe) -> dict[str, DictionaryFound]:
+def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, DictionaryFound]:
+    """Those with weights. `hook`: where one reads that doesn't say."""
     found: dict[str, DictionaryFound] = {}
     for name, section in recipe.dictionaries.items():
+        if section.path is None:
+            continue
         spec = find_dictionary(section.path)
         site = parse_hook(section.hook) if section.hook else spec.site
         if site is None and spec.hook:
             site = parse_hook(spec.hook)  # raises, and says what is wrong with it
+        if site is None and hook:
+            site = parse_hook(hook)
         if site is None:
             raise CheckpointError(
                 f"{spec.path} doesn't say which activations it reads. Say it with --hook, e.g. "
@@ -245,9 +292,3 @@ def _indices(text: str, dictionary: str, identities: Identities) -> range:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def local(path: str) -> str:
-    """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
-    ids, `demo`, `stdlib`, `random-tokens`) stay."""
-    return path if path in ("demo", STDLIB, RANDOM) or not Path(path).exists() else str(Path(path).resolve())

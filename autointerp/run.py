@@ -122,31 +122,37 @@ class Run:
 
     def rows(self) -> Journal:
         recipe, cache = self.recipe, self.recipe.cache
-        assert recipe.corpus is not None  # filled by `resolve`
-        made_from: Json = {
+        identity: Json = {"identity": self.identities.corpus}
+        if recipe.activations is not None:
+            source = {"activations": _without(recipe.activations, "path", "tokenizer") | identity}
+        else:
+            assert recipe.corpus is not None  # filled by `resolve`
+            source = {"corpus": _without(recipe.corpus, "path", "streaming", "reference") | identity}
+        made_from: Json = source | {
             "version": CACHE_VERSION,
-            "corpus": _without(recipe.corpus, "path", "streaming", "reference")
-            | {"identity": self.identities.corpus},
             "model": {"identity": self.identities.model},
             "cache": {
                 name: getattr(cache, name)
                 for name in ("n_tokens", "context_length", "prepend_bos", "shard_tokens")
             },
         }
-        if RANDOM in (recipe.corpus.path, recipe.corpus.format):
+        if recipe.corpus is not None and RANDOM in (recipe.corpus.path, recipe.corpus.format):
             made_from["seed"] = recipe.seed  # other corpora are read, not drawn
         return self._journal("rows", made_from)
 
     def cache(self, dictionary: str) -> Journal:
-        cache = self.recipe.cache
+        cache, given = self.recipe.cache, self.recipe.activations
+        model: Json = {"identity": self.identities.model}
+        if given is None:
+            model["dtype"] = self.recipe.model.dtype
+        # Of firings that delphi cached nothing is encoded, and without vectors there are no sinks.
+        names = ("sink_ratio", "encode_in") if given is None or given.format != "delphi" else ()
         made_from: Json = {
             "version": CACHE_VERSION,
             "rows": self.rows().digest,
-            "model": {"identity": self.identities.model, "dtype": self.recipe.model.dtype},
+            "model": model,
             "dictionaries": {dictionary: self._identity(dictionary)},
-            "cache": {
-                name: getattr(cache, name) for name in ("mask_first", "sink_ratio", "max_rows", "encode_in")
-            },
+            "cache": {name: getattr(cache, name) for name in ("mask_first", "max_rows", *names)},
         }
         return self._journal(f"cache/{dictionary}", made_from)
 
@@ -289,7 +295,7 @@ class Run:
         """Whether every shard of rows has its record of every feature that is needed, and the dictionary its
         check."""
         journal, needed = self.cache(dictionary), self.needed(dictionary)
-        is_checked = CHECK in journal.read(CHECK)
+        is_checked = self.has_ready_firings or CHECK in journal.read(CHECK)
         return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
     @property
@@ -301,8 +307,15 @@ class Run:
         """Whether the subject model has nothing left to do: every row and every shard is there."""
         return self.vocabulary.is_file() and all(map(self.is_cached, self.recipe.dictionaries))
 
+    @property
+    def has_ready_firings(self) -> bool:
+        """Whether what fires is read from files, and nobody knows the dictionary's weights."""
+        return self.recipe.activations is not None and self.recipe.activations.format == "delphi"
+
     def without_directions(self, dictionary: str) -> list[FeatureId]:
         """Features asked for of which the weights have not been read yet, ascending."""
+        if self.has_ready_firings:
+            return []
         journal, missing = self.directions(dictionary), list[FeatureId]()
         for unit, features in groupby(self.asked(dictionary), lambda f: unit_of_feature(f.index)):
             done = journal.read(unit)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ class Recorded:
         self.device = torch.device("cpu")
         self.shapes: list[tuple[int, ...]] = []
 
-    def capture(self, ids: Tensor, sites: list[Site]) -> dict[Site, Tensor]:
+    def capture(self, ids: Tensor, sites: Sequence[Site], rows: object) -> dict[Site, Tensor]:
         self.shapes.append(tuple(ids.shape))
         if self.most is not None and ids.numel() > self.most:
             raise torch.OutOfMemoryError("made up")
@@ -132,12 +133,12 @@ def test_a_shard_is_what_a_loop_over_tokens_finds(
     encoder = Encoder(spec_of("topk", 3, width, 7), weights_of(width, 7))
     subject = Recorded(table)
     collector = Collector(
-        subject,  # type: ignore[arg-type]
+        subject,
         {"d": Attached(Site("resid_post", 1), encoder)},
         Masking(first, sink_ratio),
         batch_tokens,
     )
-    kept = collector.shard(rows, {"d": 3.0})["d"].kept()
+    kept = collector.shard(rows, 0, {"d": 3.0})["d"].kept()
     expected: list[tuple[int, int, float]] = []
     sinks: list[int] = []
     n_looked_at = 0
@@ -181,13 +182,13 @@ def test_activations_that_are_not_finite_stop_the_shard() -> None:
     table[1, 2] = torch.nan
     encoder = Encoder(spec_of("topk", 3, 50, 7), weights_of(50, 7))
     collector = Collector(
-        Recorded(table),  # type: ignore[arg-type]
+        Recorded(table),
         {"d": Attached(Site("resid_post", 1), encoder)},
         Masking(1, None),
         100,
     )
     with pytest.raises(ModelError, match="NaN or infinite on 20 of 20 tokens"):
-        collector.shard(rows, {"d": 1.0})["d"].kept()
+        collector.shard(rows, 0, {"d": 1.0})["d"].kept()
 
 
 # --- the stage -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ LAYERS = [
     {"asking"},
     {"explainers", "scorers"},
     {"recipe"},
+    {"sources"},
     {"resolve"},
     {"tables"},
     {"run"},
@@ -47,6 +48,7 @@ TORCH_AT_IMPORT = (
     "stages/cache.py",
     "stages/directions.py",
     "stages/frozen.py",
+    "stages/sources.py",
     "bench/",
 )
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from autointerp.activations.rows import Rows
 from autointerp.activations.shards import Sorted, sort_by_feature
+from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Codes, Encoder
 from autointerp.portion import CHECK_TOKENS
-from autointerp.subject.model import Subject
 from autointerp.types import Site
 
 
@@ -119,25 +119,26 @@ def _active(batch: _Batch) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArra
 
 
 class Collector:
-    """A subject model with dictionaries attached."""
+    """Dictionaries attached to a subject model, or to what it left in files."""
 
     def __init__(
-        self, subject: Subject, attached: Mapping[str, Attached], masking: Masking, batch_tokens: int
+        self, vectors: Vectors, attached: Mapping[str, Attached], masking: Masking, batch_tokens: int
     ) -> None:
         """`batch_tokens`: of one forward pass; whoever meets an out-of-memory error may lower it."""
-        self._subject = subject
+        self._vectors = vectors
         self._attached = attached
         self._masking = masking
         self.batch_tokens = batch_tokens
 
     @torch.inference_mode()
-    def check(self, shards: Iterator[Rows]) -> dict[str, Check]:
-        """Each dictionary on the first `CHECK_TOKENS` tokens looked at, all of one pass."""
+    def check(self, shards: Iterator[tuple[int, Rows]]) -> dict[str, Check]:
+        """Each dictionary on the first `CHECK_TOKENS` tokens looked at, all of one pass. `shards`: the
+        number of their first row, and the rows."""
         vectors: dict[Site, list[Tensor]] = {entry.site: [] for entry in self._attached.values()}
         n_tokens = 0
-        for rows in shards:
+        for first_row, rows in shards:
             for batch in batches(rows, self.batch_tokens, by_length=False):
-                captured, token_N = self._forward(rows, batch)
+                captured, token_N = self._forward(rows, batch, first_row)
                 for site, x_ND in captured.items():
                     vectors[site].append(x_ND.float())
                 n_tokens += len(token_N)
@@ -167,22 +168,23 @@ class Collector:
     def shard(
         self,
         rows: Rows,
+        first_row: int,
         median_norms: Mapping[str, float],
         on_batch: Callable[[int], None] = lambda n_tokens: None,
     ) -> dict[str, Collected]:
-        """One shard through the model. `on_batch(n)` after each batch with the tokens it held; it may
-        raise to stop. Memory: the shard's codes, 12 bytes each."""
+        """One shard, whose rows begin with number `first_row` of the run. `on_batch(n)` after each batch with
+        the tokens it held; it may raise to stop. Memory: the shard's codes, 12 bytes each."""
         n_tokens = len(rows) * rows.dtype["tokens"].shape[0]
         collected = {name: Collected(entry.encoder, n_tokens) for name, entry in self._attached.items()}
         for batch in batches(rows, self.batch_tokens, by_length=True):
-            captured, token_N = self._forward(rows, batch)
+            captured, token_N = self._forward(rows, batch, first_row)
             for name, entry in self._attached.items():
                 x_ND = captured[entry.site]
                 collected[name].batches.append(
                     self._encoded(entry.encoder, x_ND, token_N, median_norms[name])
                 )
             on_batch(int(rows["length"][batch].sum()))
-        if self._subject.device.type == "cuda":
+        if self._vectors.device.type == "cuda":
             for of_one in collected.values():
                 of_one.copied = torch.cuda.Event()
                 of_one.copied.record()
@@ -207,7 +209,9 @@ class Collector:
             n_bad=(~torch.isfinite(x_ND).all(dim=1)).sum().to("cpu", non_blocking=True),
         )
 
-    def _forward(self, rows: Rows, batch: NDArray[np.int64]) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
+    def _forward(
+        self, rows: Rows, batch: NDArray[np.int64], first_row: int
+    ) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
         """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]."""
         context_length = rows.dtype["tokens"].shape[0]
         lengths = rows["length"][batch].astype(np.int64)
@@ -218,7 +222,7 @@ class Collector:
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
         look_N = torch.from_numpy(np.flatnonzero(look_BT))
         sites = list({entry.site: None for entry in self._attached.values()})
-        captured = self._subject.capture(self._sent(ids_BT, self._subject.device), sites)
+        captured = self._vectors.capture(self._sent(ids_BT, self._vectors.device), sites, batch + first_row)
         return {
             site: x_BTD.flatten(0, 1).index_select(0, self._sent(look_N, x_BTD.device))
             for site, x_BTD in captured.items()

@@ -26,6 +26,7 @@ import torch
 
 from autointerp.activations.collect import Collector, batches
 from autointerp.activations.rows import Rows, row_shards
+from autointerp.activations.vectors import FromModel
 from autointerp.bench.material import Size, make_material
 from autointerp.pipeline import prepare
 from autointerp.progress import Silent, Stop
@@ -72,9 +73,10 @@ def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBen
     resolved, run = prepare(make_material(folder, size, n_tokens), folder / "run", until="cache")
     run.save()
     opened = open_cache(run, resolved, choose_device("auto"), Silent(), Stop())
-    assert opened is not None
-    whole = Subject.load(resolved.model, device=str(opened.subject.device)) if compare else None
-    clock = _Clock(opened.subject.device)
+    assert isinstance(opened, Opened) and resolved.model is not None
+    device = opened.vectors.device
+    whole = Subject.load(resolved.model, device=str(device)) if compare else None
+    clock = _Clock(device)
     n_done = 0
     for shard in row_shards(run.rows()):
         rows = np.asarray(shard.read())
@@ -85,7 +87,7 @@ def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBen
     a_token = {name: seconds / n_done * 1e6 for name, seconds in clock.seconds.items()}
     records = [record for record in run.cache("bench").records() if "n_firings" in record]
     return CacheBench(
-        device=_device_name(opened.subject.device),
+        device=_device_name(device),
         n_tokens=n_done,
         cached=a_token["cached"],
         bare=a_token.get("bare"),
@@ -119,6 +121,8 @@ class _Clock:
 def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
     """The bare work on one shard, in the same batches."""
     collector: Collector = opened.collector
+    assert isinstance(opened.vectors, FromModel)
+    subject = opened.vectors.subject
     (attached,) = opened.attached.values()
     spec = attached.encoder.spec
     weights = opened.weights["bench"]
@@ -127,10 +131,10 @@ def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
         for batch in batches(rows, collector.batch_tokens, by_length=True):
             longest = int(rows["length"][batch].max())
             ids_BT = torch.from_numpy(rows["tokens"][batch, :longest].astype(np.int64))
-            ids_BT = ids_BT.to(opened.subject.device)
+            ids_BT = ids_BT.to(subject.device)
 
             def to_hook() -> torch.Tensor:
-                captured = opened.subject.capture(ids_BT, [attached.site])  # noqa: B023  called at once
+                captured = subject.capture(ids_BT, [attached.site])  # noqa: B023  called at once
                 return captured[attached.site].flatten(0, 1).float()
 
             def with_torch_topk() -> None:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from autointerp.activations.cap import shard_arrays, share
-from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collected, Collector, Kept, Masking
+from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.shards import save_shard
+from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
 from autointerp.dictionaries.spec import Weights
@@ -29,27 +31,61 @@ from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import CHECK, VOCABULARY, Run
+from autointerp.sources import DictionaryFound
 from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
-from autointerp.stages.rows import read_corpus
-from autointerp.subject.model import Dtype, Subject
+from autointerp.stages.sources import ReadyFirings, open_source
 from autointerp.subject.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Opened:
-    """A run's model and dictionaries, loaded, checked and ready to collect."""
+class OneShard(Protocol):
+    """What one dictionary does on one shard, not sorted yet."""
 
-    subject: Subject
+    def kept(self) -> Kept:
+        """May run in another thread. Raises InputErrors."""
+        ...
+
+
+class Codes(Protocol):
+    """What a run's dictionaries do on any shard."""
+
+    @property
+    def passes(self) -> dict[str, tuple[str, Pass]]:
+        """What is missing, by a label: the dictionary, and the features of it."""
+        ...
+
+    def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> Mapping[str, OneShard]:
+        """By label. `rows`: the shard's. `on_batch(n)` after so many tokens; it may raise to stop."""
+        ...
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """A run's dictionaries on the vectors they read, loaded, checked and ready to collect."""
+
+    run: Run
+    vectors: Vectors
     weights: dict[str, Weights]
     """Of each dictionary of which shards are missing."""
     passes: dict[str, tuple[str, Pass]]
-    """What is attached, by a label that the collector uses: the dictionary, and the features of it."""
     attached: dict[str, Attached]
     collector: Collector
     norms: dict[str, float]
-    """Median norm at what each of them reads."""
+    """Median norm at what each pass reads."""
     frozen: Frozen
+    progress: Progress
+
+    def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> dict[str, Collected]:
+        """Out of memory, the batch is halved for good and the shard redone."""
+        while True:
+            try:
+                return self.collector.shard(rows, shard.first_row, self.norms, on_batch)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                self.frozen = self.frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
+                self.frozen.save(self.run, list(self.weights))
+                n_tokens = self.collector.batch_tokens = self.frozen.batch_tokens
+                self.progress.note(f"out of memory: going on with batches of {n_tokens:,} tokens")
 
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -61,37 +97,36 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     ):
         run_directions(run, resolved, device, progress, stop)
     if not run.has_activations():
-        opened = open_cache(run, resolved, device, progress, stop)
-        if opened is not None:
+        codes = open_cache(run, resolved, device, progress, stop)
+        if codes is not None:
             own = set(run.own_units())
             shards = [shard for shard in row_shards(run.rows()) if shard.unit in own]
-            collect_shards(run, opened, shards, progress, stop)
-            for name in opened.weights:
+            collect_shards(run, codes, shards, progress, stop)
+            for name in dict.fromkeys(name for name, _ in codes.passes.values()):
                 progress.note(f"{name}: {_masked(run.cache(name))}")
     run_directions(run, resolved, device, progress, stop)
 
 
-def open_cache(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> Opened | None:
+def open_cache(
+    run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop
+) -> Opened | ReadyFirings | None:
     """Loads what is needed and makes the rows; None where no shard is missing."""
     frozen = read_frozen(run)
-    progress.note(f"loading {run.recipe.model.path} ...")
-    subject = Subject.load(
-        resolved.model,
-        dtype=frozen.dtype if frozen else run.recipe.model.dtype,
-        device=device,
-        device_map=run.recipe.resources.device_map,
-        n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
-    )
+    source = open_source(run, resolved, device, frozen, progress)
     if not run.vocabulary.is_file():
         with Part(run.rows(), VOCABULARY) as part:
-            part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(subject.tokenizer).save))
+            part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(source.tokenizer).save))
     if not run.has_all_rows():
-        read_corpus(run, subject.tokenizer, progress, stop)
-    found = {name: entry for name, entry in resolved.dictionaries.items() if not run.is_cached(name)}
-    if not found:
+        source.make_rows(run, progress, stop)
+    names = [name for name in run.recipe.dictionaries if not run.is_cached(name)]
+    if not names:
         return None
+    if resolved.files is not None and isinstance(resolved.files.activations, DelphiCache):
+        return ReadyFirings(run, resolved.files.activations, names, progress)
+    assert source.vectors is not None
+    found, vectors = {name: resolved.dictionaries[name] for name in names}, source.vectors
     weights = {
-        name: reader_of(entry.spec).load(entry.spec, str(subject.device)) for name, entry in found.items()
+        name: reader_of(entry.spec).load(entry.spec, str(vectors.device)) for name, entry in found.items()
     }
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     whole = {
@@ -101,32 +136,36 @@ def open_cache(run: Run, resolved: Resolved, device: str, progress: Progress, st
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
-    checks = _checks(run, Collector(subject, whole, masking, batch_tokens), list(found), shards, progress)
+    checks = _checks(run, Collector(vectors, whole, masking, batch_tokens), names, shards, progress)
     run_directions(run, resolved, device, progress, stop)
-    passes = {
+    passes = _passes(run, found)
+    attached = {label: _of_pass(whole[name], entry) for label, (name, entry) in passes.items()}
+    norms = {label: checks[name].median_norm for label, (name, _) in passes.items()}
+    collector = Collector(vectors, attached, masking, batch_tokens)
+    if frozen is None:
+        frozen = Frozen(
+            batch_tokens=_batch_tokens(run, collector, vectors.device, shards, norms),
+            dtype=source.dtype,
+            device=vectors.device.type,
+            torch=torch.__version__,
+        )
+    frozen.save(run, names)
+    collector.batch_tokens = frozen.batch_tokens
+    return Opened(run, vectors, weights, passes, attached, collector, norms, frozen, progress)
+
+
+def _passes(run: Run, found: dict[str, DictionaryFound]) -> dict[str, tuple[str, Pass]]:
+    return {
         name + entry.key(""): (name, entry)
-        for name in found
+        for name, one in found.items()
         for entry in passes_to_make(
             run.cache(name),
             run.own_units(),
             run.needed(name),
-            found[name].spec.width,
-            sliceable=found[name].spec.feature_sliceable,
+            one.spec.width,
+            sliceable=one.spec.feature_sliceable,
         )
     }
-    attached = {label: _of_pass(whole[name], entry) for label, (name, entry) in passes.items()}
-    norms = {label: checks[name].median_norm for label, (name, _) in passes.items()}
-    collector = Collector(subject, attached, masking, batch_tokens)
-    if frozen is None:
-        frozen = Frozen(
-            batch_tokens=_batch_tokens(run, collector, subject, shards, norms),
-            dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
-            device=subject.device.type,
-            torch=torch.__version__,
-        )
-    frozen.save(run, list(found))
-    collector.batch_tokens = frozen.batch_tokens
-    return Opened(subject, weights, passes, attached, collector, norms, frozen)
 
 
 def _of_pass(whole: Attached, entry: Pass) -> Attached:
@@ -148,18 +187,18 @@ def choose_device(name: str) -> str:
 
 
 def _batch_tokens(
-    run: Run, collector: Collector, subject: Subject, shards: list[RowShard], norms: Mapping[str, float]
+    run: Run, collector: Collector, device: torch.device, shards: list[RowShard], norms: Mapping[str, float]
 ) -> int:
     """Asked for, or tried on a GPU."""
-    if run.recipe.resources.batch_tokens or subject.device.type != "cuda":
+    if run.recipe.resources.batch_tokens or device.type != "cuda":
         return run.recipe.resources.batch_tokens or CPU_BATCH
     rows = np.asarray(shards[0].read())
     context_length = rows.dtype["tokens"].shape[0]
 
     def step(n_tokens: int) -> None:
         collector.batch_tokens = n_tokens
-        collector.shard(rows[: max(1, n_tokens // context_length)], norms)
-        torch.cuda.synchronize(subject.device)
+        collector.shard(rows[: max(1, n_tokens // context_length)], shards[0].first_row, norms)
+        torch.cuda.synchronize(device)
 
     return tuned_batch(step, largest=rows.size * context_length)
 
@@ -169,7 +208,7 @@ def _checks(
 ) -> dict[str, Check]:
     """The check of each dictionary, from its record or made now. Raises CheckpointError where FVU >= 1."""
     known = {name: run.cache(name).read(CHECK).get(CHECK) for name in names}
-    made = {} if all(known.values()) else collector.check(shard.read() for shard in shards)
+    made = {} if all(known.values()) else collector.check((shard.first_row, shard.read()) for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
         if record is not None:
@@ -195,14 +234,13 @@ def _checks(
 # --- firings -------------------------------------------------------------------------------------------
 
 
-def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
+def collect_shards(run: Run, codes: Codes, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
     """Those of `shards` that are missing. Raises DiskFull, Interrupted."""
-    collector, frozen = opened.collector, opened.frozen
 
     def missing(shard: RowShard) -> list[str]:
         return [
             label
-            for label, (name, entry) in opened.passes.items()
+            for label, (name, entry) in codes.passes.items()
             if entry.key(shard.unit) not in run.cache(name).read(shard.unit)
         ]
 
@@ -219,18 +257,9 @@ def collect_shards(run: Run, opened: Opened, shards: list[RowShard], progress: P
     with _one_behind() as behind:
         for shard in todo:
             rows = np.asarray(shard.read())
-            collected: dict[str, Collected] | None = None
-            while collected is None:
-                try:
-                    collected = collector.shard(rows, opened.norms, on_batch)
-                except torch.OutOfMemoryError:
-                    torch.cuda.empty_cache()
-                    frozen = frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
-                    frozen.save(run, list(opened.weights))
-                    collector.batch_tokens = frozen.batch_tokens
-                    progress.note(f"out of memory: going on with batches of {frozen.batch_tokens:,} tokens")
+            collected = dict(codes.shard(shard, rows, on_batch))
             for label in missing(shard):
-                name, entry = opened.passes[label]
+                name, entry = codes.passes[label]
                 made = collected.pop(label)
                 behind(partial(_save, run, name, shard.unit, entry, rows, made, max_rows))
             del collected
@@ -255,7 +284,7 @@ def _one_behind() -> Generator[Callable[[Callable[[], None]], None]]:
 
 
 def _save(
-    run: Run, name: str, unit: str, entry: Pass, rows: Rows, collected: Collected, max_rows: int
+    run: Run, name: str, unit: str, entry: Pass, rows: Rows, collected: OneShard, max_rows: int
 ) -> None:
     kept = collected.kept()
     arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)

@@ -30,7 +30,9 @@ _AT_ONCE: Final = 1_024
 def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> None:
     """Writes the records that are missing. The run's vocabulary must be there. Raises CheckpointError,
     ModelError, DiskFull, Interrupted."""
-    missing = {name: features for name in resolved.dictionaries if (features := run.without_directions(name))}
+    missing = {
+        name: features for name in run.recipe.dictionaries if (features := run.without_directions(name))
+    }
     if not missing:
         return
     n_asked = sum(len(run.asked(name)) for name in resolved.dictionaries)
@@ -40,7 +42,11 @@ def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress
     for name, features in missing.items():
         found = resolved.dictionaries[name]
         directions_FD = reader_of(found.spec).load(found.spec, device).w_dec_FD
-        unembedding = read_unembedding(resolved.model, found.site, n_tokens, device)
+        unembedding = (
+            NoUnembedding("the model's weights are not here")
+            if resolved.model is None
+            else read_unembedding(resolved.model, found.site, n_tokens, device)
+        )
         if isinstance(unembedding, NoUnembedding):
             progress.note(f"{name}: no promoted and suppressed tokens, because {unembedding.reason}")
             unembedding = None

@@ -43,7 +43,7 @@ class Plan:
 
 def plan(run: Run, resolved: Resolved) -> Plan:
     recipe = run.recipe
-    firings = sum(found.spec.k or _UNKNOWN_L0 for found in resolved.dictionaries.values())
+    firings = sum(resolved.firings_a_token(name) or _UNKNOWN_L0 for name in recipe.dictionaries)
     n_features = sum(len(run.asked(name)) for name in recipe.dictionaries)
     n_windows = recipe.sampling.n_heldout + recipe.sampling.n_heldout_silent
     explained = sum(_asks(run, "explainer", "explainers", section) for section in recipe.explainers.values())
@@ -58,7 +58,7 @@ def plan(run: Run, resolved: Resolved) -> Plan:
         context_length=recipe.cache.context_length,
         n_features=n_features,
         n_requests=n_features * a_feature,
-        disk_bytes=recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * firings)
+        disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * firings))
         + n_features * _BYTES_A_FEATURE,
     )
 

@@ -20,6 +20,9 @@ from autointerp.types import Json, Score, ScoreStatus, Trials, digest
 
 def _weaker(run: Run) -> str:
     """What a reader must know of the split: blocks of one text are less apart than documents are."""
+    given = run.recipe.activations
+    if given is not None and given.documents == "rows":
+        return "; held out by row of the files given, not by document (weaker)"
     corpus = run.recipe.corpus
     if corpus is None or corpus.document == "whole":
         return ""

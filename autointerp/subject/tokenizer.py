@@ -14,11 +14,12 @@ from autointerp.subject.architecture import ModelFiles
 from autointerp.subject.chat import Conversation
 from autointerp.subject.chat_template import ChatTemplate, Refused
 from autointerp.subject.corpus import Document
+from autointerp.subject.tokenizer_files import TokenizerFiles
 
 _DOCUMENTS_AT_ONCE: Final = 256
 
 
-def load_tokenizer(files: ModelFiles) -> Any:
+def load_tokenizer(files: ModelFiles | TokenizerFiles) -> Any:
     """transformers' fast tokenizer of a model, its files fetched first for a hub model. `Any`: its class
     depends on the model, and its methods are barely typed. Raises ModelError where there is none."""
     from transformers import AutoTokenizer
