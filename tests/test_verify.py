@@ -70,7 +70,7 @@ def check(folder: Path, *options: str) -> tuple[int, str]:
 def test_a_run_nobody_touched_is_as_it_was_written(whole: Path) -> None:
     code, output = check(whole)
     assert code == 0, output
-    stages = ("rows", "cache", "sample", "explain", "score")
+    stages = ("rows", "cache", "directions", "sample", "explain", "score")
     n_files = sum(path.is_file() for stage in stages for path in (whole / stage).rglob("*"))
     assert f"{n_files:,} files, " in output and "all as they were written" in output
 
