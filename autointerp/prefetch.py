@@ -58,8 +58,10 @@ def prefetch(
             "to be, and the tokenizer's files with it."
         )
     got = [_dictionary(resolved, name) for name in resolved.dictionaries]
-    spec = _on_hub(resolved)
-    if is_offline() and not (spec is None and model.commit is None and all(d.is_local for d in got)):
+    spec = _texts_of(resolved)
+    place = place_of(spec)
+    copying = place.kind == "hub" and not place.files
+    if is_offline() and (copying or model.commit is not None or not all(d.is_local for d in got)):
         raise RecipeError(
             "HF_HUB_OFFLINE is set, and prefetch is the part that needs the network. Unset it here; set it "
             "where the run is to be."
@@ -67,10 +69,10 @@ def prefetch(
     model.with_weights()
     folder = model.with_tokenizer()
     got.append(_found("model", model.name, folder, is_local=model.commit is None))
-    if spec is None:
-        got.append(_local_corpus(cast(CorpusSpec, resolved.recipe.corpus)))
-    else:
+    if copying:
         got.append(_copied(resolved, model, spec, progress or Silent(), stop or Stop()))
+    else:
+        got.append(_local_corpus(spec))
     return got
 
 
@@ -88,18 +90,13 @@ def _found(what: str, name: str, folder: Path, *, is_local: bool) -> Prefetched:
 # --- the corpus ----------------------------------------------------------------------------------------
 
 
-def _on_hub(resolved: Resolved) -> CorpusSpec | None:
-    """The corpus, or what random tokens are drawn as often as in, if it is a dataset on the hub."""
+def _texts_of(resolved: Resolved) -> CorpusSpec:
+    """The corpus; of random tokens what they are drawn as often as in, if that is said."""
     spec = cast(CorpusSpec, resolved.recipe.corpus)
-    if place_of(spec).kind == RANDOM:
-        spec = reference_of(spec) or spec
-    place = place_of(spec)
-    return spec if place.kind == "hub" and not place.files else None
+    return (reference_of(spec) or spec) if place_of(spec).kind == RANDOM else spec
 
 
 def _local_corpus(spec: CorpusSpec) -> Prefetched:
-    if place_of(spec).kind == RANDOM:
-        spec = reference_of(spec) or spec
     files = place_of(spec).files
     n_bytes = sum(path.stat().st_size for path in files)
     return Prefetched("corpus", spec.path, Path(spec.path) if files else None, n_bytes, is_local=True)
