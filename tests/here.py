@@ -53,3 +53,15 @@ def records(folder: Path, *stages: str) -> dict[str, list[bytes]]:
         if not stages or name.split("/")[0] in stages:
             found[name] = sorted(orjson.dumps(record) for record in journal.records())
     return found
+
+
+def device_processes(parent: int) -> list[int]:
+    found = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import yaml
 
@@ -22,21 +21,11 @@ from autointerp import pipeline
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeChanged, RunBusy, RunNotFound
 from autointerp.run import Run
 from autointerp.types import Json
+from here import device_processes, records, state
 from tiny import WIDTH, Tiny
 
 SCRIPTED = {"use": "scripted", "function": "judge:answer"}
 SCRIPTED_LLMS = {"explainer": SCRIPTED, "judge": SCRIPTED}
-
-
-def records(folder: Path, *stages: str) -> dict[str, list[bytes]]:
-    """Sorted records of every journal of a run, as bytes."""
-    found: dict[str, list[bytes]] = {}
-    run = Run.open(folder)
-    for journal in run.journals():
-        name = str(journal.folder.relative_to(run.path))
-        if not stages or name.split("/")[0] in stages:
-            found[name] = sorted(orjson.dumps(record) for record in journal.records())
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -358,18 +347,6 @@ def test_a_killed_parent_leaves_no_child(made: Tiny, tmp_path: Path) -> None:
     while any(Path(f"/proc/{child}").exists() and "Z" not in state(child) for child in children):
         assert time.monotonic() < until, "the child outlives its parent"
         time.sleep(0.1)
-
-
-def device_processes(parent: int) -> list[int]:
-    found = Path(f"/proc/{parent}/task/{parent}/children")
-    return [int(child) for child in found.read_text().split()] if found.exists() else []
-
-
-def state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
 
 
 def test_ctrl_c_in_the_device_stage_ends_with_the_way_on(made: Tiny, tmp_path: Path) -> None:
