@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from autointerp.tables import Table
 
 CACHE_VERSION: Final = "2"
-SAMPLE_VERSION: Final = "1"
+SAMPLE_VERSION: Final = "2"
 """Digested: raise them when the same input would give other shards, or other windows."""
 
 ALL_ROWS: Final = "all"

@@ -38,7 +38,14 @@ FENCES = {
     "asyncio_throttle": {"llm/openai.py"},
     "typer": {"cli.py"},
 }
-TORCH_AT_IMPORT = ("subject/", "dictionaries/", "activations/", "stages/cache.py", "stages/frozen.py", "bench/")
+TORCH_AT_IMPORT = (
+    "subject/",
+    "dictionaries/",
+    "activations/",
+    "stages/cache.py",
+    "stages/frozen.py",
+    "bench/",
+)
 
 
 def modules() -> list[Path]:
