@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.types import Interval, Metrics, Stratum, Trials, digest
+from autointerp.types import Interval, Metrics, Stratum, StratumMetrics, Trials, digest
 
-HEADLINE_STRATA: frozenset[Stratum | None] = frozenset({"random", None})
+HEADLINE_STRATA: frozenset[Stratum | None] = frozenset({"random", "graded", None})
 """Of the trials whose right answer is no, those that count. Windows chosen to be hard would change what the
-headline means."""
+headline means; they are reported beside it."""
 
 TAIL = 0.025
 """Probability left out at each end of an interval."""
@@ -66,6 +66,7 @@ def measure(trials: Trials) -> Metrics:
         true_negative_rate  TN / (TN + FP)            None without a readable negative
         balanced_accuracy   (tpr + tnr) / 2           None if one of them is None
         f1                  2 TP / (2 TP + FP + FN)   None without a readable positive
+        strata              tnr of each other stratum, with its own counts
     """
     cells = Counter(
         (truth, answer)
@@ -82,7 +83,25 @@ def measure(trials: Trials) -> Metrics:
         n_positive=tpr.n + cells[True, None],
         n_negative=tnr.n + cells[False, None],
         n_unreadable=cells[True, None] + cells[False, None],
+        strata=_strata(trials),
     )
+
+
+def _strata(trials: Trials) -> dict[Stratum, StratumMetrics]:
+    """The true negative rate of each stratum outside the headline, by name."""
+    answers: dict[Stratum, Counter[bool | None]] = {}
+    for answer, stratum in zip(trials.answer, trials.stratum, strict=True):
+        if stratum is not None and stratum not in HEADLINE_STRATA:
+            answers.setdefault(stratum, Counter())[answer] += 1
+    found: dict[Stratum, StratumMetrics] = {}
+    for stratum, counts in sorted(answers.items()):
+        rate = _Rate(hits=counts[False], n=counts[False] + counts[True])
+        found[stratum] = StratumMetrics(
+            true_negative_rate=_clopper_pearson(rate) if rate.n else None,
+            n=counts.total(),
+            n_unreadable=counts[None],
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from autointerp.errors import RecipeError, UnknownName
 from autointerp.llm.protocol import EngineResources
 from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
+from autointerp.sampling import settings
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.subject.corpus import CorpusSpec
 
@@ -141,6 +142,8 @@ class Resources:
     batch_tokens: int | None = None
     """Tokens a forward pass. None: 2,048 on a CPU (its caches are small); on a GPU as many as make it fast,
     tried once."""
+    sample_firings: int = 1_000_000
+    """Firings sampled at once, some 200 bytes of memory each."""
     n_in_flight: int = 64
     """LLM work on so many features at once."""
     engine: EngineResources = field(default_factory=EngineResources)
@@ -291,17 +294,12 @@ def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
 
 
 def _number_faults(recipe: Recipe) -> Iterator[str]:
-    sampling, cache, engine = recipe.sampling, recipe.cache, recipe.resources.engine
+    cache, engine = recipe.cache, recipe.resources.engine
     least = {
-        "sampling.width": (sampling.width, 2),
-        "sampling.n_bands": (sampling.n_bands, 1),
-        "sampling.n_shown": (sampling.n_shown, 1),
-        "sampling.n_heldout": (sampling.n_heldout, 1),
-        "sampling.overlap": (sampling.overlap, 2),
-        "sampling.minimum": (sampling.minimum, 1),
         "cache.n_tokens": (cache.n_tokens, 1),
         "cache.shard_tokens": (cache.shard_tokens, 1),
         "cache.max_rows": (cache.max_rows, 2),
+        "resources.sample_firings": (recipe.resources.sample_firings, 1),
         "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
         "resources.engine.tensor_parallel": (engine.tensor_parallel, 1),
         "resources.engine.data_parallel": (1 if engine.data_parallel is None else engine.data_parallel, 1),
@@ -309,19 +307,11 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     for place, (value, minimum) in least.items():
         if value < minimum:
             yield f"{place}: at least {minimum} (found {value})"
-    for place in ("n_shown_silent", "n_select", "n_heldout_silent", "minimum_split", "minimum_documents"):
-        if getattr(sampling, place) < 0:
-            yield f"sampling.{place}: at least 0 (found {getattr(sampling, place)})"
-    if sampling.overlap > sampling.width:
-        yield f"sampling.overlap: at most the width, {sampling.width} (found {sampling.overlap})"
     if cache.shard_tokens > 2**24:
         yield f"cache.shard_tokens: at most {2**24:,} (found {cache.shard_tokens:,})"
+    yield from settings.faults(recipe.sampling)
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
         yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
-    if not 0 <= sampling.context_before < sampling.width:
-        yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
-    if min(sampling.shares) <= 0:
-        yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
     if not 0 < engine.memory <= 1:
         yield f"resources.engine.memory: above 0, at most 1 (found {engine.memory:g})"
     if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:

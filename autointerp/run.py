@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CACHE_VERSION: Final = "2"
 DIRECTIONS_VERSION: Final = "1"
-SAMPLE_VERSION: Final = "1"
+SAMPLE_VERSION: Final = "2"
 """Digested: raise them when the same input would give other shards, directions or windows."""
 
 N_NEIGHBOURS: Final = 16
@@ -281,6 +281,8 @@ class Run:
     def needed(self, dictionary: str) -> NDArray[np.int64]:
         """Features whose firings the later stages read, ascending: those asked for and, where a dictionary
         need not be cached whole, their neighbours, on which silent windows are looked for."""
+        if self.recipe.sampling.n_density:
+            return np.arange(self.identities.widths[dictionary])  # any feature may be of similar density
         asked = self.asked(dictionary)
         found = {feature.index for feature in asked}
         if self.identities.sliceable[dictionary]:

@@ -32,6 +32,8 @@ class Journals(Protocol):
 
 _METRICS: Final = ("balanced_accuracy", "f1", "true_positive_rate", "true_negative_rate")
 _COUNTS: Final = ("n_positive", "n_negative", "n_unreadable")
+_HARD: Final = ("same_token", "neighbour", "same_document", "density")
+"""Strata beside the headline: their true negative rates and trials are columns of their own."""
 
 _FEATURES: Final = pa.schema(
     [
@@ -39,8 +41,10 @@ _FEATURES: Final = pa.schema(
         ("dictionary", pa.string()),
         ("index", pa.int64()),
         ("status", pa.string()),
+        ("contrast", pa.string()),
         ("density", pa.float64()),
         ("n_fired", pa.int64()),
+        ("n_rows", pa.int64()),
         ("n_tokens", pa.int64()),
         ("n_documents", pa.int64()),
         ("n_windows", pa.int64()),
@@ -63,6 +67,9 @@ _SCORES: Final = pa.schema(
         ("status", pa.string()),
         *((name + end, pa.float64()) for name in _METRICS for end in ("", "_low", "_high")),
         *((name, pa.int64()) for name in _COUNTS),
+        ("contrast", pa.string()),
+        *((f"{name}_tnr{end}", pa.float64()) for name in _HARD for end in ("", "_low", "_high")),
+        *((f"{name}_n", pa.int64()) for name in _HARD),
         ("llm", pa.string()),
         ("protocol", pa.string()),
         ("reason", pa.string()),
@@ -145,9 +152,20 @@ def _score_rows(run: Journals) -> Iterator[Json]:
         metrics = record["metrics"] or {}
         row |= {name: metrics.get(name) for name in _COUNTS}
         for name in _METRICS:
-            interval = metrics.get(name) or {"value": None, "low": None, "high": None}
-            row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+            interval = metrics.get(name) or _NO_INTERVAL
+            row |= _ends(name, interval)
+        for name, stratum in (metrics.get("strata") or {}).items():
+            row |= _ends(f"{name}_tnr", stratum["true_negative_rate"] or _NO_INTERVAL) | {
+                f"{name}_n": stratum["n"]
+            }
         yield row
+
+
+_NO_INTERVAL: Final[Json] = {"value": None, "low": None, "high": None}
+
+
+def _ends(name: str, interval: Json) -> Json:
+    return {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
 
 
 def score_records(run: Journals) -> Iterator[Json]:

@@ -92,8 +92,15 @@ class Site:
         return f"layers.{self.layer}{_SITE_SUFFIX[self.point]}"
 
 
-Stratum = Literal["random"]
-"""How a silent window was chosen. `random`: any held-out place of the same position and length."""
+Stratum = Literal["random", "same_token", "neighbour", "same_document", "density", "graded"]
+"""How a window that an active one is set against was chosen. Silent ones: `random`, any place of the same
+position and length; `same_token`, around one of the feature's top tokens; `neighbour`, where a feature alike
+is active; `same_document`, in a document where the feature fires elsewhere; `density`, where some feature of
+similar density is active. `graded`: of the lower half of all windows by maximum, silent or not."""
+
+Contrast = Literal["silent", "graded"]
+"""What the active windows of a feature are set against: windows without any firing, or, for features that
+fire nearly everywhere, the top decile of all windows against the lower half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +190,21 @@ EXPLAINABLE: frozenset[SampleStatus] = frozenset({"full", "small"})
 
 @dataclass(frozen=True, slots=True)
 class WindowRefs:
-    """Which windows a split holds: columns, one entry a window."""
+    """Which windows a split holds: columns, one entry a window, active ones first. The last two columns are
+    run-length coded."""
 
     rows: list[int]
     """Token row, counted over the whole cache."""
     starts: list[int]
     """First position of the window in its row."""
-    bands: list[int | None]
-    """Decile of active windows, 0 strongest; None for silent ones."""
-    strata: list[Stratum | None]
-    """Stratum of silent windows; None for active ones."""
+    bands: list[tuple[int, int]]
+    """(band, how many) of active windows, 0 strongest."""
+    strata: list[tuple[Stratum, int]]
+    """(stratum, how many) of the windows behind them. Where fewer were found than asked for, this says so."""
+
+    @property
+    def n_active(self) -> int:
+        return sum(n for _, n in self.bands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +213,29 @@ class Sample:
 
     feature: str
     status: SampleStatus
+    contrast: Contrast
     n_tokens: int
     """Tokens of the corpus the feature was looked at on (masked ones not counted)."""
     n_fired: int
     """Tokens on which it fires."""
+    n_rows: int
+    """Rows in which it fires."""
     n_documents: int
     """Documents in which it fires."""
     n_windows: int
-    """Active windows to choose from."""
+    """Active windows to choose from; an estimate where the cache kept only some of its rows."""
     maximum: float
     mean: float
     """Largest and mean activation over the tokens on which it fires; 0.0 if dead."""
+    histogram: dict[str, int]
+    """Firings by bin of `activations/histogram.py`, empty bins left out."""
+    top_tokens: list[tuple[int, int]]
+    """(token id, firings on it), the most frequent first, at most 10."""
+    rates: list[float | None]
+    """Share of tokens on which it fires, by position in the row: 0 to 1, 2 to 3, 4 to 7, ..., 128 and above.
+    None where the corpus has no token there."""
+    donors: list[int]
+    """Features alike, whose windows its `neighbour` windows are from."""
     shown: WindowRefs
     select: WindowRefs
     heldout: WindowRefs
@@ -278,6 +302,17 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class StratumMetrics:
+    """What the trials of one stratum of windows say, all of which a judge should call silent."""
+
+    true_negative_rate: Interval | None
+    """None without a readable answer."""
+    n: int
+    """Trials, the unreadable ones included."""
+    n_unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """What a set of trials says. A rate whose denominator is zero is None, never NaN."""
 
@@ -290,6 +325,8 @@ class Metrics:
     n_negative: int
     """Trials by truth, the unreadable ones included."""
     n_unreadable: int
+    strata: dict[Stratum, StratumMetrics] = field(default_factory=dict["Stratum", StratumMetrics])
+    """Of windows chosen to be hard, which count in none of the above."""
 
 
 ScoreStatus = Literal["ok", "unreadable", "bad_request"]
@@ -308,6 +345,7 @@ class Score:
     protocol: str
     """What was done, in words that name every setting a reader must know to compare two scores."""
     llm: str
+    contrast: Contrast
     metrics: Metrics | None
     trials: Trials
     reason: str | None = None

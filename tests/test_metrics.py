@@ -90,6 +90,20 @@ def f1_at(tpr: float, tnr: float, n_positive: int, n_negative: int) -> float:
     return 2 * true_positives / (true_positives + (1 - tnr) * n_negative + n_positive)
 
 
+def test_each_hard_stratum_has_its_own_rate() -> None:
+    """3 of 4 readable same-token windows called silent, one unreadable; the neighbour's cannot be read."""
+    answers: list[bool | None] = [False, False, False, True, None, None]
+    strata: list[Any] = ["same_token"] * 5 + ["neighbour"]
+    n = len(answers)
+    trials = Trials(list(range(n)), [False] * n, answers, [None] * n, [None] * n, strata, [[]] * n)
+    measured = measure(trials)
+    assert measured.n_negative == 0 and measured.true_negative_rate is None
+    same = measured.strata["same_token"]
+    assert same.true_negative_rate is not None and same.true_negative_rate.value == 0.75
+    assert (same.n, same.n_unreadable) == (5, 1)
+    assert measured.strata["neighbour"].true_negative_rate is None
+
+
 # ------------------------------------------------------------------------------------------- the values
 
 
@@ -156,10 +170,12 @@ def test_f1_is_zero_where_no_positive_is_found() -> None:
 def test_negatives_of_other_strata_are_left_out() -> None:
     """Random and unnamed strata count; negatives chosen to be hard do not, nor do their counts."""
     easy = measure(make_trials(tp=4, tn=6))
-    hard = cast(Stratum, "neighbour")  # no such stratum yet
+    hard: Stratum = "neighbour"
     trials = make_trials(tp=4, tn=6, fp=5, lost_negatives=2)
     mixed = replace(trials, stratum=[None] * 4 + ["random"] * 3 + [None] * 3 + [hard] * 7)
-    assert measure(mixed) == easy
+    measured = measure(mixed)
+    assert replace(measured, strata={}) == easy
+    assert set(measured.strata) == {"neighbour"}
 
 
 @quick

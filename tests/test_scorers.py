@@ -7,6 +7,7 @@ The golden prompts `golden/detection.txt` and `golden/fuzzing.txt` are written a
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 from collections import Counter
@@ -23,6 +24,7 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMUnavailable, Pending, RecipeError
 from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
+from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing, Pattern, borrowed
@@ -246,6 +248,35 @@ def test_one_trial_a_heldout_window(scorer: Scorer) -> None:
         assert trials.marks[:12] == [[n for n, a in enumerate(w.activations) if a] for w in heldout.active]
 
 
+@pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
+def test_hard_windows_change_no_question_of_the_headline(scorer: Scorer) -> None:
+    """Prompts, answers and metrics are those of a feature without them; detection judges them beside it."""
+    plain = heldout_of(12, 12, random.Random(0))
+    hard = tuple(
+        dataclasses.replace(window, stratum=stratum)
+        for stratum in ("same_token", "neighbour")
+        for window in heldout_of(0, 7, random.Random(1)).silent
+    )
+    asked: list[list[str]] = []
+
+    def answer(prompt: Prompt, index: int) -> str:
+        asked.append(sorted(f"{view.window.texts}{view.marks}" for view in views_in(prompt)))
+        return judge(lambda view: view.window.band is not None)(prompt, index)
+
+    trials = judged(scorer, plain, asking(answer))
+    without = list(asked)
+    asked.clear()
+    with_hard = judged(scorer, Heldout(plain.active, plain.silent + hard), asking(answer))
+    assert all(prompt in asked for prompt in without)
+    measured = measure(with_hard)
+    assert dataclasses.replace(measured, strata={}) == measure(trials)
+    if isinstance(scorer, Detection):
+        assert {name: found.n for name, found in measured.strata.items()} == {"same_token": 7, "neighbour": 7}
+        assert with_hard.window == list(range(38)) and len(asked) == len(without) + 2
+    else:
+        assert with_hard == trials and asked == without
+
+
 def test_fuzzing_marks_what_is_above_the_threshold() -> None:
     """Strictly above that share of the window's own maximum."""
     heldout = Heldout((make_window(list("abcd"), {0: 10.0, 1: 3.0, 3: 3.1}),), ())
@@ -448,8 +479,8 @@ def test_they_are_found_and_say_what_they_do() -> None:
     assert plugins.find("scorers", "detection") is Detection and plugins.find("scorers", "fuzzing") is Fuzzing
     assert "question" not in plugins.names("scorers")
     one, all_of_them = Capabilities(), Capabilities(all_windows_at_once=True)
-    assert (
-        Detection(5).protocol(one) == "detection 1: 5 windows a prompt, shuffled; negatives: silent windows"
+    assert Detection(5).protocol(one) == (
+        "detection 2: 5 windows a prompt, shuffled; negatives: silent windows; hard ones in prompts of their own"
     )
     assert "all windows in one prompt" in Detection().protocol(all_of_them)
     assert "above 0.5 of" in Fuzzing(threshold=0.5).protocol(one)

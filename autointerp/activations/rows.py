@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from autointerp.errors import RunError
@@ -80,8 +81,13 @@ class RowShard:
         return np.load(self.path, mmap_mode="r")
 
 
+HELD_TOKENS: Final = 2**26
+"""So many tokens (256 MB) are held in memory, where they are found in a tenth of the time; of a larger corpus
+they stay on disk."""
+
+
 class RowStore:
-    """All rows of a run. Tokens stay on disk; the three numbers a row (14 bytes) are held."""
+    """All rows of a run. Three numbers a row are held, and the tokens up to `HELD_TOKENS`."""
 
     def __init__(self, shards: list[RowShard], *, bos: bool) -> None:
         """`bos`: whether each row begins with a token that is not the document's."""
@@ -93,6 +99,12 @@ class RowStore:
         self.document = self._column("document", np.uint64)
         self.position = self._column("position", np.int64)
         self.length = self._column("length", np.int64)
+        self._held: NDArray[np.uint32] | None = None
+        if shards and self.n_rows * self.context_length <= HELD_TOKENS:
+            self._held = np.concatenate([rows["tokens"] for rows in self._mapped])
+        self._shard = np.repeat(
+            np.arange(len(shards), dtype=np.uint16), [len(rows) for rows in self._mapped] if shards else 0
+        )
 
     def _column(self, name: str, dtype: type[Any]) -> NDArray[Any]:
         if not self._mapped:
@@ -112,18 +124,51 @@ class RowStore:
         """Positions in rows -> positions in their documents, in tokens."""
         return self.position[rows] + positions - self._bos
 
-    def tokens(self, rows: NDArray[np.int64], starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    def tokens(self, rows: NDArray[np.int64], starts: NDArray[np.int64], width: int) -> NDArray[np.int32]:
         """Token ids [N, width] of N windows; -1 behind the end of a row."""
-        columns = starts[:, None] + np.arange(width)
-        ids = np.full(columns.shape, -1, np.int64)
-        of_shard = np.searchsorted(self._first, rows, side="right") - 1
-        clipped = np.minimum(columns, self.context_length - 1)
-        for shard in np.unique(of_shard):
-            chosen = np.flatnonzero(of_shard == shard)
-            inside = rows[chosen] - self._first[shard]
-            ids[chosen] = self._mapped[shard]["tokens"][inside[:, None], clipped[chosen]]
-        ids[columns >= self.length[rows][:, None]] = -1
+        if self._held is not None:
+            ids = _windows_in(self._held, rows, starts, width)
+        else:
+            ids = np.empty((len(rows), width), np.int32)
+            for shard, chosen in self._by_shard(rows):
+                row = rows[chosen] - self._first[shard]
+                ids[chosen] = _windows_in(self._mapped[shard]["tokens"], row, starts[chosen], width)
+        room = self.length[rows] - starts
+        short = np.flatnonzero(room < width)
+        ids[short] = np.where(np.arange(width) < room[short, None], ids[short], -1)
         return ids
+
+    def token_at(self, places: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Token ids [N] at places row * context_length + position."""
+        if self._held is not None:
+            return self._held.reshape(-1)[places]
+        ids = np.empty(len(places), np.uint32)
+        rows = places // self.context_length
+        positions = places - rows * self.context_length
+        for shard, chosen in self._by_shard(rows):
+            ids[chosen] = self._mapped[shard]["tokens"][rows[chosen] - self._first[shard], positions[chosen]]
+        return ids
+
+    def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(shard, indices of those of `rows` that lie in it)."""
+        of_shard = self._shard[rows]
+        order = np.argsort(of_shard, kind="stable")  # 16 bits: a radix sort
+        counts = np.bincount(of_shard, minlength=len(self.shards))
+        ends = np.cumsum(counts)
+        for shard in np.flatnonzero(counts).tolist():
+            yield shard, order[ends[shard] - counts[shard] : ends[shard]]
+
+
+def _windows_in(
+    tokens: NDArray[np.uint32], rows: NDArray[np.int64], starts: NDArray[np.int64], width: int
+) -> NDArray[np.int32]:
+    """[N, width] of tokens [R, C]; behind the end of a row anything."""
+    length = tokens.shape[1]
+    if width <= length and (not len(starts) or int(starts.max()) <= length - width):
+        # Whole stretches of memory: four times as fast as token by token.
+        return sliding_window_view(tokens, width, axis=1)[rows, starts].view(np.int32)
+    columns = np.minimum(starts[:, None] + np.arange(width), length - 1)
+    return tokens[rows[:, None], columns].view(np.int32)
 
 
 def row_shards(journal: Journal) -> Iterator[RowShard]:

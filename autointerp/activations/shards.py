@@ -128,34 +128,72 @@ class FiringShard:
         with safe_open(self.path, "np") as file:
             features: NDArray[np.uint32] = file.get_tensor("features")
             low, high = (int(at) for at in np.searchsorted(features, [first, stop]))
-            if low == high:
-                return NOTHING
-            offsets = file.get_slice("offsets")[low : high + 1].astype(np.int64)
-            piece = slice(int(offsets[0]), int(offsets[-1]))
-            token = file.get_slice("low")[piece].astype(np.int64)
-            token += file.get_slice("high")[piece].astype(np.int64) << 16
-            values: NDArray[np.float32] = file.get_slice("values")[piece]
-            capped: NDArray[np.uint32] = file.get_tensor("capped")
-            low_c, high_c = (int(at) for at in np.searchsorted(capped, [first, stop]))
-            cap = (
-                {name: file.get_slice(name)[low_c:high_c] for name in _OF_CAPPED} if low_c < high_c else None
-            )
+            return self._read(file, features, np.arange(low, high), context_length)
+
+    def read_these(self, wanted: NDArray[np.int64], context_length: int) -> Firings:
+        """Firings of these features (ascending), of those of them that fire here. Reads only their bytes."""
+        with safe_open(self.path, "np") as file:
+            features: NDArray[np.uint32] = file.get_tensor("features")
+            at = np.flatnonzero(np.isin(features, wanted.astype(np.uint32)))
+            return self._read(file, features, at, context_length)
+
+    def _read(
+        self, file: Any, features: NDArray[np.uint32], at: NDArray[np.int64], context_length: int
+    ) -> Firings:
+        """Firings of features[at], `at` ascending."""
+        if not len(at):
+            return NOTHING
+        offsets: NDArray[np.int64] = file.get_slice("offsets")[int(at[0]) : int(at[-1]) + 2].astype(np.int64)
+        begin, end = offsets[at - at[0]], offsets[at - at[0] + 1]
+        # Neighbours in the file are one slice.
+        is_first = np.append(True, begin[1:] != end[:-1])
+        is_last = np.append(is_first[1:], True)
+        pieces = list(zip(begin[is_first].tolist(), end[is_last].tolist(), strict=True))
+        token = _slices(file, "low", pieces).astype(np.int64)
+        token += _slices(file, "high", pieces).astype(np.int64) << 16
         token += self.first_row * context_length
-        features, offsets = features[low:high], offsets - offsets[0]
-        whole = _uncapped(features, offsets, token, values, context_length)
-        if cap is None:
+        values = _slices(file, "values", pieces).astype(np.float32, copy=False)
+        counts = np.concatenate([_START, np.cumsum(end - begin)])
+        whole = _uncapped(features[at], counts, token, values, context_length)
+        capped: NDArray[np.uint32] = file.get_tensor("capped")
+        chosen = np.flatnonzero(np.isin(capped, features[at])).tolist()
+        if not chosen:
             return whole
-        return _with_capped(whole, capped[low_c:high_c], cap, self.first_row, context_length)
+        pairs = [(number, number + 1) for number in chosen]
+        cap = {name: _slices(file, name, pairs) for name in _OF_CAPPED}
+        return _with_capped(whole, capped[chosen], cap, self.first_row, context_length)
+
+    def codes_at(self, is_wanted: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """(feature, token in the shard) of every kept firing on a wanted token, sorted by feature, then
+        token. `is_wanted`: one entry a token of the shard."""
+        with safe_open(self.path, "np") as file:
+            token = file.get_tensor("low").astype(np.int64)
+            token += file.get_tensor("high").astype(np.int64) << 16
+            features, offsets = file.get_tensor("features"), file.get_tensor("offsets")
+        at = np.flatnonzero(is_wanted[token])
+        return features[np.searchsorted(offsets, at, side="right") - 1], token[at]
 
     def counts(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The features that fire, and how many firings of each are kept."""
         with safe_open(self.path, "np") as file:
             return file.get_tensor("features"), np.diff(file.get_tensor("offsets").astype(np.int64))
 
+    def n_kept(self) -> int:
+        """Firings that are kept, of all features."""
+        with safe_open(self.path, "np") as file:
+            return int(file.get_slice("values").get_shape()[0])
+
     def masked(self, context_length: int) -> NDArray[np.int64]:
         """Tokens nobody looked at, counted over the whole cache, ascending."""
         with safe_open(self.path, "np") as file:
             return file.get_tensor("masked").astype(np.int64) + self.first_row * context_length
+
+
+def _slices(file: Any, name: str, pieces: list[tuple[int, int]]) -> NDArray[Any]:
+    """Rows [begin, end) of a tensor, all pieces behind one another."""
+    tensor = file.get_slice(name)
+    found = [tensor[begin:end] for begin, end in pieces]
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 _OF_CAPPED: Final = ("fired", "strongest", "weight", "n_fired", "total", "histogram")
@@ -272,9 +310,31 @@ class FiringStore:
             counts[features] += of_each
         return counts
 
+    def n_kept(self) -> int:
+        """Firings that are kept, of all features."""
+        return sum(shard.n_kept() for shard in self._shards)
+
     def read(self, first: int, stop: int) -> Firings:
         """Firings of the features in [first, stop) over all shards. Memory: some 60 bytes a firing."""
         return joined([shard.read(first, stop, self.context_length) for shard in self._shards])
+
+    def read_these(self, features: NDArray[np.int64]) -> Firings:
+        """Firings of these features (ascending) over all shards. Memory: some 60 bytes a firing."""
+        return joined([shard.read_these(features, self.context_length) for shard in self._shards])
+
+    def codes_at(self, is_wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(feature, token) of every kept firing on a wanted token. `is_wanted`: one entry a token of the
+        whole cache. Memory: one shard's tokens and what is found."""
+        features: list[NDArray[np.uint32]] = []
+        tokens: list[NDArray[np.int64]] = []
+        for shard in self._shards:
+            first = shard.first_row * self.context_length
+            feature, token = shard.codes_at(is_wanted[first : first + MOST_TOKENS])
+            features.append(feature)
+            tokens.append(token + first)
+        if not features:
+            return _INTS, _INTS
+        return np.concatenate(features).astype(np.int64), np.concatenate(tokens)
 
     def shards(self) -> Iterator[Firings]:
         """Every feature's firings, a shard at a time, in order of rows. Memory: one shard's."""

@@ -36,6 +36,10 @@ class ScoreSummary:
     n_trials: int
     n_unreadable: int
     protocol: str
+    n_graded: int
+    """Of the scored features, those whose contrast is graded."""
+    strata: dict[str, MeanOver]
+    """Mean true negative rate on windows chosen to be hard, by stratum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +105,15 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
     ends: Counter[str] = Counter()
     accuracies: list[float] = []
     f1s: list[float] = []
-    n_trials = n_unreadable = 0
+    n_trials = n_unreadable = n_graded = 0
+    strata: dict[str, list[float]] = {}
     protocol = ""
     for unit in sorted(set(asked.values())):
         for key, record in sorted(run.existing("score", dictionary, explainer, scorer).read(unit).items()):
             if key not in asked:
                 continue
-            protocol = record["protocol"]
+            if not protocol or record["contrast"] == "silent":
+                protocol = record["protocol"]
             metrics: Json | None = record["metrics"]
             if metrics is not None:
                 n_trials += metrics["n_positive"] + metrics["n_negative"]
@@ -116,6 +122,10 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
                 ends[record["status"]] += 1
                 continue
             accuracies.append(metrics["balanced_accuracy"]["value"])
+            n_graded += record["contrast"] == "graded"
+            for name, stratum in metrics["strata"].items():
+                if stratum["true_negative_rate"] is not None:
+                    strata.setdefault(name, []).append(stratum["true_negative_rate"]["value"])
             if metrics["f1"] is not None:
                 f1s.append(metrics["f1"]["value"])
     seed = run.recipe.seed  # one for all, so that equal scores have equal intervals
@@ -129,4 +139,10 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
         n_trials=n_trials,
         n_unreadable=n_unreadable,
         protocol=protocol,
+        n_graded=n_graded,
+        strata={
+            name: mean
+            for name, values in sorted(strata.items())
+            if (mean := mean_over_features(values, seed=seed, purpose=f"tnr {name}")) is not None
+        },
     )

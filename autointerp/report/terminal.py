@@ -99,6 +99,13 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
     console.print(_funnel(summary))
     if summary.scores and any(score.n_scored for score in summary.scores):
         console.print(_scores(summary))
+        if any(score.strata for score in summary.scores):
+            console.print(_hard(summary))
+        if n_graded := max(score.n_graded for score in summary.scores):
+            console.print(
+                f"{n_graded:,} of the scored features fire nearly everywhere: for them windows of the top "
+                "decile stand against those of the lower half."
+            )
     if seconds:
         spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
         console.print(f"Time: {spent} (all: {sum(seconds.values()):.1f} s)", highlight=False)
@@ -153,6 +160,23 @@ def _scores(summary: Summary) -> Table:
             f"{score.n_trials:,}",
             f"{score.n_unreadable:,}",
         )
+    return table
+
+
+def _hard(summary: Summary) -> Table:
+    table = Table(
+        title="Windows chosen to be hard (share called silent; they count in no score above)",
+        title_justify="left",
+        show_edge=False,
+    )
+    names = sorted({name for score in summary.scores for name in score.strata})
+    for column in ("explainer", "scorer"):
+        table.add_column(column)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for score in summary.scores:
+        if score.strata:
+            table.add_row(score.explainer, score.scorer, *(_mean(score.strata.get(name)) for name in names))
     return table
 
 
@@ -217,7 +241,7 @@ def print_windows(console: Console, title: str, windows: WindowSet, maximum: flo
 
 def _shaded(console: Console, window: Window, maximum: float) -> Text:
     """Tokens shaded by activation; where there are no colours, those that fire stand in «»."""
-    line = Text(f"{_kind(window):8} {window.maximum:8.3g}  ", style="dim")
+    line = Text(f"{_kind(window):10} {window.maximum:8.3g}  ", style="dim")
     if not console.is_terminal:
         fires = (place for place, value in enumerate(window.activations) if value > 0)
         return line.append(marked(window.texts, fires), style="not dim")
@@ -227,7 +251,9 @@ def _shaded(console: Console, window: Window, maximum: float) -> Text:
 
 
 def _kind(window: Window) -> str:
-    return "silent" if window.stratum else f"band {window.band}"
+    if window.stratum is None:
+        return f"band {window.band}"
+    return {"random": "silent", "graded": "weak"}.get(window.stratum, window.stratum.replace("_", " "))
 
 
 def _style(share: float) -> str:
@@ -251,6 +277,10 @@ def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: fl
     console.print(
         f"\n[bold]{escape(record['explainer'])} · {escape(record['scorer'])}[/]  {said}", highlight=False
     )
+    for name, stratum in (metrics.get("strata") or {}).items():
+        rate = stratum["true_negative_rate"]
+        shares = f"{rate['value']:.3f} \\[{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "unreadable"
+        console.print(f"  called silent of {stratum['n']} {name} windows: {shares}", highlight=False)
     trials = record["trials"]
     columns = (trials["window"], trials["truth"], trials["answer"], trials["marks"])
     for at, truth, answer, marks in zip(*columns, strict=True):
@@ -259,7 +289,7 @@ def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: fl
             f"{verdict:10} truth {'yes' if truth else 'no ':3} ", style="" if verdict == "right" else "red"
         )
         if marks:
-            line.append(f"{_kind(windows[at]):8} judge saw  ", style="dim")
+            line.append(f"{_kind(windows[at]):10} judge saw  ", style="dim")
             line.append(marked(windows[at].texts, marks), style="not dim")
         else:
             line.append_text(_shaded(console, windows[at], maximum))

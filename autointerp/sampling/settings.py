@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+WindowKind = Literal["anchored", "aligned"]
+
+MOST_BANDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
     """Which windows are cut and how many of each kind a feature gets."""
 
-    window: Literal["anchored", "aligned"] = "anchored"
+    window: WindowKind = "anchored"
     """`anchored`: a firing token stands at a hashed place in its window, with at least `context_before`
     tokens before it wherever its row has them. `aligned`: fixed blocks (arXiv 2410.13928)."""
     width: int = 32
@@ -18,14 +24,35 @@ class SamplingSettings:
     context_before: int = 12
     n_bands: int = 10
     """Bands of equal size by window maximum; with 10, deciles."""
+    shown: Literal["quantiles", "top", "mix", "random", "importance"] = "quantiles"
+    """Which active windows the explainer sees: n_shown / n_bands from each band; the strongest; half the
+    strongest and half by band; any; any, with probability proportional to the window's maximum."""
     n_shown: int = 40
-    """Active windows for the explainer, n_shown / n_bands from each band."""
+    """Active windows for the explainer."""
     n_shown_silent: int = 40
     n_select: int = 20
     """Active windows for choosing between explanations, and as many silent ones."""
     n_heldout: int = 50
     """Active windows for scorers, n_heldout / n_bands from each band."""
     n_heldout_silent: int = 50
+    """Silent windows for scorers, drawn at random: what the headline is measured on."""
+    n_same_token: int = 20
+    """Silent windows for scorers that hold one of the feature's top tokens."""
+    n_neighbour: int = 20
+    """Silent windows for scorers in which a feature alike is active: one with a similar decoder or encoder
+    row, or one that often fires together with this one."""
+    n_same_document: int = 0
+    """Silent windows for scorers from documents in which the feature fires elsewhere."""
+    n_density: int = 0
+    """Silent windows for scorers in which some feature of similar density is active."""
+    active_above: int | float | str = 0
+    """A token counts as active above this: 0, `10% of maximum` (of the feature), or `quantile 0.9` (of its
+    firing values). A window that fires only below it is neither active nor silent."""
+    contrast: Literal["auto", "silent", "graded"] = "auto"
+    """`silent`: active windows against windows without any firing. `graded`: windows whose maximum is in the
+    top decile of all windows against the lower half of them. `auto`: graded for features that fire on more
+    than `graded_from` of all tokens."""
+    graded_from: float = 0.03
     shares: tuple[float, float, float] = (0.4, 0.2, 0.4)
     """Shares of documents that go to shown, select and heldout."""
     minimum_full: int = 200
@@ -38,3 +65,62 @@ class SamplingSettings:
     ones it is `dense`."""
     overlap: int = 13
     """No run of so many tokens stands both in what is shown or selected on and in what is held out."""
+
+    @property
+    def n_hard(self) -> int:
+        """Held-out silent windows beside the headline."""
+        return self.n_same_token + self.n_neighbour + self.n_same_document + self.n_density
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAbove:
+    """`active_above`, read. Of the two numbers at most one is above 0."""
+
+    of_maximum: float = 0.0
+    """Share of the feature's largest activation."""
+    quantile: float = 0.0
+    """Of the feature's firing values."""
+
+
+_OF_MAXIMUM: Final = re.compile(r"(\d+(?:\.\d+)?) ?% of maximum")
+_QUANTILE: Final = re.compile(r"quantile (0?\.\d+)")
+
+
+def read_active_above(value: float | str) -> ActiveAbove | None:
+    """None where it is none of `0`, `10% of maximum`, `quantile 0.9`."""
+    text = str(value).strip()
+    if text in ("0", "0.0"):
+        return ActiveAbove()
+    if match := _OF_MAXIMUM.fullmatch(text):
+        share = float(match[1]) / 100
+        return ActiveAbove(of_maximum=share) if share < 1 else None
+    if match := _QUANTILE.fullmatch(text):
+        return ActiveAbove(quantile=float(match[1]))
+    return None
+
+
+def faults(sampling: SamplingSettings) -> Iterator[str]:
+    """What is wrong with a `sampling` section, beyond what types say."""
+    least = {"width": 2, "n_bands": 1, "n_shown": 1, "n_heldout": 1, "overlap": 2, "minimum": 1}
+    least |= dict.fromkeys(
+        ("n_shown_silent", "n_select", "n_heldout_silent", "n_same_token", "n_neighbour", "n_same_document"),
+        0,
+    )
+    least |= dict.fromkeys(("n_density", "minimum_split", "minimum_documents"), 0)
+    for name, minimum in least.items():
+        if getattr(sampling, name) < minimum:
+            yield f"sampling.{name}: at least {minimum} (found {getattr(sampling, name)})"
+    if sampling.n_bands > MOST_BANDS:
+        yield f"sampling.n_bands: at most {MOST_BANDS} (found {sampling.n_bands})"
+    if sampling.overlap > sampling.width:
+        yield f"sampling.overlap: at most the width, {sampling.width} (found {sampling.overlap})"
+    if not 0 <= sampling.context_before < sampling.width:
+        yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
+    if min(sampling.shares) <= 0:
+        yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
+    if not 0 <= sampling.graded_from <= 1:
+        yield f"sampling.graded_from: from 0 to 1 (found {sampling.graded_from})"
+    if read_active_above(sampling.active_above) is None:
+        yield (
+            f"sampling.active_above: 0, '10% of maximum' or 'quantile 0.9' (found {sampling.active_above!r})"
+        )

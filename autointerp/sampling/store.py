@@ -1,76 +1,137 @@
 """The window store: every window of a unit's samples, with its tokens and activations, in one parquet
-file beside the unit's part. Later stages need neither the corpus nor the shards."""
+file beside the unit's part. Later stages need neither the corpus nor the shards.
+
+    feature      string, in a dictionary in the order of the windows
+    split        shown, select or heldout
+    document     u64
+    position     i32, of the first token in its document; -1 is the BOS before it
+    length       u16, tokens of the window
+    band         i16, null behind active windows
+    stratum      null in active windows
+    token_low    the tokens' ids, 0 behind the last: the lower 16 bits of each, little-endian, ...
+    token_high   ... and the upper 8: written in a fifth of the time of a list, and smaller
+    fired        list of u16, places in the window
+    activations  list of f32, what fired there
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from autointerp.activations.rows import RowStore
 from autointerp.errors import RunError
 from autointerp.files import write_sealed
-from autointerp.sampling.sample import SPLITS, Sampled
-from autointerp.sampling.windows import Places
+from autointerp.sampling.sample import Sampled
+from autointerp.sampling.selected import STRATA, Selected
+from autointerp.sampling.text import SPLITS, Ints, SplitName
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Heldout, Json, Select, Shown, Window
 
-_SCHEMA: Final = pa.schema(
-    [
-        ("feature", pa.string()),
-        ("split", pa.string()),
-        ("document", pa.uint64()),
-        ("position", pa.int32()),  # -1 is the BOS before a document
-        ("band", pa.int16()),  # null in silent windows
-        ("stratum", pa.string()),  # null in active windows
-        ("token_ids", pa.list_(pa.uint32())),
-        ("fired", pa.list_(pa.uint16())),  # places in the window
-        ("activations", pa.list_(pa.float32())),  # what fired there
-    ]
-)
 
-
-def save_windows(path: Path, samples: list[Sampled], rows: RowStore) -> Json:
-    """Writes the windows of these samples; the file's seal. Raises DiskFull."""
-    table = pa.Table.from_pylist([row for sample in samples for row in _rows_of(sample, rows)], _SCHEMA)
+def save_windows(path: Path, sampled: Sampled, which: slice) -> Json:
+    """Writes the windows of these of the samples; the file's seal. Raises DiskFull."""
     content = pa.BufferOutputStream()
-    pq.write_table(table, content, compression="zstd", row_group_size=16_384)
+    pq.write_table(
+        _table(sampled, which),
+        content,
+        compression="zstd",
+        row_group_size=2**20,
+        write_statistics=False,
+        use_dictionary=cast(Any, ["feature", "split", "band", "stratum", "fired.list.element"]),
+    )
     return write_sealed(path, memoryview(content.getvalue()))
 
 
-def _rows_of(sampled: Sampled, rows: RowStore) -> Iterator[dict[str, Any]]:
-    for name in SPLITS:
-        split = sampled.splits[name]
-        for places, bands in ((split.active, split.band.tolist()), (split.silent, None)):
-            positions = rows.in_document(places.row, places.start)
-            ids = rows.tokens(places.row, places.start, int(places.length.max(initial=0)))
-            for at in range(len(places)):
-                fired, activations = _fired(sampled, places, at, rows.context_length)
-                yield {
-                    "feature": sampled.sample.feature,
-                    "split": name,
-                    "document": int(rows.document[places.row[at]]),
-                    "position": int(positions[at]),
-                    "band": bands[at] if bands else None,
-                    "stratum": None if bands else "random",
-                    "token_ids": ids[at, : places.length[at]],
-                    "fired": fired,
-                    "activations": activations,
-                }
+def _table(sampled: Sampled, which: slice) -> Any:
+    samples = sampled.samples[which]
+    first = which.start or 0
+    low, high = np.searchsorted(sampled.windows.group, [first, first + len(samples)])
+    windows = sampled.windows[slice(int(low), int(high))]
+    row, start = windows.places.row, windows.places.start
+    is_active = windows.stratum < 0
+    rows = sampled.text.rows
+    names = pa.array([sample.feature for sample in samples], pa.string())
+    fired_offsets, fired, activations = _fired_lists(sampled, windows)
+    ids = rows.tokens(row, start, int(windows.places.length.max(initial=1)))
+    ids[ids < 0] = 0
+    return pa.table(
+        {
+            "feature": pa.DictionaryArray.from_arrays(_numbers(windows.group - first, "i4"), names),
+            "split": pa.DictionaryArray.from_arrays(_numbers(windows.split, "i1"), pa.array(SPLITS)),
+            "document": _numbers(rows.document[row], "u8"),
+            "position": _numbers(rows.in_document(row, start), "i4"),
+            "length": _numbers(windows.places.length, "u2"),
+            "band": _numbers(windows.band, "i2", is_active),
+            "stratum": pa.DictionaryArray.from_arrays(
+                _numbers(windows.stratum, "i1", ~is_active), pa.array(STRATA)
+            ),
+            "token_low": _blobs(ids.astype("<u2")),
+            "token_high": _blobs((ids >> 16).astype(np.uint8)),
+            "fired": _lists(fired_offsets, _numbers(fired, "u2")),
+            "activations": _lists(fired_offsets, _numbers(activations, "f4")),
+        }
+    )
 
 
-def _fired(sampled: Sampled, places: Places, at: int, context_length: int) -> tuple[Any, Any]:
-    begin = places.row[at] * context_length + places.start[at]
-    low, high = np.searchsorted(sampled.tokens, [begin, begin + places.length[at]])
-    return sampled.tokens[low:high] - begin, sampled.values[low:high]
+_ARROW: Final = {
+    "i1": pa.int8(), "i2": pa.int16(), "i4": pa.int32(), "u2": pa.uint16(), "u8": pa.uint64(), "f4": pa.float32()
+}  # fmt: skip
+
+
+def _numbers(values: NDArray[Any], kind: str, valid: NDArray[np.bool_] | None = None) -> Any:
+    """A column over the memory of an array. `pa.array` would do, but it loads pandas: a second."""
+    bits = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    content = pa.py_buffer(np.ascontiguousarray(values, f"<{kind}"))
+    return pa.Array.from_buffers(_ARROW[kind], len(values), [bits, content])
+
+
+def _lists(offsets: Ints, values: Any) -> Any:
+    return pa.ListArray.from_arrays(_numbers(offsets, "i4"), values)
+
+
+def _blobs(values: NDArray[Any]) -> Any:
+    """Rows [N, ...] as Arrow binaries of one size, without a copy."""
+    kind = pa.binary(values.shape[1] * values.itemsize)
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _fired_lists(sampled: Sampled, windows: Selected) -> tuple[Ints, Ints, NDArray[np.float32]]:
+    """Offsets, places in the window and values of what fires in each window."""
+    counts = windows.high - windows.low
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    at = np.repeat(windows.low - offsets[:-1], counts) + np.arange(offsets[-1])
+    begin = windows.places.row * sampled.text.context_length + windows.places.start
+    fired = sampled.firings.tokens[at] - np.repeat(begin, counts)
+    return offsets, fired, sampled.firings.values[at]
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """A list column as two arrays."""
+
+    offsets: NDArray[np.int32]
+    values: NDArray[Any]
+
+    @classmethod
+    def of(cls, column: Any) -> _Lists:
+        chunk = column.combine_chunks()
+        return cls(chunk.offsets.to_numpy(), chunk.values.to_numpy())
+
+    def at(self, number: int) -> list[Any]:
+        return self.values[self.offsets[number] : self.offsets[number + 1]].tolist()
 
 
 class Windows:
-    """What a unit's store holds, by feature."""
+    """What a unit's store holds, by feature. Columns stay arrays; a window is built when asked for."""
 
     def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
         """Raises RunError where the file is missing."""
@@ -80,37 +141,76 @@ class Windows:
                 f"Delete {path.with_suffix('.jsonl')} too, and they are sampled anew."
             )
         self._vocabulary = vocabulary
-        self._by_feature: dict[str, list[dict[str, Any]]] = {}
-        for row in pq.read_table(path).to_pylist():
-            self._by_feature.setdefault(row["feature"], []).append(row)
+        table = pq.read_table(path)
+        features = table["feature"].combine_chunks().cast(pa.string()).dictionary_encode()
+        group = features.indices.to_numpy()
+        names: list[str] = features.dictionary.to_pylist()
+        # A feature's windows are neighbours, and names are numbered as they come.
+        begin = np.searchsorted(group, np.arange(len(names) + 1)).tolist()
+        self._pieces = {name: (begin[at], begin[at + 1]) for at, name in enumerate(names)}
+        self._split = _codes(table["split"], list(SPLITS))
+        self._document: NDArray[np.uint64] = table["document"].to_numpy()
+        self._position: NDArray[np.int32] = table["position"].to_numpy()
+        self._band: NDArray[np.int16] = table["band"].fill_null(-1).to_numpy()
+        self._stratum = _codes(table["stratum"], list(STRATA))
+        self._length: list[int] = table["length"].to_pylist()
+        low, high = (
+            _blob_rows(table[name], kind) for name, kind in (("token_low", "<u2"), ("token_high", "u1"))
+        )
+        self._token_ids = low.astype(np.int32) | (high.astype(np.int32) << 16)
+        self._fired = _Lists.of(table["fired"])
+        self._activations = _Lists.of(table["activations"])
 
     def shown(self, feature: str) -> Shown:
-        return Shown(*self._split(feature, "shown"))
+        return Shown(*self._of(feature, "shown"))
 
     def select(self, feature: str) -> Select:
-        return Select(*self._split(feature, "select"))
+        return Select(*self._of(feature, "select"))
 
     def heldout(self, feature: str) -> Heldout:
-        return Heldout(*self._split(feature, "heldout"))
+        return Heldout(*self._of(feature, "heldout"))
 
-    def _split(self, feature: str, name: str) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
-        rows = [row for row in self._by_feature.get(feature, []) if row["split"] == name]
-        windows = [self._window(row) for row in rows]
+    def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
+        """Active windows, and those they are set against."""
+        begin, end = self._pieces.get(feature, (0, 0))
+        in_split = begin + np.flatnonzero(self._split[begin:end] == SPLITS.index(split))
+        windows = [self._window(number) for number in in_split.tolist()]
         return (
             tuple(window for window in windows if window.stratum is None),
             tuple(window for window in windows if window.stratum is not None),
         )
 
-    def _window(self, row: dict[str, Any]) -> Window:
-        activations = [0.0] * len(row["token_ids"])
-        for place, value in zip(row["fired"], row["activations"], strict=True):
+    def _window(self, number: int) -> Window:
+        token_ids: list[int] = self._token_ids[number, : self._length[number]].tolist()
+        activations = [0.0] * len(token_ids)
+        for place, value in zip(self._fired.at(number), self._activations.at(number), strict=True):
             activations[place] = value
+        band, stratum = int(self._band[number]), int(self._stratum[number])
         return Window(
-            document=f"{row['document']:016x}",
-            position=row["position"],
-            token_ids=tuple(row["token_ids"]),
-            texts=self._vocabulary.pieces(row["token_ids"]),
+            document=f"{int(self._document[number]):016x}",
+            position=int(self._position[number]),
+            token_ids=tuple(token_ids),
+            texts=self._vocabulary.pieces(token_ids),
             activations=tuple(activations),
-            band=row["band"],
-            stratum=row["stratum"],
+            band=band if stratum < 0 else None,
+            stratum=STRATA[stratum] if stratum >= 0 else None,
         )
+
+
+def _blob_rows(column: Any, kind: str) -> NDArray[Any]:
+    """What `_blobs` was given."""
+    chunk = column.combine_chunks()
+    if not len(chunk):
+        return np.zeros((0, 0), kind)
+    values = np.frombuffer(chunk.buffers()[1], kind).reshape(
+        -1, chunk.type.byte_width // np.dtype(kind).itemsize
+    )
+    return values[chunk.offset : chunk.offset + len(chunk)]
+
+
+def _codes(column: Any, names: list[str]) -> NDArray[np.int8]:
+    """A column of names -> their places in `names`, -1 for null."""
+    encoded = column.combine_chunks().cast(pa.string()).dictionary_encode()
+    numbers = np.array([names.index(name) for name in encoded.dictionary.to_pylist()], np.int8)
+    at = encoded.indices.fill_null(-1).to_numpy()
+    return np.where(at < 0, -1, numbers[at] if len(numbers) else -1).astype(np.int8)

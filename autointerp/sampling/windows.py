@@ -1,19 +1,19 @@
-"""Active windows of one feature: where they are cut, their bands, and which are taken."""
+"""Active windows of many features at once: where they are cut, how strongly each fires.
+
+Shape letters: P features, M firings, N windows. Arrays over firings and windows are sorted by feature.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.rows import RowStore
-from autointerp.sampling.settings import SamplingSettings
-
-Ints = NDArray[np.int64]
+from autointerp.activations.shards import Firings, group_of
+from autointerp.sampling.settings import SamplingSettings, WindowKind
+from autointerp.sampling.text import Ints, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,127 +31,198 @@ class Places:
     def __getitem__(self, chosen: Ints | NDArray[np.bool_] | slice) -> Places:
         return Places(self.row[chosen], self.start[chosen], self.length[chosen])
 
-    def items(self, rows: RowStore) -> NDArray[np.uint64]:
-        """What names each place for ever: its document and its position in it."""
-        return draw.pair(rows.document[self.row], rows.in_document(self.row, self.start))
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Active windows of P features, by feature, row and start; no two of a feature overlap."""
+
+    group: Ints
+    """[N], which of the P features."""
+    places: Places
+    low: Ints
+    high: Ints
+    """[N], the feature's firings in the window are firings low to high - 1."""
+    maximum: NDArray[np.float32]
+    """[N], largest activation in the window."""
+    weight: NDArray[np.float32]
+    """[N], how many rows the window's row stands for."""
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, chosen: Ints | NDArray[np.bool_]) -> Active:
+        return Active(
+            self.group[chosen],
+            self.places[chosen],
+            self.low[chosen],
+            self.high[chosen],
+            self.maximum[chosen],
+            self.weight[chosen],
+        )
 
 
-NO_PLACES: Final = Places(*(np.zeros(0, np.int64) for _ in range(3)))
+def firing_keys(firings: Firings, text: Text) -> Ints:
+    """[M], ascending: feature and token in one number, group * tokens of the whole cache + token."""
+    return group_of(firings.offsets) * token_span(text) + firings.tokens
 
 
-def active_places(tokens: Ints, rows: RowStore, settings: SamplingSettings, first: int, key: int) -> Places:
-    """Non-overlapping windows that hold a firing, at most one a block of `width` tokens.
+def token_span(text: Text) -> int:
+    """One more than the largest number that a token of the cache can have."""
+    return text.rows.n_rows * text.context_length
 
-    `tokens`: where the feature fires, ascending, row * context_length + position. `first`: the first
-    position of a row that windows may use. `key`: of the hashed offsets.
+
+def active_windows(
+    firings: Firings,
+    keys: Ints,
+    text: Text,
+    settings: SamplingSettings,
+    kind: WindowKind,
+    threshold: NDArray[np.float32],
+    offset_keys: draw.Hashes,
+) -> Active:
+    """Windows that hold a firing above the threshold, at most one a block of `width` tokens.
+
+    `keys`: of `firing_keys`. `threshold`, `offset_keys` [P]: of each feature; the latter key the hashed
+    offsets of anchored windows.
     """
-    row, position = np.divmod(tokens, rows.context_length)
-    block = (position - first) // settings.width
-    if settings.window == "aligned":
-        return _aligned(row, block, rows, settings.width, first)
-    anchor = _one_a_block(
-        row, block, draw.mix(key, draw.pair(rows.document[row], rows.in_document(row, position)))
-    )
-    row, position, block = row[anchor], position[anchor], block[anchor]
-    where = draw.pair(rows.document[row], rows.in_document(row, position))
+    group = group_of(firings.offsets)
+    at = None
+    if threshold.any():
+        at = np.flatnonzero(firings.values > threshold[group])
+        group = group[at]
+    token = firings.tokens if at is None else firings.tokens[at]
+    row = token // text.context_length
+    position = token - row * text.context_length
+    slot = _slots(group, row, (position - text.first) // settings.width)
+    first, size = slot, np.diff(slot, append=len(token))
+    if kind == "anchored":
+        first = _smallest_hash(slot, size, group, row, position, text, offset_keys)
+    group, row, position = group[first], row[first], position[first]
+    if kind == "aligned":
+        places, keep = _blocks(row, position, text, settings.width)
+    else:
+        places = anchored_places(
+            row,
+            position,
+            draw.mix(offset_keys[group] + np.uint64(1), text.items(row, position)),
+            text,
+            settings,
+        )
+        keep = _without_overlap(group, places)
+    if len(text.masked):
+        keep = keep & ~text.touches_masked(places.row, places.start, places.length)
+    if not keep.all():
+        first, group, places = first[keep], group[keep], places[keep]
+    anchor = first if at is None else at[first]
+    begin = group * token_span(text) + places.row * text.context_length + places.start
+    low, high = _firings_inside(anchor, begin, begin + places.length, keys)
+    maximum = _maxima(low, high, firings.values)
+    return Active(group, places, low, high, maximum, firings.weights[anchor])
+
+
+def _slots(group: Ints, row: Ints, block: Ints) -> Ints:
+    """Index of the first firing of each (feature, row, block)."""
+    is_first = np.ones(len(group), bool)
+    np.not_equal(row[1:], row[:-1], out=is_first[1:])
+    is_first[1:] |= block[1:] != block[:-1]
+    is_first[1:] |= group[1:] != group[:-1]
+    return np.flatnonzero(is_first)
+
+
+def _smallest_hash(
+    slot: Ints, size: Ints, group: Ints, row: Ints, position: Ints, text: Text, keys: draw.Hashes
+) -> Ints:
+    """Of each slot the firing with the smallest hash; of equal hashes the first."""
+    several = np.flatnonzero(size > 1)
+    if not len(several):
+        return slot
+    sizes = size[several]
+    ends = np.cumsum(sizes)
+    at = np.arange(ends[-1]) + np.repeat(slot[several] - (ends - sizes), sizes)
+    hashes = draw.mix(keys[group[at]], text.items(row[at], position[at]))
+    least = np.minimum.reduceat(hashes, ends - sizes)
+    number = np.repeat(np.arange(len(several)), sizes)
+    winners = np.flatnonzero(hashes == least[number])
+    _, first = np.unique(number[winners], return_index=True)
+    anchor = slot.copy()
+    anchor[several] = at[winners[first]]
+    return anchor
+
+
+def anchored_places(
+    row: Ints, position: Ints, hashes: draw.Hashes, text: Text, settings: SamplingSettings
+) -> Places:
+    """A window around each anchor, which stands at a hashed place of it with `context_before` tokens before
+    it wherever its row has them."""
     span = settings.width - settings.context_before
-    offset = settings.context_before + (draw.mix(key + 1, where) % np.uint64(span)).astype(np.int64)
-    length = np.minimum(settings.width, rows.length[row] - first)
-    start = np.clip(position - offset, first, np.maximum(first, rows.length[row] - length))
-    return _without_overlap(Places(row, start, length), block)
+    offset = settings.context_before + draw.below(hashes, span)
+    room = text.length[row]
+    length = np.minimum(settings.width, room - text.first)
+    start = np.clip(position - offset, text.first, np.maximum(text.first, room - length))
+    return Places(row, start, length)
 
 
-def _aligned(row: Ints, block: Ints, rows: RowStore, width: int, first: int) -> Places:
-    """Whole blocks only, and a row's single short block where the row has no whole one."""
-    pairs = np.unique(np.stack([row, block], 1), axis=0)
-    row, start = pairs[:, 0], first + pairs[:, 1] * width
-    length = np.minimum(width, rows.length[row] - start)
-    keep = (length == width) | (start == first)
-    return Places(row[keep], start[keep], length[keep])
+def block_places(row: Ints, position: Ints, text: Text, width: int) -> Places:
+    """The fixed block of `width` tokens that holds each position, or what is left of it in its row."""
+    start = text.first + (position - text.first) // width * width
+    return Places(row, start, np.minimum(width, text.length[row] - start))
 
 
-def _one_a_block(row: Ints, block: Ints, hashes: draw.Hashes) -> Ints:
-    """Index of the firing with the smallest hash in each (row, block), in their order."""
-    order = np.lexsort((hashes, block, row))
-    row, block = row[order], block[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (row[1:] != row[:-1]) | (block[1:] != block[:-1])
-    return order[is_first]
+def _blocks(row: Ints, position: Ints, text: Text, width: int) -> tuple[Places, NDArray[np.bool_]]:
+    places = block_places(row, position, text, width)
+    return places, is_whole(places, text, width)
 
 
-def _without_overlap(places: Places, block: Ints) -> Places:
-    """Of two that overlap the earlier stays. `places` in order of row and block, one a block."""
-    keep = np.zeros(len(places), bool)
-    rows, of_row = np.unique(places.row, return_inverse=True)
-    end = np.zeros(len(rows), np.int64)
-    for number in range(int(block.max(initial=-1)) + 1):
-        at = np.flatnonzero(block == number)
-        at = at[places.start[at] >= end[of_row[at]]]
-        keep[at] = True
-        end[of_row[at]] = places.start[at] + places.length[at]
-    return places[keep]
+def is_whole(places: Places, text: Text, width: int) -> NDArray[np.bool_]:
+    """Which blocks count: whole ones, and a row's single short one where the row has no whole one."""
+    return (places.length == width) | ((places.start == text.first) & (places.length > 0))
 
 
-def maxima(
-    places: Places, tokens: Ints, values: NDArray[np.float32], context_length: int
-) -> NDArray[np.float32]:
-    """Largest activation in each window [N]; each must hold a firing. `tokens` ascending [M]."""
-    begin = places.row * context_length + places.start
-    low = np.searchsorted(tokens, begin)
-    high = np.searchsorted(tokens, begin + places.length)
-    edges = np.stack([low, high], 1).ravel()
-    # reduceat needs every edge inside; a last edge behind the end would be out of range.
-    padded = np.append(values, np.float32(-np.inf))
-    return np.maximum.reduceat(padded, edges)[::2]
+def _without_overlap(group: Ints, places: Places) -> NDArray[np.bool_]:
+    """Which windows stay: of two that overlap the earlier. In order of feature, row and block."""
+    same_row = np.zeros(len(group), bool)
+    same_row[1:] = (group[1:] == group[:-1]) & (places.row[1:] == places.row[:-1])
+    keep = np.ones(len(group), bool)
+    at = np.flatnonzero(~same_row)  # the first window of each row
+    end = places.start[at] + places.length[at]
+    # One step along all rows at once; few rows have a second window, fewer a third.
+    while len(at):
+        at = at + 1
+        alive = at < len(group)
+        alive[alive] = same_row[at[alive]]
+        at, end = at[alive], end[alive]
+        fits = places.start[at] >= end
+        keep[at] = fits
+        end = np.where(fits, places.start[at] + places.length[at], end)
+    return keep
 
 
-def bands(maximum: NDArray[np.float32], hashes: draw.Hashes, n_bands: int) -> Ints:
-    """Band of each window by rank of its maximum, 0 strongest; ties go by hash."""
-    order = np.lexsort((hashes, -maximum))
-    band = np.empty(len(order), np.int64)
-    band[order] = np.arange(len(order)) * n_bands // max(len(order), 1)
-    return band
+def _firings_inside(anchor: Ints, begin: Ints, stop: Ints, keys: Ints) -> tuple[Ints, Ints]:
+    """[N] first and one behind the last firing of each window; `anchor` is one of them.
 
-
-def spread_over_bands(band: Ints, hashes: draw.Hashes, n: int, n_bands: int) -> Ints:
-    """Indices of n windows, as many from each band as it has, the rest filled from all by hash.
-
-    In order of band, then hash. A larger n contains the smaller.
+    Walks outwards from the anchor, for most windows hold few firings: a binary search of all of them costs
+    ten times as much.
     """
-    order = np.lexsort((hashes, band))
-    sorted_band = band[order]
-    first_of_band = np.searchsorted(sorted_band, sorted_band)
-    rank = np.arange(len(order)) - first_of_band
-    # Quotas differ by one where n is no multiple: the strongest bands get the odd ones.
-    quota = n // n_bands + (sorted_band < n % n_bands)
-    chosen = rank < quota
-    missing = min(n, len(order)) - int(chosen.sum())
-    if missing > 0:
-        rest = np.flatnonzero(~chosen)
-        chosen[rest[draw.smallest(hashes[order[rest]], missing)]] = True
-    return order[chosen]
+    low, high = anchor.copy(), anchor + 1
+    walking = np.flatnonzero(low > 0)
+    while len(walking):
+        walking = walking[keys[low[walking] - 1] >= begin[walking]]
+        low[walking] -= 1
+        walking = walking[low[walking] > 0]
+    walking = np.flatnonzero(high < len(keys))
+    while len(walking):
+        walking = walking[keys[high[walking]] < stop[walking]]
+        high[walking] += 1
+        walking = walking[high[walking] < len(keys)]
+    return low, high
 
 
-_POWERS_BASE: Final = np.uint64(0x100000001B3)
-
-
-def runs(token_ids: Ints, n: int) -> NDArray[np.uint64]:
-    """Hashes [N, width - n + 1] of all runs of n tokens; 0 for a run that reaches behind the window's end
-    (id -1). Equal runs have equal hashes; unequal ones collide with probability about 2**-64."""
-    if token_ids.shape[1] < n:
-        return np.zeros((len(token_ids), 0), np.uint64)
-    with np.errstate(over="ignore"):
-        powers = _POWERS_BASE ** np.arange(1, n + 1, dtype=np.uint64)
-        mixed = draw.mix(0, token_ids.astype(np.uint64))
-        hashes = (sliding_window_view(mixed, n, axis=1) * powers).sum(2, dtype=np.uint64)
-    hashes[(sliding_window_view(token_ids, n, axis=1) < 0).any(2)] = 0
-    return hashes
-
-
-def shares_run(hashes: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which windows [N] hold a run that is in `seen` (sorted, unique, without 0)."""
-    if not len(seen) or not hashes.size:
-        return np.zeros(len(hashes), bool)
-    # `seen` is sorted once; np.isin would sort both sides at every call.
-    nearest = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
-    return np.logical_or.reduce(seen[nearest] == hashes, axis=1)
+def _maxima(low: Ints, high: Ints, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    maximum = values[low]
+    several = np.flatnonzero(high - low > 1)
+    if len(several):
+        edges = np.stack([low[several], high[several]], 1).ravel()
+        # reduceat needs every edge inside; a last edge behind the end would be out of range.
+        padded = np.append(values, np.float32(-np.inf))
+        maximum[several] = np.maximum.reduceat(padded, edges)[::2]
+    return maximum

@@ -15,6 +15,7 @@ from typing import ClassVar
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError
 from autointerp.llm.protocol import Capabilities
+from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.types import Heldout, Trials, Window
@@ -39,8 +40,9 @@ class Fuzzing:
     """Tokens above this share of their window's maximum are marked."""
     prompt: str = "score/fuzzing"
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     needs_llm: ClassVar[bool] = True
+    judges_strata: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         question.check_windows_per_prompt("fuzzing", self.windows_per_prompt)
@@ -58,11 +60,21 @@ class Fuzzing:
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
-        """One trial a held-out window: yes is right for the active ones, marked where the feature fires."""
-        lent = [Pattern(firing(window, self.threshold), len(window.texts)) for window in heldout.active]
-        marks = [pattern.marks for pattern in lent] + borrowed(lent, heldout.silent, asking)
+        """One trial a held-out window of the headline: yes is right for the active ones, marked where the
+        feature fires.
+
+        Windows chosen to be hard are left out: what makes them hard is their text, and a wrong mark asks
+        about one token. They would take patterns from the others, too.
+        """
         windows = heldout.active + heldout.silent
-        asked = [n for n, its_marks in enumerate(marks) if its_marks]
+        n_active = len(heldout.active)
+        silent = [
+            n for n, window in enumerate(windows) if n >= n_active and window.stratum in HEADLINE_STRATA
+        ]
+        lent = [Pattern(firing(window, self.threshold), len(window.texts)) for window in heldout.active]
+        marks = dict(enumerate(pattern.marks for pattern in lent))
+        marks |= dict(zip(silent, borrowed(lent, [windows[n] for n in silent], asking), strict=True))
+        asked = [n for n, its_marks in marks.items() if its_marks]
         views = [View(windows[n], marks[n]) for n in asked]
         answers = await question.ask(
             views,

@@ -15,6 +15,8 @@ class Scorer(Protocol):
     version: ClassVar[str]
     """Digested: raise it when the same input would give other trials or another prompt."""
     needs_llm: ClassVar[bool]
+    judges_strata: ClassVar[bool]
+    """Whether it asks about windows chosen to be hard too, or only about those of the headline."""
 
     def templates(self) -> tuple[str, ...]:
         """Names of the prompt templates it uses; their text is digested."""

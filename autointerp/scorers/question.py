@@ -54,7 +54,7 @@ async def ask(
         order = [unknown[n] for n in asking.order(len(unknown), purpose, attempt)]
         size = len(views) if asking.llm.capabilities.all_windows_at_once else windows_per_prompt
         packs = [order[start : start + size] for start in range(0, len(order), size)]
-        said = await _all_of([ask_together(pack, attempt) for pack in packs])
+        said = await all_of([ask_together(pack, attempt) for pack in packs])
         for pack, its_answers in zip(packs, said, strict=True):
             for n, answer in zip(pack, its_answers, strict=True):
                 answers[n] = answer
@@ -109,7 +109,7 @@ def check_windows_per_prompt(scorer: str, windows_per_prompt: int) -> None:
         raise RecipeError(f"{scorer}: windows_per_prompt is {windows_per_prompt}; it must be 1 or more.")
 
 
-async def _all_of(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+async def all_of(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     """Their results. All run to their end before the first error is raised: a paid reply is kept, and a
     backend that only notes requests down (`Pending`) has seen every one of them."""
     results = await asyncio.gather(*coroutines, return_exceptions=True)

@@ -46,9 +46,11 @@ def plan(run: Run, resolved: Resolved) -> Plan:
     firings = sum(resolved.firings_a_token(name) or _UNKNOWN_L0 for name in recipe.dictionaries)
     n_features = sum(len(run.asked(name)) for name in recipe.dictionaries)
     n_windows = recipe.sampling.n_heldout + recipe.sampling.n_heldout_silent
+    n_hard = recipe.sampling.n_hard
     explained = sum(_asks(run, "explainer", "explainers", section) for section in recipe.explainers.values())
     a_scorer = [
-        _asks(run, "judge", "scorers", section) * -(-n_windows // _packing(section))
+        _asks(run, "judge", "scorers", section)
+        * (-(-n_windows // _packing(section)) + -(-_judged(section, n_hard) // _packing(section)))
         for section in recipe.scorers.values()
     ]
     a_feature = explained + len(recipe.explainers) * sum(a_scorer)
@@ -67,6 +69,12 @@ def _asks(run: Run, role: str, kind: plugins.Kind, section: PluginSection) -> bo
     """Whether a plug-in's work makes requests that cost something."""
     llm: PluginSection | None = getattr(run.recipe.llms, role)
     return instance(kind, section).needs_llm and llm is not None and instance("llm", llm).paid
+
+
+def _judged(section: PluginSection, n_hard: int) -> int:
+    """How many of the windows chosen to be hard a scorer asks about."""
+    scorer: Scorer = instance("scorers", section)
+    return n_hard if scorer.judges_strata else 0
 
 
 def _packing(section: PluginSection) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -12,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.activations.rows import RowStore
-from autointerp.activations.shards import Firings, FiringStore, firing_shards
+from autointerp.activations.shards import FiringStore, firing_shards
+from autointerp.activations.statistics import MOST_FEATURES
 from autointerp.journal import Journal, Part, unit_of_feature
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
-from autointerp.sampling.sample import SPLITS, Sampler
+from autointerp.sampling.sample import Sampled, Sampler
 from autointerp.sampling.store import Windows, save_windows
+from autointerp.sampling.text import SPLITS
+from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json, Sample, WindowRefs
-
-_FEATURES_AT_ONCE = 64
-"""Features whose windows go into one file: what a kill can cost."""
 
 
 def by_unit(features: Iterable[FeatureId]) -> Iterator[tuple[str, list[FeatureId]]]:
@@ -35,14 +36,13 @@ def run_sample(run: Run, dictionary: str, progress: Progress, stop: Stop) -> Non
     """Samples what is asked for and missing. Raises DiskFull, Interrupted."""
     journal = run.sample(dictionary)
     asked = run.asked(dictionary)
-    missing: dict[str, list[FeatureId]] = {}
+    missing: list[FeatureId] = []
     for unit, features in by_unit(asked):
         done = journal.read(unit)
-        missing[unit] = [feature for feature in features if str(feature) not in done]
-    n_missing = sum(map(len, missing.values()))
-    progress.begin("sample", len(asked), "features", done=len(asked) - n_missing)
+        missing += [feature for feature in features if str(feature) not in done]
+    progress.begin("sample", len(asked), "features", done=len(asked) - len(missing))
     try:
-        if n_missing:
+        if missing:
             _sample_missing(run, dictionary, journal, missing, progress, stop)
     finally:
         progress.end()
@@ -52,47 +52,76 @@ def _sample_missing(
     run: Run,
     dictionary: str,
     journal: Journal,
-    missing: dict[str, list[FeatureId]],
+    missing: list[FeatureId],
     progress: Progress,
     stop: Stop,
 ) -> None:
     rows = RowStore.of(run.rows(), bos=bool(run.recipe.cache.prepend_bos))
     firings = FiringStore(list(firing_shards(run.cache(dictionary))), rows.context_length)
-    sampler = Sampler(rows, firings, run.recipe.sampling, seed=run.recipe.seed, first=run.first_position)
-    for unit, features in missing.items():
-        for begin in range(0, len(features), _FEATURES_AT_ONCE):
-            stop.check()
-            block = features[begin : begin + _FEATURES_AT_ONCE]
-            _sample_block(journal, unit, block, rows, firings, sampler)
-            progress.advance(len(block))
+    width = run.identities.widths[dictionary]
+    sampler = Sampler(
+        rows,
+        firings,
+        run.recipe.sampling,
+        seed=run.recipe.seed,
+        first=run.first_position,
+        neighbours=_neighbours(run, dictionary, missing),
+        is_whole=not run.identities.sliceable[dictionary],
+    )
+    for block in blocks(missing, firings.counts(width), run.recipe.resources.sample_firings):
+        stop.check()
+        save_samples(journal, sampler.sample(block))
+        progress.advance(len(block))
 
 
-def _sample_block(
-    journal: Journal,
-    unit: str,
-    features: list[FeatureId],
-    rows: RowStore,
-    firings: FiringStore,
-    sampler: Sampler,
-) -> None:
-    fired = firings.read(features[0].index, features[-1].index + 1)
-    sampled = [sampler.sample(feature, *_of(fired, feature.index)) for feature in features]
-    with Part(journal, unit) as part:
-        part.attach(".parquet", lambda path: save_windows(path, sampled, rows))
-        for one in sampled:
-            part.append(one.sample.feature, _record(one.sample))
+def _neighbours(run: Run, dictionary: str, features: list[FeatureId]) -> dict[int, NDArray[np.int64]]:
+    """Of each feature whose weights are known."""
+    found: dict[int, NDArray[np.int64]] = {}
+    for unit, of_unit in by_unit(features):
+        directions = load_directions(run, dictionary, unit)
+        for feature in of_unit:
+            if (known := directions.get(str(feature))) is not None:
+                found[feature.index] = np.array(known.neighbours, np.int64)
+    return found
 
 
-def _of(fired: Firings, feature: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    at = fired.at(feature)
-    piece = slice(0, 0) if at is None else slice(int(fired.offsets[at]), int(fired.offsets[at + 1]))
-    return fired.tokens[piece], fired.values[piece]
+def blocks(
+    features: Sequence[FeatureId], counts: NDArray[np.int64], most_firings: int
+) -> Iterator[list[FeatureId]]:
+    """Features (ascending) in pieces that fit in memory. `counts`: firings of each feature of the
+    dictionary. Changes no result."""
+    block: list[FeatureId] = []
+    n_firings = 0
+    for feature in features:
+        n = int(counts[feature.index])
+        if block and (n_firings + n > most_firings or len(block) == MOST_FEATURES):
+            yield block
+            block, n_firings = [], 0
+        block.append(feature)
+        n_firings += n
+    if block:
+        yield block
 
 
-def _record(sample: Sample) -> dict[str, object]:
-    record = dataclasses.asdict(sample)
-    del record["feature"]  # the key says it
-    return record
+def save_samples(journal: Journal, sampled: Sampled) -> None:
+    """Records, and windows beside them, of each unit in a part of its own. Raises DiskFull."""
+    begin = 0
+    features = [FeatureId.parse(sample.feature) for sample in sampled.samples]
+    for unit, of_unit in by_unit(features):
+        which = slice(begin, begin + len(of_unit))
+        begin = which.stop
+        with Part(journal, unit) as part:
+            part.attach(".parquet", partial(save_windows, sampled=sampled, which=which))
+            for sample in sampled.samples[which]:
+                part.append(sample.feature, _record(sample))
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Sample) if field.name != "feature"]  # the key says it
+
+
+def _record(sample: Sample) -> Json:
+    # `dataclasses.asdict` would copy every number of every column one by one.
+    return {name: getattr(sample, name) for name in _FIELDS}
 
 
 # --- for the stages behind -----------------------------------------------------------------------------

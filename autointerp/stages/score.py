@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
@@ -27,6 +28,9 @@ def _weaker(run: Run) -> str:
     if corpus is None or corpus.document == "whole":
         return ""
     return f"; held out by {corpus.document} of a text, not by document (weaker)"
+
+
+_GRADED: Final = "; graded contrast: windows of the top decile against those of the lower half"
 
 
 def score_todo(run: Run, dictionary: str, explainer: str, scorer: str) -> Todo:
@@ -64,8 +68,10 @@ async def run_score(
         text: str = explanation["text"]
         status: ScoreStatus = "ok"
         trials, metrics, reason = Trials(), None, None
+        heldout = windows.heldout(asking.feature)
+        graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
-            trials = await scorer.judge(text, windows.heldout(asking.feature), asking)
+            trials = await scorer.judge(text, heldout, asking)
             metrics = measure(trials)
             if metrics.balanced_accuracy is None:
                 status, reason = "unreadable", f"{metrics.n_unreadable} of {len(trials)} answers unreadable"
@@ -77,7 +83,8 @@ async def run_score(
             scorer=name,
             status=status,
             explanation=digest(text),
-            protocol=protocol,
+            protocol=protocol + (_GRADED if graded else ""),
+            contrast="graded" if graded else "silent",
             llm=str(asked.llm.identity),
             metrics=metrics,
             trials=trials,

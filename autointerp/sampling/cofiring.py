@@ -1,0 +1,103 @@
+"""Which features fire together: from the codes of a sample of tokens, never by a table of all pairs.
+
+Shape letters: S sampled tokens, F features of the dictionary, P features asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from autointerp import draw
+from autointerp.activations.shards import FiringStore
+from autointerp.sampling.text import Ints, Text
+
+FEWEST_TOKENS: Final = 100_000
+SAMPLED_FIRINGS: Final = 1_000_000
+"""So many firings are kept in memory, 40 bytes each, or those on `FEWEST_TOKENS` where that is more."""
+FEWEST_TOGETHER: Final = 2
+"""Two features that fired together once may have done so by chance."""
+_PRODUCTS_AT_ONCE: Final = 4_000_000
+"""Pairs of firings multiplied out at once, 16 bytes each."""
+_JACCARD_PARTS: Final = 2**24
+
+
+class Codes:
+    """What fires on a keyed-hash sample of tokens. Rows in which a capped feature's firings were dropped
+    count as if it did not fire there, so such features look a little less alike than they are."""
+
+    def __init__(self, firings: FiringStore, text: Text) -> None:
+        """Reads the places of all firings once."""
+        a_token = firings.n_kept() / max(1, text.n_tokens)
+        tokens = _sampled_tokens(text, max(FEWEST_TOKENS, int(SAMPLED_FIRINGS / max(a_token, 1e-9))))
+        is_wanted = np.zeros(text.rows.n_rows * text.context_length, bool)
+        is_wanted[tokens] = True
+        feature, token = firings.codes_at(is_wanted)
+        self.width = int(feature.max(initial=-1)) + 1
+        self.tokens = tokens
+        """[S], row * context_length + position, ascending."""
+        sampled = np.searchsorted(tokens, token)
+        ones = np.ones(len(feature), np.int32)
+        shape = (len(tokens), self.width)
+        self.by_token: Any = scipy.sparse.csr_array((ones, (sampled, feature)), shape=shape)
+        self.by_feature: Any = self.by_token.tocsc()
+        self.n_fired: Ints = np.diff(self.by_feature.indptr).astype(np.int64)
+        """[F], sampled tokens on which each fires."""
+
+    def alike(self, features: Ints, n: int) -> NDArray[np.int64]:
+        """[P, n]: the features that most often fire together with each, by the Jaccard index of the tokens
+        they fire on, the most alike first, ties to the smaller index; -1 where there are no more."""
+        alike = np.full((len(features), n), -1, np.int64)
+        inside = np.flatnonzero(features < self.width)
+        for piece in self._chunks(features[inside]):
+            at = inside[piece]
+            product = (self.by_feature[:, features[at]].T @ self.by_token).tocoo()
+            alike[at] = _most_alike(product, features[at], self.n_fired, n)
+        return alike
+
+    def _chunks(self, features: Ints) -> Iterator[slice]:
+        """Slices of the features whose products fit."""
+        a_token = max(1.0, len(self.by_token.data) / max(1, len(self.tokens)))
+        cost = np.cumsum(self.n_fired[features] * a_token)
+        begin = 0
+        while begin < len(features):
+            spent = cost[begin - 1] if begin else 0.0
+            end = max(begin + 1, int(np.searchsorted(cost, spent + _PRODUCTS_AT_ONCE)))
+            yield slice(begin, end)
+            begin = end
+
+
+def _sampled_tokens(text: Text, n: int) -> Ints:
+    """At most about n tokens that were looked at: those whose hash lies below the share that is wanted."""
+    share = min(1.0, n / max(1, text.n_tokens))
+    key = draw.key(text.seed, "codes")
+    found: list[Ints] = []
+    for begin in range(0, text.rows.n_rows, 4096):
+        row = np.repeat(np.arange(begin, min(begin + 4096, text.rows.n_rows)), text.context_length)
+        position = np.arange(len(row)) % text.context_length
+        inside = (position >= text.first) & (position < text.length[row])
+        row, position = row[inside], position[inside]
+        kept = draw.unit_interval(draw.mix(key, text.items(row, position))) < share
+        found.append(row[kept] * text.context_length + position[kept])
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _most_alike(product: Any, features: Ints, n_fired: Ints, n: int) -> NDArray[np.int64]:
+    """[P, n]. `product`: tokens together, [P, F] sparse."""
+    row, other = product.row.astype(np.int64), product.col.astype(np.int64)
+    together = product.data.astype(np.int64)
+    keep = (together >= FEWEST_TOGETHER) & (other != features[row])
+    row, other, together = row[keep], other[keep], together[keep]
+    either = n_fired[features[row]] + n_fired[other] - together
+    unlike = _JACCARD_PARTS - together * _JACCARD_PARTS // either
+    order = np.lexsort((other, unlike, row))
+    row, other = row[order], other[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    best = rank < n
+    alike = np.full((len(features), n), -1, np.int64)
+    alike[row[best], rank[best]] = other[best]
+    return alike
