@@ -51,6 +51,8 @@ async def ask(
     answers: list[bool | None] = [None] * len(views)
     for attempt in range(2):
         unknown = [n for n, answer in enumerate(answers) if answer is None]
+        if not unknown:
+            break
         order = [unknown[n] for n in asking.order(len(unknown), purpose, attempt)]
         size = len(views) if asking.llm.capabilities.all_windows_at_once else windows_per_prompt
         packs = [order[start : start + size] for start in range(0, len(order), size)]
