@@ -142,7 +142,7 @@ class Resources:
     batch_tokens: int | None = None
     """Tokens a forward pass. None: 2,048 on a CPU (its caches are small); on a GPU as many as make it fast,
     tried once."""
-    sample_firings: int = 1_000_000
+    sample_firings: int = 700_000
     """Firings sampled at once, some 200 bytes of memory each."""
     n_in_flight: int = 64
     """LLM work on so many features at once."""

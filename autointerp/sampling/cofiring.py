@@ -72,18 +72,14 @@ class Codes:
 
 
 def _sampled_tokens(text: Text, n: int) -> Ints:
-    """At most about n tokens that were looked at: those whose hash lies below the share that is wanted."""
-    share = min(1.0, n / max(1, text.n_tokens))
-    key = draw.key(text.seed, "codes")
-    found: list[Ints] = []
-    for begin in range(0, text.rows.n_rows, 4096):
-        row = np.repeat(np.arange(begin, min(begin + 4096, text.rows.n_rows)), text.context_length)
-        position = np.arange(len(row)) % text.context_length
-        inside = (position >= text.first) & (position < text.length[row])
-        row, position = row[inside], position[inside]
-        kept = draw.unit_interval(draw.mix(key, text.items(row, position))) < share
-        found.append(row[kept] * text.context_length + position[kept])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    """About n of the tokens of the cache, ascending: every so many-th of a row, from a hashed one on."""
+    length = text.context_length
+    step = max(1, text.n_tokens // max(n, 1))
+    row = np.arange(text.rows.n_rows)
+    begin = draw.below(draw.mix(draw.key(text.seed, "codes"), text.items(row, np.zeros_like(row))), step)
+    position = begin[:, None] + np.arange(0, length, step)
+    inside = (position >= text.first) & (position < text.length[:, None])
+    return ((row * length)[:, None] + position)[inside]
 
 
 def _most_alike(product: Any, features: Ints, n_fired: Ints, n: int) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from autointerp.activations.subset import chosen, with_silent
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.described import Described, describe
 from autointerp.sampling.index import TokenIndex
+from autointerp.sampling.repeats import Repeats
 from autointerp.sampling.select import Picked, Shared, pick
 from autointerp.sampling.selected import STRATA, Selected, gathered, window_refs
 from autointerp.sampling.settings import SamplingSettings
@@ -72,6 +73,7 @@ class Sampler:
         self._shared = Shared(
             text=text,
             settings=settings,
+            repeats=Repeats(text, settings.width, settings.overlap),
             index=TokenIndex(text, text.rows_of[heldout]) if settings.n_same_token else None,
             codes=self._codes,
             donor_places=DonorPlaces.of(self._codes, text, heldout) if self._codes else None,

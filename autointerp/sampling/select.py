@@ -19,7 +19,8 @@ from autointerp.sampling.contrast import Placed, Proposals, Slots, fill, slots_o
 from autointerp.sampling.described import Described
 from autointerp.sampling.graded import LowerHalf
 from autointerp.sampling.index import TokenIndex
-from autointerp.sampling.runs import Runs, Seen, runs_at
+from autointerp.sampling.repeats import Repeats
+from autointerp.sampling.seen import Seen
 from autointerp.sampling.selected import STRATA, Selected, gathered
 from autointerp.sampling.settings import SamplingSettings, read_active_above
 from autointerp.sampling.silence import Known
@@ -45,6 +46,7 @@ class Shared:
 
     text: Text
     settings: SamplingSettings
+    repeats: Repeats
     index: TokenIndex | None
     codes: Codes | None
     donor_places: DonorPlaces | None
@@ -162,13 +164,10 @@ def _splits(shared: Shared, active: Active, strata: _Strata, feature_keys: draw.
     keys = choose.draw_keys(draw.mix(1, hashes), active.weight, active.group, n_groups)
     split = text.split[active.places.row]
     by_split = choose.candidates_by_split(split, active.group, band, keys, n_groups, len(SPLITS))
-    seen = Seen(n_groups)
-
-    def runs(places: Places) -> Runs:
-        return runs_at(places, text, settings.width, settings.overlap)
+    seen = Seen(n_groups, text, shared.repeats, settings.width, settings.overlap)
 
     def is_new(at: Ints) -> NDArray[np.bool_]:
-        return ~seen.holds(active.group[at], runs(active.places[at]))
+        return ~seen.holds(active.group[at], active.places[at])
 
     pieces: list[Selected] = []
     for number, (name, found) in enumerate(zip(SPLITS, by_split, strict=True)):
@@ -182,11 +181,11 @@ def _splits(shared: Shared, active: Active, strata: _Strata, feature_keys: draw.
             taken = choose.over_bands(found, n, settings.n_bands, n_groups, is_new)
         at = found.at[taken]
         piece = _active_piece(active, at, band[at], number)
-        others = strata.windows(name, piece, hashes[at], seen, runs)
+        others = strata.windows(name, piece, hashes[at], seen)
         pieces += [piece, *others]
         if name != "heldout":
             for part in (piece, *others):
-                seen.add(part.group, runs(part.places))
+                seen.add(part.group, part.places)
     return gathered(pieces)
 
 
@@ -221,7 +220,6 @@ class _Strata:
         active: Selected,
         hashes: draw.Hashes,
         seen: Seen,
-        runs: Callable[[Places], Runs],
     ) -> list[Selected]:
         """Windows of each stratum of a split. `hashes`: of the active windows. Later strata make way for
         earlier ones, so the headline does not depend on how many of the others are asked for."""
@@ -231,7 +229,7 @@ class _Strata:
             good = judge(slots, places, attempt)
             at = np.flatnonzero(good)
             if name != "shown":
-                good[at] = ~seen.holds(slots.group[at], runs(places[at]))
+                good[at] = ~seen.holds(slots.group[at], places[at])
             return good
 
         n_groups = len(self.feature_keys)

@@ -16,6 +16,7 @@ file beside the unit's part. Later stages need neither the corpus nor the shards
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -56,20 +57,20 @@ def _table(sampled: Sampled, which: slice) -> Any:
     row, start = windows.places.row, windows.places.start
     is_active = windows.stratum < 0
     rows = sampled.text.rows
-    names = pa.array([sample.feature for sample in samples], pa.string())
+    names = _names([sample.feature for sample in samples])
     fired_offsets, fired, activations = _fired_lists(sampled, windows)
     ids = rows.tokens(row, start, int(windows.places.length.max(initial=1)))
     ids[ids < 0] = 0
     return pa.table(
         {
             "feature": pa.DictionaryArray.from_arrays(_numbers(windows.group - first, "i4"), names),
-            "split": pa.DictionaryArray.from_arrays(_numbers(windows.split, "i1"), pa.array(SPLITS)),
+            "split": pa.DictionaryArray.from_arrays(_numbers(windows.split, "i1"), _names(SPLITS)),
             "document": _numbers(rows.document[row], "u8"),
             "position": _numbers(rows.in_document(row, start), "i4"),
             "length": _numbers(windows.places.length, "u2"),
             "band": _numbers(windows.band, "i2", is_active),
             "stratum": pa.DictionaryArray.from_arrays(
-                _numbers(windows.stratum, "i1", ~is_active), pa.array(STRATA)
+                _numbers(windows.stratum, "i1", ~is_active), _names(STRATA)
             ),
             "token_low": _blobs(ids.astype("<u2")),
             "token_high": _blobs((ids >> 16).astype(np.uint8)),
@@ -89,6 +90,12 @@ def _numbers(values: NDArray[Any], kind: str, valid: NDArray[np.bool_] | None = 
     bits = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     content = pa.py_buffer(np.ascontiguousarray(values, f"<{kind}"))
     return pa.Array.from_buffers(_ARROW[kind], len(values), [bits, content])
+
+
+def _names(names: Sequence[str]) -> Any:
+    content = [name.encode() for name in names]
+    offsets = np.concatenate([[0], np.cumsum([len(name) for name in content])]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(names), pa.py_buffer(offsets), pa.py_buffer(b"".join(content)))
 
 
 def _lists(offsets: Ints, values: Any) -> Any:
