@@ -146,6 +146,28 @@ def plugins() -> None:
                 typer.echo(f"  {name:12} {summary(kind, name)}")
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine, on made-up input.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("sample")
+def bench_sample(
+    features: Annotated[int, typer.Option(help="Features to sample.")] = 10_000,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens of the made-up cache; two features fire on each.")
+    ] = 10_000_000,
+) -> None:
+    """How many features a second are sampled, in how much memory, and how many bytes each takes.
+
+    Example: autointerp bench sample --features 2000 --tokens 2000000
+    """
+    with _errors():
+        from autointerp.bench.sample import bench_sample as measure
+        from autointerp.report.bench import print_sample_bench
+
+        print_sample_bench(_console(), measure(n_features=features, n_tokens=tokens))
+
+
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
-from autointerp.report.terminal import print_explanation, print_sample, print_trials, print_windows
+from autointerp.report.sample import print_sample
+from autointerp.report.terminal import print_explanation, print_trials, print_windows
 from autointerp.run import Run
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.types import EXPLAINABLE, FeatureId
@@ -23,10 +24,11 @@ def print_feature(console: Console, run: Run, text: str) -> None:
             f"autointerp explain --out {run.path} --features {feature.index}"
         )
     sample = load_sample(records[key])
-    print_sample(console, sample)
+    vocabulary = load_vocabulary(run)
+    print_sample(console, sample, vocabulary)
     if sample.status not in EXPLAINABLE:
         return
-    windows = unit_windows(run, dictionary, unit, [key], load_vocabulary(run))[key]
+    windows = unit_windows(run, dictionary, unit, [key], vocabulary)[key]
     for explainer in run.recipe.explainers:
         record = run.existing("explain", dictionary, explainer).read(unit).get(key)
         if record is not None:

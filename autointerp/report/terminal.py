@@ -21,7 +21,7 @@ from rich.text import Text
 from autointerp.metrics import MeanOver
 from autointerp.prompting import inert, marked
 from autointerp.report.summary import MEANINGS, Summary
-from autointerp.types import Json, Sample, Window, WindowSet
+from autointerp.types import Json, Window, WindowSet
 
 _PLAIN_EVERY_S: Final = 30.0
 
@@ -188,15 +188,6 @@ def _mean(mean: MeanOver | None) -> str:
 
 
 # --- one feature ---------------------------------------------------------------------------------------
-
-
-def print_sample(console: Console, sample: Sample) -> None:
-    console.print(
-        f"[bold]{escape(sample.feature)}[/]  {sample.status}: fires on {sample.n_fired:,} of "
-        f"{sample.n_tokens:,} tokens ({sample.density:.3%}) in {sample.n_documents:,} documents; "
-        f"{sample.n_windows:,} active windows; maximum {sample.maximum:.3g}, mean {sample.mean:.3g}",
-        highlight=False,
-    )
 
 
 def print_explanation(console: Console, explanation: Json) -> None:

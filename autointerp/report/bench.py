@@ -1,0 +1,36 @@
+"""What `autointerp bench` measured, as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from autointerp.bench.sample import SampleBenches
+
+
+def print_sample_bench(console: Console, benches: SampleBenches) -> None:
+    found = benches.whole
+    title = (
+        f"Sampling {found.n_features:,} features of {found.n_tokens:,} tokens, {found.n_firings:,} firings"
+    )
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    rows = [
+        ("features a second", f"{found.features_a_second:,.0f}", "of CPU time on one core, start included"),
+        ("start", f"{found.start_s:.1f} s", "before the first feature, whatever their number"),
+        ("wall time", f"{found.wall_s:.1f} s", ""),
+        ("peak memory", f"{found.peak_rss / 1e9:.2f} GB", ""),
+        ("four times the features", f"{benches.growth:.2f} x", "the time, start not included"),
+        ("record", f"{found.record_bytes / 1e3:.1f} kB", "a feature"),
+        ("windows", f"{found.store_bytes / 1e3:.1f} kB", "a feature"),
+        ("read back", f"{1 / max(found.read_back_s, 1e-9):,.0f}", "features a second, shown and held out"),
+    ]
+    if found.ratio is not None and found.slow_s:
+        rows.append(
+            ("plain Python", f"{found.ratio:,.0f} x", f"slower: {1 / found.slow_s:,.1f} features a second")
+        )
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
