@@ -273,6 +273,50 @@ def cache_verify(
             raise typer.Exit(1)
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine, on made-up input.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("cache")
+def bench_cache(
+    tokens: Annotated[int, typer.Option(help="Tokens to cache.")] = 200_000,
+    width: Annotated[int, typer.Option(help="Features of the TopK dictionary.")] = 16_384,
+    k: Annotated[int, typer.Option(help="How many of them fire on a token.")] = 32,
+    d_model: Annotated[int, typer.Option(help="Width of the made-up GPT-NeoX model.")] = 256,
+    layers: Annotated[int, typer.Option(help="Its layers; the dictionary reads the last but one.")] = 4,
+    compare: Annotated[bool, typer.Option(help="Measure the bare work too.")] = True,
+) -> None:
+    """What caching costs a token, beside the work that nobody can avoid.
+
+    Example: autointerp bench cache --tokens 60000
+    """
+    with _errors():
+        from autointerp.bench.cache import bench_cache as measure
+        from autointerp.bench.size import Size
+        from autointerp.report.bench import print_cache_bench
+
+        size = Size(d_model=d_model, n_layers=layers, width=width, k=k, layer=max(0, layers - 2))
+        print_cache_bench(_console(), measure(tokens, size, compare=compare), size)
+
+
+@bench.command("sample")
+def bench_sample(
+    features: Annotated[int, typer.Option(help="Features to sample.")] = 10_000,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens of the made-up cache; two features fire on each.")
+    ] = 10_000_000,
+) -> None:
+    """How many features a second are sampled, in how much memory, and how many bytes each takes.
+
+    Example: autointerp bench sample --features 2000 --tokens 2000000
+    """
+    with _errors():
+        from autointerp.bench.sample import bench_sample as measure
+        from autointerp.report.bench import print_sample_bench
+
+        print_sample_bench(_console(), measure(n_features=features, n_tokens=tokens))
+
+
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import torch
 from autointerp import pipeline
 from autointerp.activations.shards import Firings, FiringStore, firing_shards
 from autointerp.bench.cache import bench_cache
-from autointerp.bench.material import Size
+from autointerp.bench.size import Size
 from autointerp.run import Run
 from autointerp.stages.frozen import SMALLEST_GPU_BATCH, read_frozen
 from tiny import WIDTH, Tiny

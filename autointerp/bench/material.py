@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,19 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autointerp import demo
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Of the model and its dictionary. The default is the configuration of the project's speed claims."""
-
-    d_model: int = 256
-    n_layers: int = 4
-    width: int = 16_384
-    k: int = 32
-    context_length: int = 256
-    layer: int = 2
-    """Behind which layer the dictionary reads; not the last one."""
+from autointerp.bench.size import Size
 
 
 def make_material(folder: Path, size: Size, n_tokens: int) -> dict[str, Any]:

@@ -6,13 +6,8 @@ from rich.console import Console
 
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
-from autointerp.report.terminal import (
-    print_directions,
-    print_explanation,
-    print_sample,
-    print_trials,
-    print_windows,
-)
+from autointerp.report.sample import print_sample
+from autointerp.report.terminal import print_directions, print_explanation, print_trials, print_windows
 from autointerp.run import Run
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
@@ -30,8 +25,8 @@ def print_feature(console: Console, run: Run, text: str) -> None:
             f"autointerp explain --out {run.path} --features {feature.index}"
         )
     sample = load_sample(records[key])
-    print_sample(console, sample)
     vocabulary = load_vocabulary(run)
+    print_sample(console, sample, vocabulary)
     directions = load_directions(run, dictionary, unit).get(key)
     if directions is not None:
         print_directions(console, dictionary, directions, vocabulary)

@@ -22,7 +22,7 @@ from autointerp.metrics import MeanOver
 from autointerp.prompting import inert, marked
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Json, Sample, Window, WindowSet
+from autointerp.types import Directions, Json, Window, WindowSet
 
 _PLAIN_EVERY_S: Final = 30.0
 
@@ -189,15 +189,6 @@ def _mean(mean: MeanOver | None) -> str:
 
 
 # --- one feature ---------------------------------------------------------------------------------------
-
-
-def print_sample(console: Console, sample: Sample) -> None:
-    console.print(
-        f"[bold]{escape(sample.feature)}[/]  {sample.status}: fires on {sample.n_fired:,} of "
-        f"{sample.n_tokens:,} tokens ({sample.density:.3%}) in {sample.n_documents:,} documents; "
-        f"{sample.n_windows:,} active windows; maximum {sample.maximum:.3g}, mean {sample.mean:.3g}",
-        highlight=False,
-    )
 
 
 def print_directions(

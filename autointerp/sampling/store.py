@@ -16,8 +16,9 @@ file beside the unit's part. Later stages need neither the corpus nor the shards
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -149,18 +150,18 @@ class Windows:
             )
         self._vocabulary = vocabulary
         table = pq.read_table(path)
-        features = table["feature"].combine_chunks().cast(pa.string()).dictionary_encode()
+        features = table["feature"].combine_chunks()
         group = features.indices.to_numpy()
         names: list[str] = features.dictionary.to_pylist()
-        # A feature's windows are neighbours, and names are numbered as they come.
-        begin = np.searchsorted(group, np.arange(len(names) + 1)).tolist()
-        self._pieces = {name: (begin[at], begin[at + 1]) for at, name in enumerate(names)}
+        begin = np.flatnonzero(np.diff(group, prepend=-1)).tolist()  # a feature's windows are neighbours
+        ends = [*begin[1:], len(group)]
+        self._pieces = {names[group[at]]: (at, end) for at, end in zip(begin, ends, strict=True)}
         self._split = _codes(table["split"], list(SPLITS))
         self._document: NDArray[np.uint64] = table["document"].to_numpy()
         self._position: NDArray[np.int32] = table["position"].to_numpy()
         self._band: NDArray[np.int16] = table["band"].fill_null(-1).to_numpy()
         self._stratum = _codes(table["stratum"], list(STRATA))
-        self._length: list[int] = table["length"].to_pylist()
+        self._length: NDArray[np.uint16] = table["length"].to_numpy()
         low, high = (
             _blob_rows(table[name], kind) for name, kind in (("token_low", "<u2"), ("token_high", "u1"))
         )
@@ -180,28 +181,41 @@ class Windows:
     def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
         """Active windows, and those they are set against."""
         begin, end = self._pieces.get(feature, (0, 0))
-        in_split = begin + np.flatnonzero(self._split[begin:end] == SPLITS.index(split))
-        windows = [self._window(number) for number in in_split.tolist()]
-        return (
-            tuple(window for window in windows if window.stratum is None),
-            tuple(window for window in windows if window.stratum is not None),
-        )
+        at = begin + np.flatnonzero(self._split[begin:end] == SPLITS.index(split))
+        windows = tuple(self._windows(at))
+        n_active = int((self._stratum[at] < 0).sum())
+        return windows[:n_active], windows[n_active:]
 
-    def _window(self, number: int) -> Window:
-        token_ids: list[int] = self._token_ids[number, : self._length[number]].tolist()
-        activations = [0.0] * len(token_ids)
+    def _windows(self, at: Ints) -> Iterator[Window]:
+        columns = (self._document, self._position, self._length, self._band, self._stratum)
+        of_each = zip(
+            at.tolist(), self._token_ids[at].tolist(), *(c[at].tolist() for c in columns), strict=True
+        )
+        fired = (self._fired.offsets[at + 1] > self._fired.offsets[at]).tolist()
+        for fires, (number, ids, document, position, length, band, stratum) in zip(
+            fired, of_each, strict=True
+        ):
+            token_ids: list[int] = ids if len(ids) == length else ids[:length]
+            yield Window(
+                document=f"{document:016x}",
+                position=position,
+                token_ids=tuple(token_ids),
+                texts=self._vocabulary.pieces(token_ids),
+                activations=self._activations_of(number, length) if fires else _silence(length),
+                band=band if stratum < 0 else None,
+                stratum=STRATA[stratum] if stratum >= 0 else None,
+            )
+
+    def _activations_of(self, number: int, length: int) -> tuple[float, ...]:
+        activations = [0.0] * length
         for place, value in zip(self._fired.at(number), self._activations.at(number), strict=True):
             activations[place] = value
-        band, stratum = int(self._band[number]), int(self._stratum[number])
-        return Window(
-            document=f"{int(self._document[number]):016x}",
-            position=int(self._position[number]),
-            token_ids=tuple(token_ids),
-            texts=self._vocabulary.pieces(token_ids),
-            activations=tuple(activations),
-            band=band if stratum < 0 else None,
-            stratum=STRATA[stratum] if stratum >= 0 else None,
-        )
+        return tuple(activations)
+
+
+@lru_cache(maxsize=1024)
+def _silence(length: int) -> tuple[float, ...]:
+    return (0.0,) * length
 
 
 def _blob_rows(column: Any, kind: str) -> NDArray[Any]:
@@ -217,7 +231,7 @@ def _blob_rows(column: Any, kind: str) -> NDArray[Any]:
 
 def _codes(column: Any, names: list[str]) -> NDArray[np.int8]:
     """A column of names -> their places in `names`, -1 for null."""
-    encoded = column.combine_chunks().cast(pa.string()).dictionary_encode()
+    encoded = column.combine_chunks()
     numbers = np.array([names.index(name) for name in encoded.dictionary.to_pylist()], np.int8)
     at = encoded.indices.fill_null(-1).to_numpy()
     return np.where(at < 0, -1, numbers[at] if len(numbers) else -1).astype(np.int8)

@@ -1,0 +1,64 @@
+"""What `autointerp bench` measured, as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from autointerp.bench.cache import CacheBench
+from autointerp.bench.sample import SampleBenches
+from autointerp.bench.size import Size
+
+
+def print_sample_bench(console: Console, benches: SampleBenches) -> None:
+    found = benches.whole
+    title = (
+        f"Sampling {found.n_features:,} features of {found.n_tokens:,} tokens, {found.n_firings:,} firings"
+    )
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    rows = [
+        ("features a second", f"{found.features_a_second:,.0f}", "of CPU time on one core, start included"),
+        ("start", f"{found.start_s:.1f} s", "before the first feature, whatever their number"),
+        ("wall time", f"{found.wall_s:.1f} s", ""),
+        ("peak memory", f"{found.peak_rss / 1e9:.2f} GB", ""),
+        ("four times the features", f"{benches.growth:.2f} x", "the time, start not included"),
+        ("record", f"{found.record_bytes / 1e3:.1f} kB", "a feature"),
+        ("windows", f"{found.store_bytes / 1e3:.1f} kB", "a feature"),
+        ("read back", f"{1 / max(found.read_back_s, 1e-9):,.0f}", "features a second, shown and held out"),
+    ]
+    if found.ratio is not None and found.slow_s:
+        rows.append(
+            ("plain Python", f"{found.ratio:,.0f} x", f"slower: {1 / found.slow_s:,.1f} features a second")
+        )
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_cache_bench(console: Console, found: CacheBench, size: Size) -> None:
+    title = (
+        f"Caching {found.n_tokens:,} tokens: {size.width:,} features, k {size.k}, behind layer {size.layer} of a "
+        f"{size.n_layers}-layer model of width {size.d_model} ({found.device})"
+    )
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    times = [
+        ("cached", found.cached, "all that explain does with it"),
+        ("bare work", found.bare, "forward to the hook, product, selection; nothing kept"),
+        ("the same with torch.topk", found.bare_with_torch_topk, ""),
+        ("forward to the hook", found.forward_to_hook, ""),
+        ("whole forward", found.forward, "logits included"),
+    ]
+    for name, value, note in times:
+        if value is not None:
+            table.add_row(name, f"{value:,.1f} us", note or "a token")
+    if found.ratio is not None:
+        table.add_row("cached / bare", f"{found.ratio:.3f}", "")
+    table.add_row("disk", f"{found.bytes_a_firing:.2f} B", "a firing")
+    table.add_row("peak memory", f"{found.peak_rss / 1e9:.2f} GB", "")
+    console.print(table)
