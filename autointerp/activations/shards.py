@@ -134,7 +134,8 @@ class FiringShard:
         """Firings of these features (ascending), of those of them that fire here. Reads only their bytes."""
         with safe_open(self.path, "np") as file:
             features: NDArray[np.uint32] = file.get_tensor("features")
-            at = np.flatnonzero(np.isin(features, wanted.astype(np.uint32)))
+            at = np.minimum(np.searchsorted(features, wanted), max(0, len(features) - 1))
+            at = at[features[at] == wanted] if len(features) else at[:0]
             return self._read(file, features, at, context_length)
 
     def _read(
@@ -156,7 +157,7 @@ class FiringShard:
         counts = np.concatenate([_START, np.cumsum(end - begin)])
         whole = _uncapped(features[at], counts, token, values, context_length)
         capped: NDArray[np.uint32] = file.get_tensor("capped")
-        chosen = np.flatnonzero(np.isin(capped, features[at])).tolist()
+        chosen = np.flatnonzero(np.isin(capped, features[at])).tolist() if len(capped) else []
         if not chosen:
             return whole
         pairs = [(number, number + 1) for number in chosen]

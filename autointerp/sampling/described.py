@@ -5,13 +5,15 @@ Shape letters: P features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.activations import statistics
+from autointerp.activations.histogram import N_BINS
 from autointerp.activations.shards import Firings
 from autointerp.activations.statistics import TopTokens
 from autointerp.sampling.text import Ints, Text
@@ -44,20 +46,22 @@ class Described:
             self.rates[at],
         )
 
-    def row(self, at: int) -> dict[str, Any]:
-        """Fields of one feature's `Sample`."""
-        bins = np.flatnonzero(self.histogram[at])
-        ids, counts = self.top.ids[at].tolist(), self.top.counts[at].tolist()
-        return {
-            "n_fired": int(self.n_fired[at]),
-            "n_rows": int(self.n_rows[at]),
-            "n_documents": int(self.n_documents[at]),
-            "maximum": float(self.maximum[at]),
-            "mean": float(self.mean[at]),
-            "histogram": dict(zip(map(str, bins.tolist()), self.histogram[at][bins].tolist(), strict=True)),
-            "top_tokens": [pair for pair in zip(ids, counts, strict=True) if pair[0] >= 0],
-            "rates": [rate if rate == rate else None for rate in self.rates[at].tolist()],
-        }
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Fields of each feature's `Sample`."""
+        columns = (self.n_fired, self.n_rows, self.n_documents, self.maximum, self.mean)
+        names = ("n_fired", "n_rows", "n_documents", "maximum", "mean")
+        numbers = zip(*(column.tolist() for column in columns), strict=True)
+        tops = zip(self.top.ids.tolist(), self.top.counts.tolist(), strict=True)
+        of_each = zip(numbers, tops, self.histogram.tolist(), self.rates.tolist(), strict=True)
+        for values, (ids, counts), histogram, rates in of_each:
+            yield dict(zip(names, values, strict=True)) | {
+                "histogram": {name: n for name, n in zip(_BINS, histogram, strict=True) if n},
+                "top_tokens": [pair for pair in zip(ids, counts, strict=True) if pair[0] >= 0],
+                "rates": [rate if rate == rate else None for rate in rates],
+            }
+
+
+_BINS: Final = tuple(map(str, range(N_BINS)))
 
 
 def describe(firings: Firings, text: Text, tokens_by_position: Ints) -> Described:

@@ -118,9 +118,9 @@ class Sampler:
                 shown=refs[at][0],
                 select=refs[at][1],
                 heldout=refs[at][2],
-                **described.row(at),
+                **fields,
             )
-            for at, feature in enumerate(features)
+            for at, (feature, fields) in enumerate(zip(features, described.rows(), strict=True))
         ]
         return Sampled(samples, windows, firings, self._shared.text)
 

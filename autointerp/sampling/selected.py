@@ -77,20 +77,21 @@ def window_refs(selected: Selected, n_groups: int) -> list[tuple[WindowRefs, Win
     is_first[1:] = (cell[1:] != cell[:-1]) | (kind[1:] != kind[:-1])
     run = np.flatnonzero(is_first)
     sizes = np.diff(run, append=len(cell)).tolist()
-    kinds = kind[run].tolist()
-    cells = np.arange(n_groups * len(SPLITS) + 1)
-    run_ends = np.searchsorted(cell[run], cells).tolist()
+    bands = list(zip(kind[run].tolist(), sizes, strict=True))
+    codes = np.maximum(selected.stratum[run], 0).tolist()
+    strata = list(zip((STRATA[code] for code in codes), sizes, strict=True))
+    # Of each split of each feature: where its windows end, its runs, and those of its active windows.
+    cells = np.arange(1, n_groups * len(SPLITS) + 1)
     ends = np.searchsorted(cell, cells).tolist()
+    run_ends = np.searchsorted(cell[run], cells)
+    n_active = np.concatenate([[0], np.cumsum(kind[run] >= 0)])
+    run_begins = np.concatenate([[0], run_ends[:-1]])
+    active_ends = (run_begins + n_active[run_ends] - n_active[run_begins]).tolist()
     rows, starts = selected.places.row.tolist(), selected.places.start.tolist()
     refs: list[WindowRefs] = []
-    for number in range(n_groups * len(SPLITS)):
-        begin, end = ends[number], ends[number + 1]
-        bands: list[tuple[int, int]] = []
-        strata: list[tuple[Stratum, int]] = []
-        for at in range(run_ends[number], run_ends[number + 1]):
-            if kinds[at] >= 0:
-                bands.append((kinds[at], sizes[at]))
-            else:
-                strata.append((STRATA[-1 - kinds[at]], sizes[at]))
-        refs.append(WindowRefs(rows[begin:end], starts[begin:end], bands, strata))
+    begin = run_begin = 0
+    for end, run_end, active_end in zip(ends, run_ends.tolist(), active_ends, strict=True):
+        of_band, of_stratum = bands[run_begin:active_end], strata[active_end:run_end]
+        refs.append(WindowRefs(rows[begin:end], starts[begin:end], of_band, of_stratum))
+        begin, run_begin = end, run_end
     return [(refs[at], refs[at + 1], refs[at + 2]) for at in range(0, len(refs), len(SPLITS))]

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -153,9 +154,9 @@ class Windows:
         features = table["feature"].combine_chunks()
         group = features.indices.to_numpy()
         names: list[str] = features.dictionary.to_pylist()
-        begin = np.flatnonzero(np.diff(group, prepend=-1)).tolist()  # a feature's windows are neighbours
-        ends = [*begin[1:], len(group)]
-        self._pieces = {names[group[at]]: (at, end) for at, end in zip(begin, ends, strict=True)}
+        # A feature's windows are neighbours.
+        edges = [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), len(group)]
+        self._pieces = {names[group[at]]: (at, end) for at, end in pairwise(edges)}
         self._split = _codes(table["split"], list(SPLITS))
         self._document: NDArray[np.uint64] = table["document"].to_numpy()
         self._position: NDArray[np.int32] = table["position"].to_numpy()
