@@ -170,7 +170,7 @@ def _around_firings(shown: Shown) -> list[tuple[float, Clause]]:
         places = _places(window.texts)
         n_tokens += len(places)
         everywhere.update(place for at_token in places for place in at_token)
-        if window.maximum > 0:
+        if window.stratum is None:  # what fires weakly in a window of the lower half counts as silent
             firing = _firing(window)
             at_firing = [place for n in firing for place in places[n]]
             total += len(firing)
