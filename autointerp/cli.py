@@ -273,7 +273,9 @@ def cache_verify(
             raise typer.Exit(1)
 
 
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine, on made-up input.")
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure this machine, on made-up input.\n\nExample: autointerp bench sample"
+)
 app.add_typer(bench, name="bench")
 
 

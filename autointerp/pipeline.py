@@ -195,9 +195,9 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     run.check()
-    if not run.has_all_rows() and not run.is_packed:
-        assert resolved.recipe.corpus is not None  # filled by `resolve`
-        check_first_documents(resolved.recipe.corpus, hub_of(recipe))
+    corpus = resolved.recipe.corpus  # None where the tokens come with stored activations
+    if corpus is not None and not run.has_all_rows() and not run.is_packed:
+        check_first_documents(corpus, hub_of(recipe))
     return resolved, run
 
 

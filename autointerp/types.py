@@ -121,7 +121,7 @@ class Window:
     band: int | None = None
     """Decile of the window's maximum among the feature's active windows, 0 strongest; None if silent."""
     stratum: Stratum | None = None
-    """How a silent window was chosen; None if active."""
+    """How a window that active ones are set against was chosen; None if active."""
     source: Literal["corpus"] = "corpus"
 
     @property
@@ -135,10 +135,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class WindowSet:
-    """Windows of one split, active and silent."""
+    """Windows of one split."""
 
     active: tuple[Window, ...]
     silent: tuple[Window, ...]
+    """What the active ones are set against, by stratum; where the contrast is graded they fire too, weakly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class Directions:
 SampleStatus = Literal["full", "small", "too_few", "dense", "dead"]
 """`full` and `small` are explained and scored. `small`: fewer active windows than the full tier asks for,
 so smaller test sets and wider intervals. `too_few`: not enough windows or documents. `dense`: fires so
-often that there are no silent windows. `dead`: never fires on this corpus."""
+often that nothing is left to set its active windows against. `dead`: never fires on this corpus."""
 
 EXPLAINABLE: frozenset[SampleStatus] = frozenset({"full", "small"})
 

@@ -233,7 +233,7 @@ def shown(out: Path, feature: int) -> list[str]:
 
 def test_show_prints_them_in_quotes(whole: Path) -> None:
     """Every token between quotes, with its effect; every neighbour with its similarity."""
-    lines = {line.split()[0]: line for line in shown(whole, 3)[:5] if line}
+    lines = {line.split()[0]: line for line in shown(whole, 3)[:12] if line}
     known = read(whole)["layers.1/3"]
     assert known.promoted
     text = Vocabulary.load(Run.open(whole).vocabulary).pieces([known.promoted.ids[0]])[0]

@@ -49,6 +49,15 @@ def test_a_wrong_type_says_what_was_found() -> None:
     assert line.startswith("cache.n_tokens:") and "'many'" in line
 
 
+def test_what_sampling_does_not_know_is_said_with_what_it_does() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse({"dictionaries": {"a": {"path": "x"}}, "sampling": {"active_above": "10%", "n_same_token": -1}})
+    assert "'10% of maximum' or 'quantile 0.9' (found '10%')" in str(caught.value)
+    assert "sampling.n_same_token: at least 0 (found -1)" in str(caught.value)
+    given = parse({"dictionaries": {"a": {"path": "x"}}, "sampling": {"active_above": "quantile 0.5"}})
+    assert given.sampling.active_above == "quantile 0.5"
+
+
 def test_features_exclude_each_other() -> None:
     (line,) = faults(DEMO | {"features": {"n": 3, "first": 4}})
     assert "exclude" in line

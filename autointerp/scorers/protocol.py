@@ -10,13 +10,15 @@ from autointerp.types import Heldout, Trials
 
 
 class Scorer(Protocol):
-    """The plug-in: a frozen dataclass whose fields are its options in the recipe."""
+    """The plug-in: a frozen dataclass whose fields are its options in the recipe.
+
+    One that also asks about the windows chosen to be hard (every stratum of `Heldout.silent`) says so by a
+    class attribute `judges_strata = True`: the plan counts their requests.
+    """
 
     version: ClassVar[str]
     """Digested: raise it when the same input would give other trials or another prompt."""
     needs_llm: ClassVar[bool]
-    judges_strata: ClassVar[bool]
-    """Whether it asks about windows chosen to be hard too, or only about those of the headline."""
 
     def templates(self) -> tuple[str, ...]:
         """Names of the prompt templates it uses; their text is digested."""

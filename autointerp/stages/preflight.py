@@ -72,9 +72,8 @@ def _asks(run: Run, role: str, kind: plugins.Kind, section: PluginSection) -> bo
 
 
 def _judged(section: PluginSection, n_hard: int) -> int:
-    """How many of the windows chosen to be hard a scorer asks about."""
-    scorer: Scorer = instance("scorers", section)
-    return n_hard if scorer.judges_strata else 0
+    """How many of the windows chosen to be hard a scorer asks about; one that doesn't say, about none."""
+    return n_hard if getattr(instance("scorers", section), "judges_strata", False) else 0
 
 
 def _packing(section: PluginSection) -> int:
