@@ -20,8 +20,9 @@ from autointerp import pipeline
 from autointerp.activations.collect import Attached, Collector, Masking
 from autointerp.activations.rows import row_dtype
 from autointerp.activations.shards import Firings, FiringStore, firing_shards
-from autointerp.dictionaries.encode import Encoder, largest
-from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.selectors import largest
+from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.errors import DiskFull, ModelError
 from autointerp.run import Run
 from autointerp.stages import cache
@@ -65,36 +66,88 @@ def weights_of(width: int, d_in: int, seed: int = 0) -> Weights:
     w_enc = torch.randn(d_in, width, generator=generator)
     return Weights(
         w_enc_DF=w_enc, b_enc_F=torch.randn(width, generator=generator), b_pre_D=torch.zeros(d_in),
-        w_dec_FD=w_enc.T.contiguous(), b_dec_D=torch.zeros(d_in),
+        w_dec_FO=w_enc.T.contiguous(), b_dec_O=torch.zeros(d_in),
         threshold_F=torch.rand(width, generator=generator),
+        gate=Gate(*torch.randn(3, width, generator=generator)),
     )  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.sampled_from([("topk", 3), ("topk", 40), ("relu", None), ("jumprelu", None)]),
-    st.integers(40, 90),
-    st.integers(1, 30),
-    st.integers(1, 4_000),
-)
-def test_codes_dont_depend_on_tiles(
-    selector: tuple[str, int | None], width: int, n: int, elements: int
-) -> None:
-    """Tiles of a few features, a running top-k over them: the codes of one dense product in float64."""
-    spec, weights = spec_of(*selector, width, 7), weights_of(width, 7)
-    x = torch.randn(n, 7, generator=torch.Generator().manual_seed(1))
-    codes = Encoder(spec, weights, max_elements=elements).encode(x)
-    pre = x.double() @ weights.w_enc_DF.double() + weights.b_enc_F.double()
-    active = pre > 0
+SELECTORS = [("topk", 3), ("topk", 40), ("relu", None), ("jumprelu", None), ("gated", None)]
+SELECTORS += [("abstopk", 3), ("abstopk", 40), ("groupmax", 4), ("groupmax", 8)]
+
+
+def dense_codes(spec: DictionarySpec, weights: Weights, x: Tensor) -> Tensor:
+    """[N, F] with signs, in float64, straight from the definitions."""
+    product = x.double() @ weights.w_enc_DF.double()
+    pre = product + weights.b_enc_F.double()
+    score = pre * weights.w_dec_FO.double().norm(dim=1) if spec.decoder_norm_gate else pre
+    value = score if spec.value_is_score else pre
+    active = score > 0
     if spec.selector == "jumprelu":
         assert weights.threshold_F is not None
-        active &= pre > weights.threshold_F.double()
-    if spec.k:
-        kept = torch.zeros_like(active).scatter(1, pre.topk(spec.k, dim=1).indices, True)
-        active &= kept
-    token, feature = active.nonzero(as_tuple=True)
+        active &= score > weights.threshold_F.double()
+    elif spec.selector == "gated":
+        assert weights.gate is not None
+        value = product * weights.gate.scale_F.double() + weights.gate.magnitude_bias_F.double()
+        active = (product + weights.gate.bias_F.double() > 0) & (value > 0)
+    elif spec.selector == "topk":
+        active &= torch.zeros_like(active).scatter(1, score.topk(spec.k or 0, dim=1).indices, True)
+    elif spec.selector == "abstopk":
+        active = torch.zeros_like(active).scatter(1, score.abs().topk(spec.k or 0, dim=1).indices, True)
+    elif spec.selector == "groupmax":
+        grouped = score.view(len(x), spec.k or 1, -1)
+        active &= (grouped == grouped.amax(2, keepdim=True)).view_as(active)
+    return torch.where(active, value, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    selector=st.sampled_from(SELECTORS),
+    width=st.sampled_from([40, 48, 64, 88]),
+    n=st.integers(1, 30),
+    elements=st.integers(1, 4_000),
+    norms=st.sampled_from(["no", "score", "pre"]),
+)
+def test_codes_dont_depend_on_tiles(
+    selector: tuple[str, int | None], width: int, n: int, elements: int, norms: str
+) -> None:
+    """Tiles of a few features, a running top-k over them: the codes of one dense product in float64; of a
+    signed dictionary 2i is the positive pole of feature i and 2i + 1 the negative one."""
+    spec, weights = spec_of(*selector, width, 7), weights_of(width, 7)
+    if selector[0] != "gated" and norms != "no":
+        spec = dataclasses.replace(spec, decoder_norm_gate=True, value_is_score=norms == "score")
+    x = torch.randn(n, 7, generator=torch.Generator().manual_seed(1))
+    encoder = Encoder(spec, weights, max_elements=elements)
+    codes, expected = encoder.encode(x), dense_codes(spec, weights, x)
+    if spec.signed:
+        expected = torch.stack([expected.clamp_min(0), (-expected).clamp_min(0)], dim=2).flatten(1)
+    token, feature = expected.nonzero(as_tuple=True)
     assert torch.equal(codes.token_M, token) and torch.equal(codes.feature_M, feature)
-    assert torch.allclose(codes.value_M.double(), pre[token, feature], atol=1e-5)
+    assert torch.allclose(codes.value_M.double(), expected[token, feature], atol=1e-5)
+    sparse = dense_codes(spec, weights, x)
+    if spec.decoder_norm_gate and spec.value_is_score:
+        sparse = sparse / weights.w_dec_FO.double().norm(dim=1)
+    decoded = sparse @ weights.w_dec_FO.double() + weights.b_dec_O.double()
+    assert torch.allclose(encoder.decode(codes, x).double(), decoded, atol=1e-4)
+
+
+def test_a_transcoder_lets_its_input_past() -> None:
+    """x = (1, 2), W_enc = 1, W_dec doubles into three numbers, the skip adds x to the first two."""
+    spec = dataclasses.replace(spec_of("relu", None, 2, 2), is_transcoder=True)
+    w_dec, skip = torch.tensor([[2.0, 0, 0], [0, 0, 2]]), torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+    weights = Weights(torch.eye(2), torch.zeros(2), torch.zeros(2), w_dec, torch.ones(3), w_skip_DO=skip)
+    encoder, x = Encoder(spec, weights), torch.tensor([[1.0, 2.0]])
+    assert encoder.decode(encoder.encode(x), x).tolist() == [[1 + 2 + 1, 1 + 2, 1 + 4]]
+
+
+def test_centred_input_is_put_back() -> None:
+    """The mean over D goes before encoding and comes back behind decoding: (1, 3) is (-1, 1) + 2."""
+    spec = dataclasses.replace(spec_of("relu", None, 2, 2), transform=("centre",))
+    weights = Weights(torch.eye(2), torch.zeros(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+    encoder, x = Encoder(spec, weights), torch.tensor([[1.0, 3.0]])
+    codes = encoder.encode(x)
+    assert codes.feature_M.tolist() == [1] and codes.value_M.tolist() == [1.0]
+    assert encoder.decode(codes, x).tolist() == [[2.0, 3.0]]
 
 
 class Recorded:

@@ -208,7 +208,7 @@ def test_saelens_6(tmp_path: Path) -> None:
     assert (spec.hook, spec.site) == ("blocks.3.hook_resid_post", Site("resid_post", 3))
     assert (spec.model, spec.corpus) == ("EleutherAI/pythia-70m", "org/pile")
     assert (spec.context_length, spec.prepend_bos) == (128, True)
-    assert (spec.transform, spec.decoder_norm_gate) == ("none", False)
+    assert (spec.transform, spec.decoder_norm_gate) == ((), False)
 
 
 def test_saelens_before_6(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_codes_equal_the_dense_reference(data: st.DataObject) -> None:
     # Layer norm of few dimensions divides by what cancellation left: a matter of the input, not of codes.
     d_in = data.draw(st.integers(8 if config["normalize_activations"] == "layer_norm" else 2, 12))
     t = tensors(seed, d_in, width)
-    names = {"standard": "relu", "none": "none", "constant_norm_rescale": "constant_norm"}
+    transforms = {"none": (), "layer_norm": ("layer_norm",), "constant_norm_rescale": ("constant_norm",)}
     k = data.draw(st.integers(1, width)) if config["architecture"] == "topk" else None
     gate = k is not None and data.draw(st.booleans())
     config |= {"k": k, "rescale_acts_by_decoder_norm": gate}
@@ -394,11 +394,11 @@ def test_codes_equal_the_dense_reference(data: st.DataObject) -> None:
         t["threshold"] = rng.normal(0.5, 1.0, width).astype(np.float32)
     normalise = config["normalize_activations"]
     spec = spec_of(
-        names.get(config["architecture"], config["architecture"]),
+        {"standard": "relu"}.get(config["architecture"], config["architecture"]),
         k,
         d_in,
         width,
-        transform=names.get(normalise, normalise),
+        transform=transforms[normalise],
         decoder_norm_gate=gate,
     )
     scale = data.draw(st.sampled_from([0.1, 1.0, 30.0]))
@@ -507,15 +507,13 @@ def test_scaling_factor_of_ones_is_ignored(tmp_path: Path) -> None:
 
 def test_b_dec_is_subtracted_unless_the_file_says_no(tmp_path: Path) -> None:
     _, absent = load(saelens(tmp_path / "a", FLAT))
-    assert torch.equal(absent.b_pre_D, absent.b_dec_D)
+    assert torch.equal(absent.b_pre_D, absent.b_dec_O)
     _, without_it = load(saelens(tmp_path / "b", FLAT | {"apply_b_dec_to_input": False}))
     assert not without_it.b_pre_D.any()
 
 
 def test_early_bool_normalisation(tmp_path: Path) -> None:
-    assert (
-        describe_folder(saelens(tmp_path / "a", FLAT | {"normalize_activations": False})).transform == "none"
-    )
+    assert describe_folder(saelens(tmp_path / "a", FLAT | {"normalize_activations": False})).transform == ()
 
 
 # --- files gone wrong ----------------------------------------------------------------------------------
@@ -756,7 +754,7 @@ def test_damage_gives_a_checkpoint_error_or_what_the_file_says(tmp_path: Path, l
             continue
         stored = load_file(file)
         w_dec = stored["W_dec"].astype(np.float32)
-        assert np.array_equal(weights.w_dec_FD.numpy(), w_dec), how
+        assert np.array_equal(weights.w_dec_FO.numpy(), w_dec), how
         assert (spec.d_in, spec.width) == (w_dec.shape[1], w_dec.shape[0]), how
     assert len(messages) > 150
     assert all(str(tmp_path) in message for message in messages), "each names the file"

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
-from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
+from autointerp.dictionaries.spec import DictionarySpec, Selector, Transform, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError, SiteError
 from autointerp.identity import fingerprint
@@ -28,10 +28,10 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 SELECTORS: Final[dict[str, Selector]] = {"standard": "relu", "jumprelu": "jumprelu", "topk": "topk"}
 
-TRANSFORMS: Final[dict[str, Literal["none", "layer_norm", "constant_norm"]]] = {
-    "none": "none",
-    "layer_norm": "layer_norm",
-    "constant_norm_rescale": "constant_norm",
+TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
+    "none": (),
+    "layer_norm": ("layer_norm",),
+    "constant_norm_rescale": ("constant_norm",),
 }
 
 READ = f"Of SAELens' architectures these are read: {', '.join(SELECTORS)}."
@@ -108,8 +108,8 @@ class Saelens:
             w_enc_DF=tensors["W_enc"],
             b_enc_F=tensors["b_enc"],
             b_pre_D=b_dec_D if subtracts else torch.zeros_like(b_dec_D),
-            w_dec_FD=tensors["W_dec"],
-            b_dec_D=b_dec_D,
+            w_dec_FO=tensors["W_dec"],
+            b_dec_O=b_dec_D,
             threshold_F=tensors.get("threshold"),
         )
 
@@ -170,11 +170,11 @@ def _selector(settings: Settings) -> tuple[Selector, int | None]:
     return SELECTORS[architecture], None
 
 
-def _transform(settings: Settings) -> Literal["none", "layer_norm", "constant_norm"]:
+def _transform(settings: Settings) -> tuple[Transform, ...]:
     """`normalize_activations`; early versions wrote true for expected_average_only_in."""
     value = settings.values.get("normalize_activations")
     if value is None or value is False:
-        return "none"
+        return ()
     if value is True or value == "expected_average_only_in":
         settings.refuse(
             "normalize_activations",

@@ -74,8 +74,8 @@ class Sparsify:
             w_enc_DF=tensors["encoder.weight"].T,
             b_enc_F=tensors["encoder.bias"],
             b_pre_D=tensors["b_dec"],
-            w_dec_FD=tensors["W_dec"],
-            b_dec_D=tensors["b_dec"],
+            w_dec_FO=tensors["W_dec"],
+            b_dec_O=tensors["b_dec"],
             threshold_F=None,
         )
 

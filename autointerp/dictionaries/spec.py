@@ -1,6 +1,7 @@
 """What a dictionary is, whatever file it came from.
 
-    x_ND -> pre_NF = (x - b_pre) @ W_enc + b_enc -> selector -> (token, feature, value)
+    x_ND -> T(x) -> pre_NF = (T(x) - b_pre) @ W_enc + b_enc -> score_NF = pre * s -> selector
+         -> (token, feature, value)
 
 A reader (`saelens.py`, `sparsify.py`, ...) turns a checkpoint into a `DictionarySpec` from headers and
 JSON alone (`describe`, no torch, no weights read) and into `Weights` on demand (`load`).
@@ -10,17 +11,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
 from autointerp.types import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Selector = Literal["relu", "jumprelu", "topk"]
+Selector = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "groupmax"]
 """Which pre-activations become activations.
 `relu`: the positive ones. `jumprelu`: those strictly above a threshold a feature, then the positive ones.
-`topk`: of each token the k largest, then the positive ones of those."""
+`gated`: where one affine map of x W_enc is positive, another one, rectified (arXiv 2404.16014).
+`topk`: of each token the k largest, then the positive ones of those. `abstopk`: the k largest by magnitude,
+signs kept. `groupmax`: features stand in k groups of equal size, in order; of each group the largest, then
+the positive ones."""
+
+Transform = Literal["centre", "layer_norm", "constant_norm"]
+"""A step that the input takes before the encoder, token by token; what is linear and the same for all tokens
+(a constant scale, a fixed shift) a reader folds into the weights instead.
+`centre`: the mean over D is subtracted (TransformerLens' center_writing_weights). `layer_norm`: centred and
+divided by the (unbiased) standard deviation + 1e-5. `constant_norm`: scaled to norm sqrt(d_in)."""
+
+ELEMENTWISE: Final[frozenset[Selector]] = frozenset({"relu", "jumprelu", "gated"})
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the checkpoint, or the release it belongs to, says a dictionary does."""
+
+    l0: float | None = None
+    """Features that fire on a token."""
+    fvu: float | None = None
+    """Share of variance not explained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +52,7 @@ class DictionarySpec:
     format: str
     """Name of the reader."""
     path: Path
-    """Local folder of the checkpoint."""
+    """Local folder or file of the checkpoint."""
     identity: str
     """Fingerprint of configuration and weights; digested."""
     d_in: int
@@ -38,7 +60,7 @@ class DictionarySpec:
     """Number of features F."""
     selector: Selector
     k: int | None
-    """For topk: how many a token may have."""
+    """For topk and abstopk: how many a token may have. For groupmax: the number of groups."""
     hook: str | None
     """The hook point as the checkpoint spells it (`blocks.3.hook_resid_post`, `layers.3.mlp.output`, ...);
     None if it doesn't say."""
@@ -52,31 +74,75 @@ class DictionarySpec:
     """Tokens a context had in training, BOS included; None if it doesn't say."""
     prepend_bos: bool
     """Whether contexts began with BOS in training."""
-    transform: Literal["none", "layer_norm", "constant_norm"] = "none"
-    """What is done to the input first. `layer_norm`: each token centred and divided by its standard
-    deviation (+1e-5). `constant_norm`: each token scaled to norm sqrt(d_in)."""
+    hook_out: str | None = None
+    """For a transcoder: the hook point that it predicts, as the checkpoint spells it."""
+    site_out: Site | None = None
+    """The same, canonical. With `is_transcoder` and None, nobody knows what the output is compared with."""
+    d_out: int | None = None
+    """For a transcoder: length of what it predicts."""
+    is_transcoder: bool = False
+    """The decoder writes to another place than the encoder reads."""
+    transform: tuple[Transform, ...] = ()
+    """What is done to the input first, in this order."""
     decoder_norm_gate: bool = False
-    """The selector sees pre-activations times the norm of the feature's decoder row."""
+    """The selector sees scores: pre-activations times the norm of the feature's decoder row."""
+    value_is_score: bool = True
+    """With `decoder_norm_gate`: whether a feature's activation is its score (SAELens), or the pre-activation
+    again (Llamascopium)."""
+    reconstructs: bool = True
+    """Whether decoding its codes alone gives what it was trained to give; not so for one layer of a
+    cross-layer transcoder."""
+    group_sizes: tuple[int, ...] = ()
+    """For a Matryoshka dictionary: how many features its levels add, the coarsest first."""
+    expected: Expected = Expected()
+    approximation: str | None = None
+    """What is left out against the dictionary as trained; None if nothing."""
+    notes: tuple[str, ...] = ()
+    """Conventions of the format that decide what an activation is, for `sae inspect`: `b_dec is subtracted`."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether activations have signs; then each feature has two poles, explained apart."""
+        return self.selector == "abstopk"
+
+    @property
+    def n_poles(self) -> int:
+        return 2 if self.signed else 1
 
     @property
     def feature_sliceable(self) -> bool:
         """Whether a feature's activation is a function of its own column alone."""
-        return self.selector in ("relu", "jumprelu")
+        return self.selector in ELEMENTWISE and not self.signed
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The two affine maps of a gated dictionary, [F] each: a feature fires where x W_enc + bias > 0, and is
+    relu(x W_enc * scale + magnitude_bias) there."""
+
+    bias_F: Tensor
+    scale_F: Tensor
+    magnitude_bias_F: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A dictionary's tensors, float32, on one device. D = d_in, F = width."""
+    """A dictionary's tensors, float32, on one device. D = d_in, F = width, O = d_out (D but in transcoders)."""
 
     w_enc_DF: Tensor
     b_enc_F: Tensor
+    """Unused where there is a gate."""
     b_pre_D: Tensor
     """Subtracted from the (transformed) input before encoding; zeros where the format does not."""
-    w_dec_FD: Tensor
-    b_dec_D: Tensor
+    w_dec_FO: Tensor
+    b_dec_O: Tensor
     """Added to the reconstruction."""
-    threshold_F: Tensor | None
-    """For jumprelu."""
+    threshold_F: Tensor | None = None
+    """For jumprelu; compared with the score where there is a `decoder_norm_gate`."""
+    gate: Gate | None = None
+    """For gated."""
+    w_skip_DO: Tensor | None = None
+    """Of a transcoder: the (untransformed) input times this is added to the output."""
 
 
 class Reader(Protocol):
@@ -85,7 +151,8 @@ class Reader(Protocol):
     version: ClassVar[str]
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` (a local folder or file) looks like this format, from names and JSON alone."""
+        """Whether `path` (a local folder or file) looks like this format, from names, JSON and tensors' names
+        alone. A folder of many dictionaries is none."""
         ...
 
     def describe(self, path: Path) -> DictionarySpec:

@@ -41,7 +41,7 @@ def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress
     n_tokens = len(Vocabulary.load(run.vocabulary))
     for name, features in missing.items():
         found = resolved.dictionaries[name]
-        directions_FD = reader_of(found.spec).load(found.spec, device).w_dec_FD
+        directions_FD = reader_of(found.spec).load(found.spec, device).w_dec_FO
         unembedding = (
             NoUnembedding("the model's weights are not here")
             if resolved.model is None
