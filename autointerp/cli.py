@@ -36,6 +36,11 @@ cache_app = typer.Typer(
     help="Look after a run's files.\n\nExample: autointerp cache verify outputs/demo",
 )
 app.add_typer(cache_app, name="cache")
+sae_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at a dictionary.\n\nExample: autointerp sae inspect ckpt/layers.12",
+)
+app.add_typer(sae_app, name="sae")
 
 
 class Until(StrEnum):
@@ -271,6 +276,48 @@ def cache_verify(
             _say(list(verified(opened, found))[-1:])
         if found.faults:
             raise typer.Exit(1)
+
+
+@sae_app.command("inspect")
+def sae_inspect(
+    sae: Annotated[str, typer.Argument(help="Folder, file, hub id or 'demo'.")],
+) -> None:
+    """What a checkpoint is, from its headers: format, model, site, width, selector, conventions.
+
+    Example: autointerp sae inspect ckpt/layers.12
+    """
+    with _errors():
+        from autointerp.report.dictionary import inspected
+
+        for what, value in inspected(sae):
+            typer.echo(f"{what:12} {value}")
+
+
+@sae_app.command("check")
+def sae_check(
+    sae: Annotated[list[str], typer.Argument(help="As for 'explain --sae'.")],
+    model: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    hook: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="As for 'explain'.")] = None,
+    n_tokens: Annotated[int, typer.Option(min=100, help="Tokens to check it on.")] = 20_000,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One field: --set cache.prepend_bos=false.")
+    ] = None,
+) -> None:
+    """Whether a dictionary fits its model: L0, explained variance, dead features; and read otherwise.
+
+    Example: autointerp sae check ckpt/layers.12 --model org/model --corpus text.jsonl
+    """
+    with _errors():
+        from autointerp.check import check_dictionaries
+        from autointerp.report.fits import print_fits
+        from autointerp.report.terminal import TerminalProgress
+
+        mapping = _with_plugins(_mapping(None, sae, hook, model, corpus, {}), None, None, settings)
+        with _stoppable("type the same again") as stop:
+            checked = check_dictionaries(mapping, n_tokens, TerminalProgress(_console()), stop)
+        for one in checked:
+            print_fits(_console(), one.name, one.spec, one.fits)
 
 
 bench = typer.Typer(
@@ -524,8 +571,8 @@ def _print_prefetched(got: list[Prefetched]) -> None:
 
 
 def _all_there_are(run: Run) -> str:
-    asked, widths = run.recipe.features.n, run.identities.widths
-    return f" (all there are; {asked:,} asked for)" if asked and asked > max(widths.values()) else ""
+    asked, most = run.recipe.features.n, max(map(run.identities.n_columns, run.recipe.dictionaries))
+    return f" (all there are; {asked:,} asked for)" if asked and asked > most else ""
 
 
 def _print_outcome(run: Run, seconds: dict[str, float]) -> None:

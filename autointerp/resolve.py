@@ -7,15 +7,18 @@ the recipe leaves open is filled from the checkpoint, so that the recipe a run k
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError, SiteError
 from autointerp.recipe import (
     DEFAULT_FEATURES,
     ActivationsSection,
@@ -29,7 +32,7 @@ from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
-from autointerp.types import FeatureId
+from autointerp.types import FeatureId, Site
 
 UNKNOWN_CONTEXT: Final = 256
 LONGEST_CONTEXT: Final = 1_024
@@ -50,6 +53,16 @@ class Identities:
     """Where each dictionary reads the model."""
     sliceable: dict[str, bool]
     """Whether each of a dictionary's features is a function of its own column alone."""
+    poles: dict[str, int]
+    """2 where activations have signs, so that each feature is two, else 1."""
+
+    def n_columns(self, dictionary: str) -> int:
+        """Features of a dictionary, poles counted apart."""
+        return self.widths[dictionary] * self.poles[dictionary]
+
+    def columns(self, features: Sequence[FeatureId]) -> NDArray[np.int64]:
+        """Of features of one dictionary, where their firings lie."""
+        return np.array([feature.column(self.poles[feature.dictionary]) for feature in features], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,7 @@ def resolve(recipe: Recipe) -> Resolved:
         return _from_files(recipe, recipe.activations)
     found = _find_dictionaries(recipe)
     model = _find_model(recipe, found)
+    found = {name: _sized(dictionary, model) for name, dictionary in found.items()}
     for name, dictionary in found.items():
         _check_fit(name, dictionary, model)
     corpus = recipe.corpus or _corpus_of(found)
@@ -109,6 +123,7 @@ def resolve(recipe: Recipe) -> Resolved:
         widths={name: dictionary.spec.width for name, dictionary in found.items()},
         sites={name: str(dictionary.site) for name, dictionary in found.items()},
         sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
+        poles={name: dictionary.spec.n_poles for name, dictionary in found.items()},
     )
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -141,6 +156,7 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
         widths={name: one.width for name, one in named.items()},
         sites={name: str(one.section.hook) for name, one in named.items()},
         sliceable={name: name in found and found[name].spec.feature_sliceable for name in named},
+        poles={name: found[name].spec.n_poles if name in found else 1 for name in named},
     )
     for name in named:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -183,8 +199,13 @@ def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, Dic
         name = str(site) if name == "auto" else name
         if name in found:
             raise RecipeError(f"two dictionaries are called '{name}': name them, --sae NAME=PATH.")
-        found[name] = DictionaryFound(spec, site)
+        found[name] = DictionaryFound(spec, site, _site_out(spec))
     return found
+
+
+def _site_out(spec: DictionarySpec) -> Site | None:
+    """Where a transcoder writes. Raises SiteError for a name that is not understood."""
+    return spec.site_out or (parse_hook(spec.hook_out) if spec.hook_out else None)
 
 
 def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles:
@@ -201,6 +222,18 @@ def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles
         raise ModelError(f"{error} (The checkpoint names this model; --model gives another.)") from error
 
 
+def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:
+    """Of neurons or experts, as many as the model has. Raises SiteError where they are not at that site."""
+    if not found.spec.is_basis:
+        return found
+    kind = str(found.spec.path).partition(":")[0]
+    if not str(found.site).endswith(f".{kind}"):
+        raise SiteError(f"'{found.site}' has no {kind}: say --hook layers.{found.site.layer}.{kind}.")
+    check_site(found.site, model.architecture)
+    spec = found.spec.sized(width_at(found.site, model.architecture))
+    return dataclasses.replace(found, spec=spec)
+
+
 def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> None:
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
@@ -211,6 +244,14 @@ def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Non
             f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
             f"but {dictionary.site} of {model.name} has {width}. Is it the right --model and --hook?"
         )
+    out = dictionary.site_out
+    if out is not None:
+        check_site(out, model.architecture, dictionary.spec.hook_out)
+        if dictionary.spec.d_out != (width := width_at(out, model.architecture)):
+            raise CheckpointError(
+                f"dictionary '{name}' ({dictionary.spec.path}) writes vectors of {dictionary.spec.d_out} "
+                f"numbers, but {out} of {model.name} has {width}. Is it the right --model?"
+            )
 
 
 def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:
@@ -253,41 +294,49 @@ def _prepend_bos(recipe: Recipe, found: dict[str, DictionaryFound]) -> bool:
 
 def asked_features(recipe: Recipe, identities: Identities, dictionary: str) -> list[FeatureId]:
     """The features the recipe asks for of one dictionary, ascending. Raises FeatureError."""
-    asked, width = recipe.features, identities.widths[dictionary]
+    asked, n_poles, n = recipe.features, identities.poles[dictionary], identities.n_columns(dictionary)
     if asked.ids is not None:
         if not asked.ids:
             raise FeatureError("the list of features is empty: name some, e.g. --features 5,100-200.")
-        indices = {index for text in asked.ids for index in _indices(text, dictionary, identities)}
-        return [FeatureId(dictionary, index) for index in sorted(indices)]
-    if asked.first is not None:
-        return [FeatureId(dictionary, index) for index in range(min(asked.first, width))]
-    hashes = draw.mix(draw.key(recipe.seed, "features", dictionary), np.arange(width, dtype=np.uint64))
-    chosen = np.sort(draw.smallest(hashes, asked.n or DEFAULT_FEATURES))
-    return [FeatureId(dictionary, index) for index in chosen.tolist()]
+        columns = sorted({at for text in asked.ids for at in _columns(str(text), dictionary, identities)})
+    elif asked.first is not None:
+        columns = list(range(min(asked.first, n)))
+    else:
+        hashes = draw.mix(draw.key(recipe.seed, "features", dictionary), np.arange(n, dtype=np.uint64))
+        columns = np.sort(draw.smallest(hashes, asked.n or DEFAULT_FEATURES)).tolist()
+    return [FeatureId.of_column(dictionary, column, n_poles) for column in columns]
 
 
-def _indices(text: str, dictionary: str, identities: Identities) -> range:
-    text, width = str(text).strip(), identities.widths[dictionary]
+def _columns(text: str, dictionary: str, identities: Identities) -> Iterable[int]:
+    """`d/17` and `d/17-` are a pole each, `17` and `10-17` are features with all their poles."""
+    text, width, n_poles = text.strip(), identities.widths[dictionary], identities.poles[dictionary]
     if "/" in text:
         feature = FeatureId.parse(text)
         if feature.dictionary not in identities.widths:
             known = ", ".join(identities.widths)
             raise FeatureError(f"'{text}' is of no dictionary here. There are: {known}.")
         if feature.dictionary != dictionary:
-            return range(0)
-        text = str(feature.index)
+            return ()
+        _check_index(feature.index, dictionary, width)
+        if feature.pole and n_poles == 1:
+            raise FeatureError(f"'{text}': the activations of dictionary '{dictionary}' have no signs.")
+        return (feature.column(n_poles),)
     low, dash, high = text.partition("-")
     if not _is_number(low) or (dash and not _is_number(high)):
         raise FeatureError(f"'{text}' names no feature. Examples: 17, 100-200, {dictionary}/17.")
     found = range(int(low), int(high if dash else low) + 1)
     if not found:
         raise FeatureError(f"the range {text} is empty: its end lies before its beginning.")
-    if found[-1] >= width:
+    _check_index(found[-1], dictionary, width)
+    return range(found[0] * n_poles, (found[-1] + 1) * n_poles)
+
+
+def _check_index(index: int, dictionary: str, width: int) -> None:
+    if index >= width:
         raise FeatureError(
-            f"feature {found[-1]} is out of range: dictionary '{dictionary}' has {width} features, "
+            f"feature {index} is out of range: dictionary '{dictionary}' has {width} features, "
             f"0 to {width - 1}."
         )
-    return found
 
 
 def _is_number(text: str) -> bool:

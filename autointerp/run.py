@@ -282,9 +282,9 @@ class Run:
         """Features whose firings the later stages read, ascending: those asked for and, where a dictionary
         need not be cached whole, their neighbours, on which silent windows are looked for."""
         if self.recipe.sampling.n_density:
-            return np.arange(self.identities.widths[dictionary])  # any feature may be of similar density
+            return np.arange(self.identities.n_columns(dictionary))  # any feature may be of similar density
         asked = self.asked(dictionary)
-        found = {feature.index for feature in asked}
+        found = set(self.identities.columns(asked).tolist())
         if self.identities.sliceable[dictionary]:
             journal = self.directions(dictionary)
             for unit, features in groupby(asked, lambda feature: unit_of_feature(feature.index)):

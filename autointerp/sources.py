@@ -29,6 +29,13 @@ class DictionaryFound:
 
     spec: DictionarySpec
     site: Site
+    site_out: Site | None = None
+    """Where a transcoder writes, if that is known."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All that must be captured: what it reads and, to check a transcoder, what it predicts."""
+        return (self.site,) if self.site_out is None else (self.site, self.site_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,4 +208,8 @@ def _hook(cache: DelphiCache, wanted: str) -> Hook:
 def local(path: str) -> str:
     """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
     ids, `demo`, `stdlib`) stay."""
-    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).resolve())
+    return (
+        path
+        if path in ("demo", "stdlib", "neurons", "experts") or not Path(path).exists()
+        else str(Path(path).resolve())
+    )

@@ -40,6 +40,7 @@ _FEATURES: Final = pa.schema(
         ("feature", pa.string()),
         ("dictionary", pa.string()),
         ("index", pa.int64()),
+        ("pole", pa.string()),
         ("status", pa.string()),
         ("contrast", pa.string()),
         ("density", pa.float64()),
@@ -113,7 +114,9 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
             }
             for key, sample in sorted(samples.read(unit).items()):
                 row = {name: sample.get(name) for name in names}
-                row |= {"feature": key, "dictionary": dictionary, "index": FeatureId.parse(key).index}
+                feature = FeatureId.parse(key)
+                row |= {"feature": key, "dictionary": dictionary, "index": feature.index}
+                row["pole"] = feature.pole
                 for name in ("promoted", "suppressed"):
                     effects = directions.get(key, {}).get(name)
                     row[name] = None if effects is None else [text_of(token) for token in effects["ids"]]

@@ -56,6 +56,17 @@ class FeatureId:
         return f"{self.dictionary}/{self.index}{self.pole}"
 
     @classmethod
+    def of_column(cls, dictionary: str, column: int, n_poles: int) -> FeatureId:
+        """Inverse of `column`."""
+        index, pole = divmod(column, n_poles)
+        return cls(dictionary, index, "-" if pole else "")
+
+    def column(self, n_poles: int) -> int:
+        """Where its firings lie: the index, or in a signed dictionary (two poles a feature) 2 * index, and
+        one more for the negative pole. Columns ascend as feature ids do."""
+        return self.index * n_poles + (self.pole == "-")
+
+    @classmethod
     def parse(cls, text: str) -> FeatureId:
         """Inverse of `str`. Raises FeatureError where the text is not a feature id."""
         match = _FEATURE_ID.fullmatch(text)

@@ -11,7 +11,7 @@ from autointerp.journal import differing
 from autointerp.recipe import DEFAULT_FEATURES, FeatureSection, Recipe, to_mapping
 from autointerp.resolve import Identities
 from autointerp.run import Run
-from autointerp.types import Json
+from autointerp.types import FeatureId, Json
 
 _PLACES_OF_FILES = ("path", "streaming", "reference")
 """Of the section `corpus`: where it lies here. What it holds is in the identities."""
@@ -94,14 +94,15 @@ def _features(runs: Sequence[Run]) -> FeatureSection:
             return FeatureSection(first=max(section.first or 0 for section in sections))
         if all(section.first is None and section.ids is None for section in sections):
             return FeatureSection(n=max(section.n or DEFAULT_FEATURES for section in sections))
-    asked: dict[str, set[int]] = {}
+    asked: dict[str, set[FeatureId]] = {}
     for run in runs:
         for name in run.recipe.dictionaries:
-            asked.setdefault(name, set()).update(feature.index for feature in run.asked(name))
-    each = list(asked.values())
-    if all(indices == each[0] for indices in each):
+            asked.setdefault(name, set()).update(run.asked(name))
+    has_poles = any(n > 1 for run in runs for n in run.identities.poles.values())
+    each = [{feature.index for feature in features} for features in asked.values()]
+    if not has_poles and all(indices == each[0] for indices in each):
         return FeatureSection(ids=_ranges(sorted(each[0])))
-    return FeatureSection(ids=[f"{name}/{index}" for name, of in asked.items() for index in sorted(of)])
+    return FeatureSection(ids=[str(feature) for of in asked.values() for feature in sorted(of)])
 
 
 def _ranges(indices: list[int]) -> list[str]:

@@ -27,10 +27,12 @@ from autointerp.types import Site
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """An encoder and the site it reads."""
+    """An encoder, the site it reads, and the site whose vectors its decoder makes (None: nobody knows, and
+    only its codes can be checked)."""
 
     site: Site
     encoder: Encoder
+    target: Site | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class Check:
     n_tokens: int
     l0: float
     """Mean number of firing features a token."""
-    fvu: float
-    """Share of variance not explained: sum |x - x_hat|^2 / sum |x - mean|^2."""
+    fvu: float | None
+    """Share of variance not explained: sum |y - y_hat|^2 / sum |y - mean|^2, where y is what it was trained to
+    give; None where that is not here."""
     median_norm: float
     """Median norm of the site's vectors: the measure for sink tokens."""
 
@@ -104,7 +107,7 @@ class Collected:
         del pieces
         masked = np.sort(np.concatenate(sinks))
         return Kept(
-            firings=sort_by_feature(feature, token, value, self.n_tokens, self.encoder.spec.width),
+            firings=sort_by_feature(feature, token, value, self.n_tokens, self.encoder.spec.n_columns),
             sinks=masked,
             n_tokens=n_looked_at - len(masked),
         )
@@ -134,33 +137,43 @@ class Collector:
     def check(self, shards: Iterator[tuple[int, Rows]]) -> dict[str, Check]:
         """Each dictionary on the first `CHECK_TOKENS` tokens looked at, all of one pass. `shards`: the
         number of their first row, and the rows."""
-        vectors: dict[Site, list[Tensor]] = {entry.site: [] for entry in self._attached.values()}
-        n_tokens = 0
+        x_of = self.first_vectors(shards, CHECK_TOKENS)
+        return {
+            name: self._check(
+                entry.encoder, x_of[entry.site], None if entry.target is None else x_of[entry.target]
+            )
+            for name, entry in self._attached.items()
+        }
+
+    @torch.inference_mode()
+    def first_vectors(self, shards: Iterator[tuple[int, Rows]], n_tokens: int) -> dict[Site, Tensor]:
+        """Of the first `n_tokens` tokens looked at, the vectors at every site that is read or predicted."""
+        sites = dict.fromkeys(site for entry in self._attached.values() for site in _read(entry))
+        vectors: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        n_read = 0
         for first_row, rows in shards:
             for batch in batches(rows, self.batch_tokens, by_length=False):
-                captured, token_N = self._forward(rows, batch, first_row)
+                captured, token_N = self._forward(rows, batch, first_row, list(sites))
                 for site, x_ND in captured.items():
                     vectors[site].append(x_ND.float())
-                n_tokens += len(token_N)
-                if n_tokens >= CHECK_TOKENS:
+                n_read += len(token_N)
+                if n_read >= n_tokens:
                     break
-            if n_tokens >= CHECK_TOKENS:
+            if n_read >= n_tokens:
                 break
-        x_of = {site: torch.cat(pieces)[:CHECK_TOKENS] for site, pieces in vectors.items()}
-        return {name: self._check(x_of[entry.site], entry.encoder) for name, entry in self._attached.items()}
+        return {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()}
 
-    def _check(self, x_ND: Tensor, encoder: Encoder) -> Check:
+    def _check(self, encoder: Encoder, x_ND: Tensor, y_NO: Tensor | None) -> Check:
         norm_N = x_ND.norm(dim=1)
         median = float(norm_N.median())
         if self._masking.sink_ratio is not None:
-            x_ND = x_ND[norm_N <= self._masking.sink_ratio * median]
+            is_usual_N = norm_N <= self._masking.sink_ratio * median
+            x_ND, y_NO = x_ND[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
         codes = encoder.encode(x_ND)
-        error = (x_ND - encoder.decode(codes, x_ND)).double().square().sum()
-        spread = (x_ND - x_ND.mean(0)).double().square().sum()
         return Check(
             n_tokens=len(x_ND),
             l0=len(codes.value_M) / max(len(x_ND), 1),
-            fvu=float(error / spread) if float(spread) > 0 else float(error > 0),
+            fvu=None if y_NO is None else unexplained(y_NO, encoder.decode(codes, x_ND)),
             median_norm=median,
         )
 
@@ -175,9 +188,10 @@ class Collector:
         """One shard, whose rows begin with number `first_row` of the run. `on_batch(n)` after each batch with
         the tokens it held; it may raise to stop. Memory: the shard's codes, 12 bytes each."""
         n_tokens = len(rows) * rows.dtype["tokens"].shape[0]
+        sites = list(dict.fromkeys(entry.site for entry in self._attached.values()))
         collected = {name: Collected(entry.encoder, n_tokens) for name, entry in self._attached.items()}
         for batch in batches(rows, self.batch_tokens, by_length=True):
-            captured, token_N = self._forward(rows, batch, first_row)
+            captured, token_N = self._forward(rows, batch, first_row, sites)
             for name, entry in self._attached.items():
                 x_ND = captured[entry.site]
                 collected[name].batches.append(
@@ -210,7 +224,7 @@ class Collector:
         )
 
     def _forward(
-        self, rows: Rows, batch: NDArray[np.int64], first_row: int
+        self, rows: Rows, batch: NDArray[np.int64], first_row: int, sites: list[Site]
     ) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
         """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]."""
         context_length = rows.dtype["tokens"].shape[0]
@@ -221,7 +235,6 @@ class Collector:
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
         look_N = torch.from_numpy(np.flatnonzero(look_BT))
-        sites = list({entry.site: None for entry in self._attached.values()})
         captured = self._vectors.capture(self._sent(ids_BT, self._vectors.device), sites, batch + first_row)
         return {
             site: x_BTD.flatten(0, 1).index_select(0, self._sent(look_N, x_BTD.device))
@@ -233,6 +246,17 @@ class Collector:
         if device.type != "cuda":
             return tensor.to(device)
         return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _read(entry: Attached) -> tuple[Site, ...]:
+    return (entry.site,) if entry.target is None else (entry.site, entry.target)
+
+
+def unexplained(y_NO: Tensor, y_hat_NO: Tensor) -> float:
+    """The share of the variance of y that y_hat doesn't explain (FVU), over all dimensions together."""
+    error = (y_NO - y_hat_NO).double().square().sum()
+    spread = (y_NO - y_NO.mean(0)).double().square().sum()
+    return float(error / spread) if float(spread) > 0 else float(error > 0)
 
 
 def batches(rows: Rows, batch_tokens: int, *, by_length: bool) -> Iterator[NDArray[np.int64]]:

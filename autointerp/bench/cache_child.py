@@ -83,7 +83,9 @@ def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
     (attached,) = opened.attached.values()
     spec = attached.encoder.spec
     weights = opened.weights["bench"]
-    bias_F = weights.b_enc_F - weights.b_pre_D @ weights.w_enc_DF
+    w_enc_DF = weights.w_enc_DF
+    assert w_enc_DF is not None
+    bias_F = weights.b_enc_F - weights.b_pre_D @ w_enc_DF
     with torch.inference_mode():
         for batch in batches(rows, collector.batch_tokens, by_length=True):
             longest = int(rows["length"][batch].max())
@@ -96,7 +98,7 @@ def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
 
             def with_torch_topk() -> None:
                 for x_nD in to_hook().split(256):
-                    pre_nF = torch.addmm(bias_F, x_nD, weights.w_enc_DF)
+                    pre_nF = torch.addmm(bias_F, x_nD, w_enc_DF)
                     torch.topk(pre_nF, spec.k or 1, dim=1, sorted=False)
 
             clock.time("forward_to_hook", to_hook)

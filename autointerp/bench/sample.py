@@ -107,7 +107,7 @@ def _measure(folder: Path, width: int, n_features: int, n_slow: int) -> SampleBe
     with tempfile.TemporaryDirectory() as out:
         journal = Journal(Path(out), {"bench": "sample"})
         counts = cache.firings.counts(width)
-        for block in blocks(features, counts, Resources().sample_firings):
+        for block in blocks(features, counts[: len(features)], Resources().sample_firings):
             save_samples(journal, sampler.sample(block))
         ended, wall_ended = time.process_time(), time.monotonic()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -18,7 +18,8 @@ from autointerp.dictionaries.spec import DictionarySpec, Weights
 class EncoderColumns:
     """Score = (x @ w_enc + bias) * norm. Of a gated dictionary, `bias` is the gate's."""
 
-    w_enc_DC: Tensor
+    w_enc_DC: Tensor | None
+    """None: the identity."""
     bias_C: Tensor
     """Float32; what is subtracted from the input before encoding is folded in."""
     norm_C: Tensor | None
@@ -38,9 +39,12 @@ class EncoderColumns:
             gate, own = weights.gate, weights.gate.bias_F
             shift_F = gate.magnitude_bias_F.double() - gate.bias_F.double() * gate.scale_F.double()
             gated = (gate.scale_F, shift_F.float())
-        norm = weights.w_dec_FO.norm(dim=1) if spec.decoder_norm_gate else None
+        norm = None
+        if spec.decoder_norm_gate:
+            assert weights.w_dec_FO is not None
+            norm = weights.w_dec_FO.norm(dim=1)
         return cls(
-            weights.w_enc_DF.to(dtype),
+            None if weights.w_enc_DF is None else weights.w_enc_DF.to(dtype),
             _folded(own, weights, max_elements),
             norm,
             weights.threshold_F,
@@ -49,10 +53,22 @@ class EncoderColumns:
 
     @property
     def n(self) -> int:
-        return self.w_enc_DC.shape[1]
+        return len(self.bias_C)
+
+    def scores(self, x_nD: Tensor, these: slice) -> Tensor:
+        """[n, f] of a tile of features. `x_nD`: float32."""
+        if self.w_enc_DC is None:
+            score_nf = x_nD[:, these] + self.bias_C[these]
+        elif self.w_enc_DC.dtype == torch.float32:
+            score_nf = torch.addmm(self.bias_C[these], x_nD, self.w_enc_DC[:, these])
+        else:
+            product_nf = x_nD.to(self.w_enc_DC.dtype) @ self.w_enc_DC[:, these]
+            score_nf = product_nf.float() + self.bias_C[these]
+        return score_nf if self.norm_C is None else score_nf.mul_(self.norm_C[these])
 
     def take(self, which: Tensor) -> EncoderColumns:
-        """Those of indices `which`."""
+        """Those of indices `which`; not of an identity."""
+        assert self.w_enc_DC is not None
         return EncoderColumns(
             self.w_enc_DC[:, which],
             self.bias_C[which],
@@ -64,7 +80,7 @@ class EncoderColumns:
     def padded(self, multiple: int) -> EncoderColumns:
         """With features that never fire, up to a multiple of so many."""
         missing = (0, -self.n % multiple)
-        if not missing[1]:
+        if not missing[1] or self.w_enc_DC is None:
             return self
         pad = torch.nn.functional.pad
         return dataclasses.replace(
@@ -85,7 +101,10 @@ def _folded(bias_F: Tensor, weights: Weights, max_elements: int) -> Tensor:
     b_pre_D = weights.b_pre_D.to(torch.float64)
     if not b_pre_D.any():
         return bias_F
+    if weights.w_enc_DF is None:
+        return (bias_F.to(torch.float64) - b_pre_D).to(torch.float32)
+    w_enc_DF = weights.w_enc_DF
     step = max(1, max_elements // b_pre_D.numel())
-    starts = range(0, weights.w_enc_DF.shape[1], step)
-    pieces = [b_pre_D @ weights.w_enc_DF[:, start : start + step].to(torch.float64) for start in starts]
+    starts = range(0, w_enc_DF.shape[1], step)
+    pieces = [b_pre_D @ w_enc_DF[:, start : start + step].to(torch.float64) for start in starts]
     return (bias_F.to(torch.float64) - torch.cat(pieces)).to(torch.float32)

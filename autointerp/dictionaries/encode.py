@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.columns import EncoderColumns
-from autointerp.dictionaries.selectors import Found, select, tile_multiple
+from autointerp.dictionaries.selectors import Found, by_token, select, tile_multiple
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.transforms import transformed, untransformed
 from autointerp.errors import ModelError
@@ -70,7 +70,7 @@ class Encoder:
         product; selection is float32 always."""
         self.spec = spec
         self._weights = weights
-        on_cpu = weights.w_enc_DF.device.type == "cpu"
+        on_cpu = weights.b_enc_F.device.type == "cpu"
         self._max_elements = max_elements or (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS)
         self._columns = EncoderColumns.of(spec, weights, product_dtype, self._max_elements)
         self._norm_F = self._columns.norm_C
@@ -84,7 +84,7 @@ class Encoder:
         them. Only for a `feature_sliceable` dictionary; it can't decode."""
         assert self.spec.feature_sliceable
         some = copy.copy(self)
-        some._features = torch.tensor(features, dtype=torch.int64, device=self._weights.w_enc_DF.device)
+        some._features = torch.tensor(features, dtype=torch.int64, device=self._weights.b_enc_F.device)
         some._columns = self._columns.take(some._features).padded(COLUMNS)
         return some
 
@@ -100,7 +100,7 @@ class Encoder:
         codes = self.candidates(x_ND)
         active = (codes.value_M > 0).nonzero()[:, 0]
         token_M, feature_M = codes.token_M[active], codes.feature_M[active]
-        order = (token_M * self.spec.width * self.spec.n_poles + feature_M).argsort()
+        order = (token_M * self.spec.n_columns + feature_M).argsort()
         return Codes(token_M[order], feature_M[order], codes.value_M[active][order])
 
     @torch.no_grad()
@@ -140,8 +140,8 @@ class Encoder:
         Of `x_ND` only the number of tokens is used and, for a dictionary that transforms its input, each
         token's mean and scale, to undo that; and what a transcoder lets past itself.
         """
-        weights, d_out = self._weights, self._weights.w_dec_FO.shape[1]
-        x_hat_NO = torch.zeros(x_ND.shape[0], d_out, device=weights.w_dec_FO.device)
+        weights, d_out = self._weights, len(self._weights.b_dec_O)
+        x_hat_NO = torch.zeros(x_ND.shape[0], d_out, device=weights.b_dec_O.device)
         if not x_ND.shape[0]:
             return x_hat_NO
         feature_M, value_M = codes.feature_M, codes.value_M
@@ -152,6 +152,9 @@ class Encoder:
         step = max(1, self._max_elements // d_out)
         for start in range(0, len(codes), step):
             these = slice(start, start + step)
+            if weights.w_dec_FO is None:
+                x_hat_NO[codes.token_M[these], feature_M[these]] = value_M[these]
+                continue
             rows_mO = weights.w_dec_FO[feature_M[these]] * value_M[these, None]
             x_hat_NO.index_add_(0, codes.token_M[these], rows_mO)
         x_hat_NO += weights.b_dec_O
@@ -171,22 +174,16 @@ class Encoder:
     def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> Found:
         """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
         x_nD = transformed(x_nD.to(torch.float32), self.spec.transform)
-        token_m, feature_m, value_m = select(self.spec, self._columns, self._scores(x_nD, f_step))
+        if self._weights.encode is not None:
+            token_m, feature_m, value_m = by_token(*self._weights.encode(x_nD))
+        else:
+            token_m, feature_m, value_m = select(self.spec, self._columns, self._scores(x_nD, f_step))
         return token_m + first_token, feature_m, value_m
 
     def _scores(self, x_nD: Tensor, f_step: int) -> Iterator[tuple[int, Tensor]]:
         """The scores [n, f] of one tile of features after the other, and the tile's first feature."""
-        columns = self._columns
-        x_nD = x_nD.to(columns.w_enc_DC.dtype)
-        for start in range(0, columns.n, f_step):
-            these = slice(start, start + f_step)
-            if columns.w_enc_DC.dtype == torch.float32:
-                score_nf = torch.addmm(columns.bias_C[these], x_nD, columns.w_enc_DC[:, these])
-            else:
-                score_nf = (x_nD @ columns.w_enc_DC[:, these]).float() + columns.bias_C[these]
-            if columns.norm_C is not None:
-                score_nf.mul_(columns.norm_C[these])
-            yield start, score_nf
+        for start in range(0, self._columns.n, f_step):
+            yield start, self._columns.scores(x_nD, slice(start, start + f_step))
 
     def _empty(self, device: torch.device) -> Codes:
         none = torch.zeros(0, dtype=torch.int64, device=device)

@@ -1,6 +1,8 @@
 """From what a user writes behind `--sae` to a DictionarySpec.
 
     demo                                 the dictionary that comes with this package
+    neurons  neurons:200  experts        no dictionary: the model's own units (`basis.py`)
+    package.module:function              code of your own, which gives a `spec.Dictionary`
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
     org/repo:layers.7@main               a Hugging Face repository, folder in it, revision
 
@@ -9,19 +11,26 @@ Of a repository only the named folder is fetched, at one commit.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from autointerp import demo, plugins
+from autointerp.dictionaries.basis import NAME, Basis
 from autointerp.dictionaries.checkpoint import contents, folder_of, listed, many_dictionaries, subfolders
-from autointerp.dictionaries.spec import DictionarySpec, Reader
+from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
 from autointerp.errors import CheckpointError
+from autointerp.identity import fingerprint
 
 HUB = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
 )
+
+OUTSIDE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 WANTED_SUFFIXES: Final = (".json", ".yaml", ".safetensors")
 """What is fetched of a folder on the hub. Pickles stay where they are: nothing here opens one."""
@@ -34,14 +43,19 @@ def find_dictionary(text: str) -> DictionarySpec:
     """
     if text == "demo":
         return describe_folder(Path(demo.DICTIONARY))
+    if NAME.fullmatch(text):
+        return Basis().describe(Path(text))
     path = Path(text).expanduser().absolute()
     if path.exists():
         return describe_folder(folder_of(path))
+    if OUTSIDE.fullmatch(text):
+        return _outside(text).spec
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(
             f"no file or folder is called '{text}', and it is not the name of a Hugging Face repository "
-            "(org/repo, org/repo:folder or org/repo:folder@revision), nor 'demo'."
+            "(org/repo, org/repo:folder or org/repo:folder@revision), nor 'demo', 'neurons', 'experts' or the "
+            "name of a function (package.module:function)."
         )
     return describe_folder(_fetched(match["repo"], (match["folder"] or "").strip("/"), match["revision"]))
 
@@ -64,7 +78,48 @@ def describe_folder(folder: Path) -> DictionarySpec:
 
 def reader_of(spec: DictionarySpec) -> Reader:
     """The reader that described `spec`, to load its weights."""
+    if OUTSIDE.fullmatch(spec.format):
+        return Outside(spec.format)
     return cast(Reader, plugins.find("dictionaries", spec.format)())
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A function of somebody's, which knows one dictionary."""
+
+    function: str
+
+    version: ClassVar[str] = "1"
+
+    def recognises(self, path: Path) -> bool:
+        return False
+
+    def describe(self, path: Path) -> DictionarySpec:
+        return _outside(self.function).spec
+
+    def load(self, spec: DictionarySpec, device: str) -> Weights:
+        return _outside(self.function).load(device)
+
+
+def _outside(text: str) -> Dictionary:
+    """What `package.module:function` gives. Raises CheckpointError where it is no `Dictionary`; errors of
+    the function itself go their way."""
+    module, _, name = text.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"--sae {text}: {error}. (A folder or repository is named otherwise.)"
+        ) from error
+    given = function()
+    if not isinstance(given, Dictionary):
+        raise CheckpointError(
+            f"--sae {text} gives a {type(given).__name__}; it must give an "
+            f"autointerp.dictionaries.spec.Dictionary."
+        )
+    file = Path(inspect.getfile(function))
+    identity = given.spec.identity or fingerprint([file])
+    return replace(given, spec=replace(given.spec, format=text, path=file, identity=identity))
 
 
 def _readers() -> Mapping[str, Reader]:

@@ -34,6 +34,11 @@ def select(spec: DictionarySpec, columns: EncoderColumns, tiles: Tiles) -> Found
         value_nK, feature_nK = (torch.cat(pair, dim=1) for pair in zip(*pieces, strict=True))
     else:
         value_nK, feature_nK = _top_k(tiles, spec.k or 0, by_magnitude=spec.selector == "abstopk")
+    return by_token(value_nK, feature_nK)
+
+
+def by_token(value_nK: Tensor, feature_nK: Tensor) -> Found:
+    """From K codes a token."""
     token_n = torch.arange(len(value_nK), device=value_nK.device)
     return token_n.repeat_interleave(value_nK.shape[1]), feature_nK.ravel(), value_nK.ravel()
 

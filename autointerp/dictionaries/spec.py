@@ -9,6 +9,8 @@ JSON alone (`describe`, no torch, no weights read) and into `Weights` on demand 
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
@@ -18,13 +20,13 @@ from autointerp.types import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-Selector = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "groupmax"]
+Selector = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "groupmax", "custom"]
 """Which pre-activations become activations.
 `relu`: the positive ones. `jumprelu`: those strictly above a threshold a feature, then the positive ones.
 `gated`: where one affine map of x W_enc is positive, another one, rectified (arXiv 2404.16014).
 `topk`: of each token the k largest, then the positive ones of those. `abstopk`: the k largest by magnitude,
 signs kept. `groupmax`: features stand in k groups of equal size, in order; of each group the largest, then
-the positive ones."""
+the positive ones. `custom`: what `Weights.encode` says."""
 
 Transform = Literal["centre", "layer_norm", "constant_norm"]
 """A step that the input takes before the encoder, token by token; what is linear and the same for all tokens
@@ -33,6 +35,10 @@ Transform = Literal["centre", "layer_norm", "constant_norm"]
 divided by the (unbiased) standard deviation + 1e-5. `constant_norm`: scaled to norm sqrt(d_in)."""
 
 ELEMENTWISE: Final[frozenset[Selector]] = frozenset({"relu", "jumprelu", "gated"})
+
+
+BASIS_SHARE: Final = 64
+"""Of raw neurons a token keeps one in so many, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,11 @@ class DictionarySpec:
     group_sizes: tuple[int, ...] = ()
     """For a Matryoshka dictionary: how many features its levels add, the coarsest first."""
     expected: Expected = Expected()
+    is_basis: bool = False
+    """The features are the coordinates of the site: no weights, and `d_in` and `width` are 0 until the model
+    is known (`sized`)."""
+    has_signs: bool = False
+    """For custom: activations may be negative."""
     approximation: str | None = None
     """What is left out against the dictionary as trained; None if nothing."""
     notes: tuple[str, ...] = ()
@@ -103,16 +114,34 @@ class DictionarySpec:
     @property
     def signed(self) -> bool:
         """Whether activations have signs; then each feature has two poles, explained apart."""
-        return self.selector == "abstopk"
+        return self.selector == "abstopk" or (self.selector == "custom" and self.has_signs)
 
     @property
     def n_poles(self) -> int:
         return 2 if self.signed else 1
 
     @property
+    def n_columns(self) -> int:
+        """Features, poles counted apart."""
+        return self.width * self.n_poles
+
+    @property
     def feature_sliceable(self) -> bool:
         """Whether a feature's activation is a function of its own column alone."""
-        return self.selector in ELEMENTWISE and not self.signed
+        return self.selector in ELEMENTWISE and not self.is_basis
+
+    def sized(self, width: int) -> DictionarySpec:
+        """A basis of a site of so many coordinates; any other dictionary as it is."""
+        if not self.is_basis:
+            return self
+        k = None if self.selector == "relu" else min(self.k or max(1, width // BASIS_SHARE), width)
+        return dataclasses.replace(self, d_in=width, width=width, k=k)
+
+
+if TYPE_CHECKING:
+    Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Of n tokens' (transformed) input [n, D], float32: values and features [n, K]; 0 is not active. A token's
+    codes may not depend on the other tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +158,14 @@ class Gate:
 class Weights:
     """A dictionary's tensors, float32, on one device. D = d_in, F = width, O = d_out (D but in transcoders)."""
 
-    w_enc_DF: Tensor
+    w_enc_DF: Tensor | None
+    """None: the identity (a basis), or custom."""
     b_enc_F: Tensor
     """Unused where there is a gate."""
     b_pre_D: Tensor
     """Subtracted from the (transformed) input before encoding; zeros where the format does not."""
-    w_dec_FO: Tensor
+    w_dec_FO: Tensor | None
+    """None: the identity (a basis)."""
     b_dec_O: Tensor
     """Added to the reconstruction."""
     threshold_F: Tensor | None = None
@@ -143,6 +174,27 @@ class Weights:
     """For gated."""
     w_skip_DO: Tensor | None = None
     """Of a transcoder: the (untransformed) input times this is added to the output."""
+    encode: Encode | None = None
+    """For custom."""
+
+    def directions(self, features: Sequence[int]) -> Tensor:
+        """Decoder rows [Q, O]."""
+        if self.w_dec_FO is not None:
+            return self.w_dec_FO[list(features)]
+        rows_QO = self.b_dec_O.new_zeros(len(features), len(self.b_dec_O))
+        rows_QO[range(len(features)), list(features)] = 1
+        return rows_QO
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """What a function outside of this package gives for `--sae package.module:function`."""
+
+    spec: DictionarySpec
+    """`path` and `format` are filled in; an empty `identity` becomes that of the function's file, so say one
+    that changes with the weights."""
+    load: Callable[[str], Weights]
+    """Device -> the tensors."""
 
 
 class Reader(Protocol):

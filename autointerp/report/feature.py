@@ -22,7 +22,7 @@ def print_feature(console: Console, run: Run, text: str) -> None:
     if key not in records:
         raise FeatureError(
             f"{key} is not in {run.path}: it was not asked for, or not sampled yet. Ask for it: "
-            f"autointerp explain --out {run.path} --features {feature.index}"
+            f"autointerp explain --out {run.path} --features {feature}"
         )
     sample = load_sample(records[key])
     vocabulary = load_vocabulary(run)

@@ -58,12 +58,15 @@ class Sampler:
         first: int,
         neighbours: Mapping[int, NDArray[np.int64]] | None = None,
         is_whole: bool = True,
+        n_poles: int = 1,
     ) -> None:
         """`first`: the first position of a row that a window may use (1 where position 0 is masked).
         `neighbours`: for features asked about, those with the most similar decoder or encoder rows, the
         nearest first. `is_whole`: the dictionary is always cached whole, so that which features co-fire
-        doesn't depend on what is asked for; else only neighbours are donors."""
+        doesn't depend on what is asked for; else only neighbours are donors. `n_poles`: of each feature;
+        firings, neighbours and donors go by column (`FeatureId.column`)."""
         self._is_whole = is_whole
+        self._n_poles = n_poles
         self._store = firings
         self._neighbours = neighbours or {}
         text = Text(rows, firings.masked, seed=seed, first=first, shares=settings.shares)
@@ -84,7 +87,7 @@ class Sampler:
 
     def sample(self, features: Sequence[FeatureId]) -> Sampled:
         """One sample a feature. `features`: ascending, at most `statistics.MOST_FEATURES`."""
-        ids = np.array([feature.index for feature in features], np.int64)
+        ids = np.array([feature.column(self._n_poles) for feature in features], np.int64)
         firings = with_silent(self._store.read_these(ids), ids)
         described = describe(firings, self._shared.text, self._tokens_by_position)
         donors = self._donors(ids)

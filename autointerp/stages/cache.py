@@ -36,6 +36,7 @@ from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
 from autointerp.stages.sources import ReadyFirings, open_source
 from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import Site
 
 
 class OneShard(Protocol):
@@ -130,7 +131,11 @@ def open_cache(
     }
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     whole = {
-        name: Attached(entry.site, Encoder(entry.spec, weights[name], product_dtype=product_dtype))
+        name: Attached(
+            entry.site,
+            Encoder(entry.spec, weights[name], product_dtype=product_dtype),
+            target_of(entry, from_model=resolved.model is not None),
+        )
         for name, entry in found.items()
     }
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
@@ -171,7 +176,16 @@ def _passes(run: Run, found: dict[str, DictionaryFound]) -> dict[str, tuple[str,
 def _of_pass(whole: Attached, entry: Pass) -> Attached:
     if entry.features is None:
         return whole
-    return Attached(whole.site, whole.encoder.sliced(entry.features.tolist()))
+    return dataclasses.replace(whole, encoder=whole.encoder.sliced(entry.features.tolist()))
+
+
+def target_of(found: DictionaryFound, *, from_model: bool) -> Site | None:
+    """What decoding the codes should give, if it can be captured."""
+    if not found.spec.reconstructs:
+        return None
+    if not found.spec.is_transcoder:
+        return found.site
+    return found.site_out if from_model else None  # files hold the vectors of one site
 
 
 def choose_device(name: str) -> str:
@@ -215,9 +229,9 @@ def _checks(
             checks[name] = Check(**{field.name: record[field.name] for field in dataclasses.fields(Check)})
             continue
         check = checks[name] = made[name]
-        explained = f"explains {1 - check.fvu:.1%} of the variance"
-        progress.note(f"{name}: {check.l0:.1f} features a token, {explained} of {check.n_tokens:,} tokens")
-        if not (check.n_tokens and check.fvu < 1):
+        explained = " on" if check.fvu is None else f", explains {1 - check.fvu:.1%} of the variance of"
+        progress.note(f"{name}: {check.l0:.1f} features a token{explained} {check.n_tokens:,} tokens")
+        if check.fvu is not None and not (check.n_tokens and check.fvu < 1):
             raise CheckpointError(
                 f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "
                 f"reconstruction is no better than the mean (FVU {check.fvu:.3g}, L0 {check.l0:.1f}). Check "

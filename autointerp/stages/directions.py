@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from torch import Tensor
-
 from autointerp.dictionaries.locate import reader_of
-from autointerp.dictionaries.neighbours import Neighbourhood
+from autointerp.dictionaries.neighbours import Nearest, Neighbourhood
+from autointerp.dictionaries.spec import Weights
 from autointerp.journal import Part, unit_of_feature
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import N_NEIGHBOURS, N_TOKENS, Run
+from autointerp.sources import DictionaryFound
 from autointerp.subject.unembedding import NoUnembedding, Unembedding, read_unembedding
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, FeatureId
+from autointerp.types import Directions, FeatureId, TokenEffects
 
 _AT_ONCE: Final = 1_024
 """Features of one pass over the dictionary: more cost memory, fewer cost passes. A kill loses one pass."""
@@ -41,36 +41,43 @@ def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress
     n_tokens = len(Vocabulary.load(run.vocabulary))
     for name, features in missing.items():
         found = resolved.dictionaries[name]
-        directions_FD = reader_of(found.spec).load(found.spec, device).w_dec_FO
-        unembedding = (
-            NoUnembedding("the model's weights are not here")
-            if resolved.model is None
-            else read_unembedding(resolved.model, found.site, n_tokens, device)
-        )
+        weights = reader_of(found.spec).load(found.spec, device)
+        unembedding = _unembedding(resolved, found, n_tokens, device)
         if isinstance(unembedding, NoUnembedding):
             progress.note(f"{name}: no promoted and suppressed tokens, because {unembedding.reason}")
             unembedding = None
-        write_directions(run, name, features, directions_FD, unembedding, progress, stop)
+        write_directions(run, name, features, weights, unembedding, progress, stop)
     progress.end()
+
+
+def _unembedding(
+    resolved: Resolved, found: DictionaryFound, n_tokens: int, device: str
+) -> Unembedding | NoUnembedding:
+    if resolved.model is None:
+        return NoUnembedding("the model's weights are not here")
+    site = found.site_out if found.spec.is_transcoder else found.site
+    if site is None:
+        return NoUnembedding("the checkpoint doesn't say where the transcoder writes")
+    return read_unembedding(resolved.model, site, n_tokens, device)
 
 
 def write_directions(
     run: Run,
     name: str,
     features: Sequence[FeatureId],
-    directions_FD: Tensor,
+    weights: Weights,
     unembedding: Unembedding | None,
     progress: Progress,
     stop: Stop,
 ) -> None:
     """Writes the records of `features`, which are in ascending order, of the dictionary called `name`.
-    `directions_FD`: one row a feature of the whole dictionary. Raises DiskFull, Interrupted."""
-    neighbourhood = Neighbourhood(directions_FD)
+    Raises DiskFull, Interrupted."""
+    neighbourhood = None if weights.w_dec_FO is None else Neighbourhood(weights.w_dec_FO)
     journal = run.directions(name)
     for begin in range(0, len(features), _AT_ONCE):
         stop.check()
         block = features[begin : begin + _AT_ONCE]
-        records = zip(block, _directions(neighbourhood, directions_FD, unembedding, block), strict=True)
+        records = zip(block, _directions(neighbourhood, weights, unembedding, block), strict=True)
         for unit, group in groupby(records, lambda record: unit_of_feature(record[0].index)):
             with Part(journal, unit) as part:
                 for feature, directions in group:
@@ -79,14 +86,24 @@ def write_directions(
 
 
 def _directions(
-    neighbourhood: Neighbourhood,
-    directions_FD: Tensor,
+    neighbourhood: Neighbourhood | None,
+    weights: Weights,
     unembedding: Unembedding | None,
     features: Sequence[FeatureId],
 ) -> Iterator[Directions]:
     indices = [feature.index for feature in features]
-    nearest = neighbourhood.nearest(indices, N_NEIGHBOURS)
-    effects = None if unembedding is None else unembedding.effects(directions_FD[indices], N_TOKENS)
+    nearest = [Nearest([], [])] * len(indices)  # units of a basis: each is at right angles to all others
+    if neighbourhood is not None:
+        nearest = neighbourhood.nearest(indices, N_NEIGHBOURS)
+    effects = None if unembedding is None else unembedding.effects(weights.directions(indices), N_TOKENS)
     for at, near in enumerate(nearest):
         promoted, suppressed = (None, None) if effects is None else effects[at]
+        if features[at].pole:  # what one pole raises the other lowers
+            promoted, suppressed = _negative(suppressed), _negative(promoted)
         yield Directions(tuple(near.features), tuple(near.similarity), promoted, suppressed)
+
+
+def _negative(effects: TokenEffects | None) -> TokenEffects | None:
+    return (
+        None if effects is None else TokenEffects(effects.ids, tuple(-effect for effect in effects.effects))
+    )

@@ -58,7 +58,7 @@ def _sample_missing(
 ) -> None:
     rows = RowStore.of(run.rows(), bos=bool(run.recipe.cache.prepend_bos))
     firings = FiringStore(list(firing_shards(run.cache(dictionary))), rows.context_length)
-    width = run.identities.widths[dictionary]
+    identities = run.identities
     sampler = Sampler(
         rows,
         firings,
@@ -66,34 +66,36 @@ def _sample_missing(
         seed=run.recipe.seed,
         first=run.first_position,
         neighbours=_neighbours(run, dictionary, missing),
-        is_whole=not run.identities.sliceable[dictionary],
+        is_whole=not identities.sliceable[dictionary],
+        n_poles=identities.poles[dictionary],
     )
-    for block in blocks(missing, firings.counts(width), run.recipe.resources.sample_firings):
+    n_firings = firings.counts(identities.n_columns(dictionary))[identities.columns(missing)]
+    for block in blocks(missing, n_firings, run.recipe.resources.sample_firings):
         stop.check()
         save_samples(journal, sampler.sample(block))
         progress.advance(len(block))
 
 
 def _neighbours(run: Run, dictionary: str, features: list[FeatureId]) -> dict[int, NDArray[np.int64]]:
-    """Of each feature whose weights are known."""
+    """Of each feature whose weights are known, by column."""
+    n_poles = run.identities.poles[dictionary]
     found: dict[int, NDArray[np.int64]] = {}
     for unit, of_unit in by_unit(features):
         directions = load_directions(run, dictionary, unit)
         for feature in of_unit:
             if (known := directions.get(str(feature))) is not None:
-                found[feature.index] = np.array(known.neighbours, np.int64)
+                near = [FeatureId(dictionary, index, feature.pole) for index in known.neighbours]
+                found[feature.column(n_poles)] = run.identities.columns(near)
     return found
 
 
 def blocks(
     features: Sequence[FeatureId], counts: NDArray[np.int64], most_firings: int
 ) -> Iterator[list[FeatureId]]:
-    """Features (ascending) in pieces that fit in memory. `counts`: firings of each feature of the
-    dictionary. Changes no result."""
+    """Features (ascending) in pieces that fit in memory. `counts`: firings of each. Changes no result."""
     block: list[FeatureId] = []
     n_firings = 0
-    for feature in features:
-        n = int(counts[feature.index])
+    for feature, n in zip(features, counts.tolist(), strict=True):
         if block and (n_firings + n > most_firings or len(block) == MOST_FEATURES):
             yield block
             block, n_firings = [], 0

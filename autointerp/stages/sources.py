@@ -56,7 +56,7 @@ def open_source(
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
         device=device,
         device_map=run.recipe.resources.device_map,
-        n_layers=1 + max(found.site.layer for found in resolved.dictionaries.values()),
+        n_layers=1 + max(site.layer for found in resolved.dictionaries.values() for site in found.sites),
     )
     return Source(
         tokenizer=subject.tokenizer,

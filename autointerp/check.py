@@ -1,0 +1,51 @@
+"""Whether dictionaries were read as they were meant: `autointerp sae check`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from autointerp import recipe as recipes
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.fits import CHECKED, Fit
+from autointerp.portion import CHECK_TOKENS
+from autointerp.progress import Progress, Silent, Stop
+from autointerp.resolve import resolve
+from autointerp.run import Run
+from autointerp.stages.device import run_on_device
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One dictionary's fits: as read, then by other conventions."""
+
+    name: str
+    spec: DictionarySpec
+    fits: list[Fit]
+
+
+def check_dictionaries(
+    mapping: Mapping[str, Any],
+    n_tokens: int = CHECK_TOKENS,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> list[Checked]:
+    """Measures a recipe's dictionaries on so many tokens of its corpus. Raises InputErrors, Interrupted."""
+    cache = {"n_tokens": n_tokens, "shard_tokens": max(n_tokens, 1)}
+    recipe = recipes.parse(recipes.merge(recipes.over_default_plugins(dict(mapping)), {"cache": cache}))
+    resolved = resolve(recipe)
+    with tempfile.TemporaryDirectory(prefix="autointerp-check-") as folder:
+        run = Run.of(Path(folder) / "run", resolved)
+        run.path.mkdir()
+        run.save()
+        run_on_device(run, "check", progress or Silent(), stop or Stop())
+        found = orjson.loads((run.path / CHECKED).read_bytes())
+    return [
+        Checked(name, resolved.dictionaries[name].spec, [Fit(**fit) for fit in fits])
+        for name, fits in found.items()
+    ]

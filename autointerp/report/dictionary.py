@@ -1,0 +1,55 @@
+"""What a checkpoint is, from its headers: `autointerp sae inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autointerp.dictionaries.locate import find_dictionary
+from autointerp.dictionaries.spec import DictionarySpec
+
+
+def inspected(text: str) -> Iterator[tuple[str, str]]:
+    """(what, value) of the dictionary that `text` names, from headers and configuration alone. Raises
+    CheckpointError."""
+    spec = find_dictionary(text)
+    known = "not said: --model" if spec.model is None else spec.model
+    yield "format", spec.format
+    yield "path", str(spec.path)
+    yield "model", known
+    yield "reads", _place(spec.site, spec.hook)
+    if spec.is_transcoder:
+        yield "predicts", _place(spec.site_out, spec.hook_out)
+    yield (
+        "features",
+        "as many as the model has" if spec.is_basis else f"{spec.width:,}" + " x 2 poles" * spec.signed,
+    )
+    yield "input size", "as the model has" if spec.is_basis else f"{spec.d_in:,}"
+    yield "selector", spec.selector + (f", k = {spec.k:,}" if spec.k is not None else "")
+    yield "input first", ", then ".join(spec.transform) or "as it is"
+    if spec.decoder_norm_gate:
+        yield "scores", "pre-activations times the norms of decoder rows"
+    if spec.group_sizes:
+        yield "levels", ", ".join(f"{size:,}" for size in spec.group_sizes)
+    for flag, value in (("sliceable", spec.feature_sliceable), ("signed", spec.signed)):
+        yield flag, "yes" if value else "no"
+    yield "contexts", _contexts(spec)
+    yield "trained on", spec.corpus or "not said"
+    expected = {"L0": spec.expected.l0, "FVU": spec.expected.fvu}
+    stated = ", ".join(f"{name} {value:.4g}" for name, value in expected.items() if value is not None)
+    yield "states", stated or "neither L0 nor FVU"
+    if spec.approximation:
+        yield "approximated", spec.approximation
+    for note in spec.notes:
+        yield "note", note
+    yield "identity", spec.identity
+
+
+def _place(site: object, hook: str | None) -> str:
+    if site is None:
+        return f"not understood: {hook}" if hook else "not said: --hook"
+    return str(site) if hook in (None, str(site)) else f"{site} ({hook})"
+
+
+def _contexts(spec: DictionarySpec) -> str:
+    length = "of unknown length" if spec.context_length is None else f"of {spec.context_length:,} tokens"
+    return f"{length}, {'BOS first' if spec.prepend_bos else 'no BOS'}"

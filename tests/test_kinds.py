@@ -1,0 +1,218 @@
+"""Every kind of dictionary through the whole line: signed ones, transcoders, raw neurons, a user's function."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from autointerp import pipeline
+from autointerp.activations.rows import RowStore
+from autointerp.activations.shards import FiringStore, firing_shards
+from autointerp.cli import app
+from autointerp.errors import CheckpointError, FeatureError, SiteError
+from autointerp.run import Run
+from tiny import CONTEXT, D_MODEL, Tiny
+
+MINE = '''
+    from dataclasses import replace
+    from pathlib import Path
+
+    import torch
+
+    from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Weights
+    from autointerp.types import Site
+
+    D = 104
+
+
+    def _basis(d):
+        return torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(1)))[0]
+
+
+    def _base(width):
+        return DictionarySpec(
+            format="", path=Path(), identity="mine", d_in=D, width=width, selector="abstopk", k=12,
+            hook=None, site=Site("resid_post", 1), model=None, corpus=None, context_length=64, prepend_bos=True,
+        )
+
+
+    def signed():
+        """An orthogonal basis with signs: each axis has two poles."""
+        zero, axes = torch.zeros(D), _basis(D)
+        return Dictionary(_base(D), lambda device: Weights(axes.T, zero, zero, axes, zero))
+
+
+    def custom():
+        """The same by a function of its own: the positive pole of the strongest axis alone."""
+        zero, axes = torch.zeros(D), _basis(D)
+
+        def encode(x_nD):
+            return (x_nD @ axes.T).clamp_min(0).topk(12, dim=1)
+
+        spec = replace(_base(D), selector="custom", k=None)
+        return Dictionary(spec, lambda device: Weights(None, zero, zero, axes, zero, encode=encode))
+
+
+    def transcoder():
+        """From the MLP's input to its output, as far as the test fitted it."""
+        zero, axes = torch.zeros(D), _basis(D)
+        w_dec, b_dec = torch.load(Path(__file__).with_name("decoder.pt"))
+        spec = replace(
+            _base(D), selector="topk", site=Site("mlp_in", 1), is_transcoder=True, d_out=D,
+            hook_out="layers.1.mlp",
+        )
+        return Dictionary(spec, lambda device: Weights(axes.T, zero, zero, w_dec, b_dec))
+
+
+    def nothing():
+        return 3
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my_saes.py").write_text(textwrap.dedent(MINE))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def explained(made: Tiny, sae: str, out: Path, hook: str | None = None, **sections: object) -> Run:
+    section = {"path": sae} if hook is None else {"path": sae, "hook": hook}
+    return pipeline.explain(made.recipe(dictionaries={"auto": section}, **sections), out=out)
+
+
+def states(made: Tiny, run: Run, module: str, side: str) -> tuple[torch.Tensor, np.ndarray]:
+    """What a module of the model reads or gives on the run's rows, and which tokens were looked at."""
+    rows = RowStore.of(run.rows(), bos=True)
+    model = AutoModelForCausalLM.from_pretrained(made.model)
+    seen: list[torch.Tensor] = []
+
+    def keep(module: object, arguments: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        seen.append(arguments[0] if side == "input" else output)
+
+    model.get_submodule(module).register_forward_hook(keep)
+    with torch.inference_mode():
+        for at in range(len(rows.length)):
+            n = int(rows.length[at])
+            ids = torch.from_numpy(rows.tokens(np.array([at]), np.array([0]), n).astype(np.int64))
+            model(ids)
+    return torch.cat([one[0] for one in seen]), np.concatenate(
+        [np.arange(n) >= 1 for n in rows.length.tolist()]
+    )
+
+
+def density(run: Run) -> dict[str, float]:
+    table = run.features().to_pydict()
+    return dict(zip(table["feature"], table["density"], strict=True))
+
+
+def test_each_pole_of_a_signed_dictionary_is_a_feature(made: Tiny, mine: Path, tmp_path: Path) -> None:
+    run = explained(made, "my_saes:signed", tmp_path / "run", features={"ids": ["3", "layers.1/7-", "9-10"]})
+    table = run.features().to_pydict()
+    asked = ["3", "3-", "7-", "9", "9-", "10", "10-"]
+    assert sorted(table["feature"]) == sorted(f"layers.1/{name}" for name in asked)
+    assert dict(zip(table["feature"], table["pole"], strict=True))["layers.1/7-"] == "-"
+    x, looked_at = states(made, run, "model.layers.1", "output")
+    axes = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(1)))[0]
+    pre = x @ axes.T
+    kept = torch.zeros_like(pre, dtype=torch.bool).scatter(1, pre.abs().topk(12, dim=1).indices, True)
+    kept &= torch.from_numpy(looked_at)[:, None]
+    found = density(run)
+    n = int(looked_at.sum())
+    for name in asked:
+        index, sign = int(name.rstrip("-")), -1 if name.endswith("-") else 1
+        expected = int((kept[:, index] & (sign * pre[:, index] > 0)).sum()) / n
+        assert found[f"layers.1/{name}"] == pytest.approx(expected, abs=2 / n), name
+    scores = run.scores().to_pydict()
+    assert {"layers.1/3", "layers.1/3-"} <= set(scores["feature"]) and set(scores["status"]) == {"ok"}
+    promoted = dict(zip(table["feature"], table["promoted"], strict=True))
+    suppressed = dict(zip(table["feature"], table["suppressed"], strict=True))
+    assert promoted["layers.1/3"] == suppressed["layers.1/3-"] and promoted["layers.1/3"]
+    shown = CliRunner().invoke(app, ["show", str(run.path), "3-"])
+    assert shown.exit_code == 0 and "layers.1/3-" in shown.output
+    drawn = explained(made, "my_saes:signed", tmp_path / "drawn", features={"n": 30})
+    assert len(drawn.features()) == 30 and {"", "-"} == set(drawn.features().to_pydict()["pole"])
+
+
+def test_only_signed_dictionaries_have_poles(made: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match="have no signs"):
+        pipeline.explain(made.recipe(features={"ids": ["layers.1/3-"]}), out=tmp_path / "run")
+
+
+def test_a_custom_encoder(made: Tiny, mine: Path, tmp_path: Path) -> None:
+    run = explained(made, "my_saes:custom", tmp_path / "run", features={"first": 12})
+    x, looked_at = states(made, run, "model.layers.1", "output")
+    axes = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(1)))[0]
+    values, features = (x @ axes.T).clamp_min(0).topk(12, dim=1)
+    fires = torch.zeros(len(x), D_MODEL).scatter(1, features, values) > 0
+    n = int(looked_at.sum())
+    expected = fires[torch.from_numpy(looked_at)].sum(0) / n
+    for name, share in density(run).items():
+        assert share == pytest.approx(float(expected[int(name.rpartition("/")[2])]), abs=2 / n)
+
+
+def test_a_transcoder_is_checked_against_what_it_predicts(made: Tiny, mine: Path, tmp_path: Path) -> None:
+    """On the MLP's input, its density is that of the top 12 there; the check is about the MLP's output."""
+    axes = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(1)))[0]
+
+    def codes_of(x: torch.Tensor) -> torch.Tensor:
+        values, features = (x @ axes.T).topk(12, dim=1)
+        return torch.zeros(len(x), D_MODEL).scatter(1, features, values.clamp_min(0))
+
+    model = AutoModelForCausalLM.from_pretrained(made.model)
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    mlp = model.get_submodule("model.layers.1.mlp")
+    mlp.register_forward_hook(lambda _, given, output: pairs.append((given[0][0], output[0])))
+    with torch.inference_mode():
+        model(torch.randint(1, 300, (1, 250), generator=torch.Generator().manual_seed(2)))
+    x, y = pairs[0]
+    centred = y - y.mean(0)
+    w_dec = 0.1 * codes_of(x).T @ centred / codes_of(x).square().sum(0).clamp_min(1)[:, None]
+    torch.save((w_dec, y.mean(0)), mine / "decoder.pt")
+    run = explained(made, "my_saes:transcoder", tmp_path / "run", features={"first": 6})
+    assert list(run.recipe.dictionaries) == ["layers.1.mlp_in"]
+    (check,) = (record for record in run.cache("layers.1.mlp_in").records() if record["key"] == "check")
+    x, _ = states(made, run, "model.layers.1.mlp", "input")
+    y, looked_at = states(made, run, "model.layers.1.mlp", "output")
+    x, y = (
+        x[torch.from_numpy(looked_at)][: check["n_tokens"]],
+        y[torch.from_numpy(looked_at)][: check["n_tokens"]],
+    )
+    error = (y - codes_of(x) @ w_dec - pairs[0][1].mean(0)).double().square().sum()
+    expected = float(error / (y - y.mean(0)).double().square().sum())
+    assert check["fvu"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_raw_neurons_have_two_poles_and_the_largest_are_kept(made: Tiny, tmp_path: Path) -> None:
+    run = explained(made, "neurons:20", tmp_path / "run", hook="layers.1.neurons", features={"n": 20})
+    name = "layers.1.neurons"
+    assert run.identities.widths == {name: 160} and run.identities.poles == {name: 2}
+    x, looked_at = states(made, run, "model.layers.1.mlp.down_proj", "input")
+    kept = torch.zeros_like(x, dtype=torch.bool).scatter(1, x.abs().topk(20, dim=1).indices, True)
+    kept &= torch.from_numpy(looked_at)[:, None]
+    counts = FiringStore(list(firing_shards(run.cache(name))), CONTEXT).counts(320)
+    expected = torch.stack([kept & (x > 0), kept & (x < 0)], dim=2).flatten(1).sum(0)
+    assert counts.sum() == pytest.approx(int(expected.sum()), abs=5)
+    assert np.abs(counts - expected.numpy()).max() <= 2
+    promoted = run.features().to_pydict()["promoted"]
+    assert all(promoted), "a neuron's output weights write to the residual stream"
+
+
+def test_neurons_elsewhere_and_functions_that_give_nothing_are_refused(
+    made: Tiny, mine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SiteError, match=r"has no neurons: say --hook layers\.1\.neurons"):
+        explained(made, "neurons", tmp_path / "a", hook="layers.1")
+    with pytest.raises(CheckpointError, match="doesn't say which activations it reads"):
+        explained(made, "neurons", tmp_path / "b")
+    with pytest.raises(CheckpointError, match="gives a int; it must give"):
+        explained(made, "my_saes:nothing", tmp_path / "c")
+    with pytest.raises(CheckpointError, match="has no attribute 'missing'"):
+        explained(made, "my_saes:missing", tmp_path / "d")
