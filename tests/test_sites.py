@@ -171,7 +171,7 @@ def test_widths() -> None:
 
 def test_looking_up_sites_needs_no_torch() -> None:
     """The command line inspects dictionaries and models without waiting for torch or transformers."""
-    modules = ("sites", "architecture", "vocabulary")
+    modules = ("sites", "architecture", "model_files", "vocabulary")
     imports = "; ".join(f"import autointerp.subject.{name}" for name in modules)
     code = f"{imports}; import sys; sys.exit(bool({{'torch', 'transformers', 'pyarrow'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

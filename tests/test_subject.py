@@ -15,8 +15,9 @@ import autointerp.demo
 from autointerp import identity
 from autointerp.errors import InputError, ModelError, SiteError
 from autointerp.identity import fingerprint
-from autointerp.subject.architecture import Architecture, find_model
+from autointerp.subject.architecture import Architecture
 from autointerp.subject.model import Subject
+from autointerp.subject.model_files import find_model
 from autointerp.subject.sites import FAMILIES
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Point, Site

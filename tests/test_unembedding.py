@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.errors import ModelError
-from autointerp.subject.architecture import find_model
+from autointerp.subject.model_files import find_model
 from autointerp.subject.unembedding import FINAL_NORMS, NoUnembedding, Unembedding, read_unembedding
 from autointerp.types import Point, Site, TokenEffects
 

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from autointerp.errors import ModelError, SiteError
-from autointerp.subject.architecture import Architecture, ModelFiles
+from autointerp.subject.architecture import Architecture
+from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import check_site, locate, width_at
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site

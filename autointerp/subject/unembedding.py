@@ -31,8 +31,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autointerp.errors import ModelError
-from autointerp.subject.architecture import ModelFiles, weight_files
 from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
+from autointerp.subject.model_files import ModelFiles, weight_files
 from autointerp.types import Site, TokenEffects
 
 SIGNIFICANT: Final = 6
