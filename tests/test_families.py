@@ -255,6 +255,16 @@ def test_layers_of_a_mixture_may_be_dense(tmp_path: Path) -> None:
             subject.capture(tokens(), [site])
 
 
+@pytest.mark.parametrize("name", ["gemma3", "olmo3", "qwen3_moe", "gpt_oss"])
+def test_a_model_that_is_loaded_in_part_has_the_same_sites(build: Build, name: str) -> None:
+    """Of configurations that list something for every layer, and of experts' weights, the rest is left out."""
+    files = find_model(str(build(name)))
+    sites = [Site(point, LAYER) for point in points_of(name)]
+    whole, part = Subject.load(files), Subject.load(files, n_layers=LAYER + 1)
+    expected_there, there = whole.capture(tokens(), sites), part.capture(tokens(), sites)
+    assert all(torch.equal(expected_there[site], there[site]) for site in sites)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mixtral", "gpt_oss"])
 def test_computed_points_keep_the_models_dtype(build: Build, name: str) -> None:
     """They are computed in float32 and rounded once, as the norm itself does it."""

@@ -492,6 +492,8 @@ def test_left_out_fields_have_transformers_defaults(model_type: str) -> None:
     assert found.vocab_size == reference_config.vocab_size
     assert found.max_positions == reference_config.max_position_embeddings
     assert (found.attention == "eager") == (reference_config.attn_logit_softcapping is not None)
+    heads = reference_config.num_attention_heads * reference_config.head_dim
+    assert found.d_heads == (None if model_type == "gemma2" else heads)  # its files always say how many
     assert (found.bos_token_id, found.eos_token_id) == (None, 1)
 
 
