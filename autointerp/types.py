@@ -75,18 +75,40 @@ class FeatureId:
         return cls(match["dictionary"], int(match["index"]), cast(Pole, match["pole"]))
 
 
-Point = Literal["resid_pre", "resid_mid", "resid_post", "mlp_in", "mlp_out", "attn_out", "neurons"]
-"""Where in a layer: residual stream before, between attention and MLP, and after the layer; the MLP's
-input (behind its norm) and what it adds to the stream; what attention adds; the MLP's hidden neurons."""
+Point = Literal[
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_in",
+    "attn_in_normalized",
+    "z",
+    "attn_out",
+    "mlp_in",
+    "mlp_in_normalized",
+    "neurons",
+    "experts",
+    "mlp_out",
+]
+"""Where in a layer. `resid_...`: the residual stream before, between attention and MLP, and after the layer.
+`..._in`: what attention and MLP read, behind their norm; `..._in_normalized`: behind the norm, but before
+its gain (and bias). `z`: the attention heads' outputs one behind the other, [n_heads * d_head], before the
+output projection. `neurons`: the hidden neurons of a dense MLP. `experts`: of a mixture of experts, what
+each one's output is multiplied by, [n_experts], 0 for those not chosen. `..._out`: what attention and MLP
+add to the stream."""
 
 _SITE_SUFFIX: dict[Point, str] = {
     "resid_post": "",
     "resid_pre": ".in",
     "resid_mid": ".mid",
-    "mlp_in": ".mlp_in",
-    "mlp_out": ".mlp",
+    "attn_in": ".attn_in",
+    "attn_in_normalized": ".attn_in_normalized",
+    "z": ".z",
     "attn_out": ".attn",
+    "mlp_in": ".mlp_in",
+    "mlp_in_normalized": ".mlp_in_normalized",
     "neurons": ".neurons",
+    "experts": ".experts",
+    "mlp_out": ".mlp",
 }
 
 
@@ -99,7 +121,7 @@ class Site:
 
     def __str__(self) -> str:
         """The canonical short name, which is also the default name of a dictionary: `layers.12`,
-        `layers.12.mlp`, ..."""
+        `layers.12.mlp`, `layers.12.z`, `layers.12.mlp_in_normalized`, ..."""
         return f"layers.{self.layer}{_SITE_SUFFIX[self.point]}"
 
 

@@ -27,8 +27,8 @@ from autointerp.errors import DiskFull, ModelError
 from autointerp.run import Run
 from autointerp.stages import cache
 from autointerp.stages.frozen import Frozen, read_frozen, tuned_batch
-from autointerp.subject.architecture import find_model
 from autointerp.subject.model import Subject
+from autointerp.subject.model_files import find_model
 from autointerp.types import Site
 from tiny import Tiny
 

@@ -23,8 +23,8 @@ from autointerp.cli import app
 from autointerp.errors import ActivationsError, CheckpointError, ModelError, RecipeChanged, RecipeError
 from autointerp.run import Run
 from autointerp.stages.frozen import CPU_BATCH
-from autointerp.subject.architecture import TOKENIZER_FILES, find_model
 from autointerp.subject.model import Subject
+from autointerp.subject.model_files import TOKENIZER_FILES, find_model
 from autointerp.types import Json, Site
 from tiny import CONTEXT, D_MODEL, WIDTH, Tiny, make_sae
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,14 +15,28 @@ import autointerp.demo
 from autointerp import identity
 from autointerp.errors import InputError, ModelError, SiteError
 from autointerp.identity import fingerprint
-from autointerp.subject.architecture import Architecture, find_model
+from autointerp.subject.architecture import Architecture
+from autointerp.subject.families import FAMILIES
 from autointerp.subject.model import Subject
-from autointerp.subject.sites import FAMILIES
+from autointerp.subject.model_files import find_model
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Point, Site
-
-N_LAYERS, D_MODEL, D_MLP, VOCAB, POSITIONS = 3, 16, 24, 40, 32
-POINTS: tuple[Point, ...] = get_args(Point)
+from tiny_families import (
+    CONFIGS,
+    D_MLP,
+    D_MODEL,
+    EXPERTS,
+    N_LAYERS,
+    POSITIONS,
+    POST_NORM,
+    SANDWICH,
+    VOCAB,
+    layers_of,
+    points_of,
+    reference,
+    tokens,
+    write,
+)
 
 Build = Callable[[str], Path]
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -37,119 +51,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# --- tiny models of every family, written to disk ---------------------------------------------------------
-
-_COMMON = {
-    "vocab_size": VOCAB,
-    "hidden_size": D_MODEL,
-    "intermediate_size": D_MLP,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2,
-    "max_position_embeddings": POSITIONS,
-}
-_GROUPED = {**_COMMON, "num_key_value_heads": 1, "head_dim": 8}
-_UNKEYED = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_VISION = {
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": N_LAYERS,  # as many as the text model has: the layer list must not be this one
-    "num_attention_heads": 1,
-    "image_size": 8,
-    "patch_size": 4,
-}
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": (
-        "gpt2",
-        {
-            "vocab_size": VOCAB,
-            "n_embd": D_MODEL,
-            "n_layer": N_LAYERS,
-            "n_head": 2,
-            "n_inner": D_MLP,
-            "n_positions": POSITIONS,
-        },
-    ),
-    "pythia": ("gpt_neox", {**_COMMON, "use_parallel_residual": True}),
-    "neox": ("gpt_neox", {**_COMMON, "use_parallel_residual": False}),
-    "llama": ("llama", _GROUPED),
-    "mistral": ("mistral", {**_GROUPED, "sliding_window": 4}),
-    "qwen2": ("qwen2", {**_COMMON, "num_key_value_heads": 1}),
-    "qwen3": ("qwen3", _GROUPED),
-    "phi3": ("phi3", {**_COMMON, **_UNKEYED, "num_key_value_heads": 1}),
-    "gemma": ("gemma", _GROUPED),
-    "gemma2": ("gemma2", {**_GROUPED, "sliding_window": 4, "attn_logit_softcapping": 2.0}),
-    "gemma3_text": ("gemma3_text", {**_GROUPED, "sliding_window": 4}),
-    "gemma3": (
-        "gemma3",
-        {
-            "text_config": {**_GROUPED, "sliding_window": 4},
-            "vision_config": _VISION,
-            "mm_tokens_per_image": 4,
-        },
-    ),
-}
-SANDWICH = ("gemma2", "gemma3_text", "gemma3")
-
-
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Writes a family's tiny model once and gives its folder. All weights are random, norms' gains too,
-    so that no two places in it hold the same numbers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    """Writes a family's tiny model once and gives its folder."""
     built: dict[str, Path] = {}
 
     def folder_of(name: str) -> Path:
         if name not in built:
-            model_type, settings = CONFIGS[name]
-            config = cast(Any, AutoConfig).for_model(model_type, **settings)
-            model = cast(Any, AutoModelForCausalLM).from_config(config)
-            generator = torch.Generator().manual_seed(7)
-            for parameter in model.parameters():
-                parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
-            built[name] = tmp_path_factory.mktemp(name)
-            model.save_pretrained(built[name])
-            _write_tokenizer(built[name])
+            built[name] = write(name, tmp_path_factory.mktemp(name))
         return built[name]
 
     return folder_of
-
-
-def _write_tokenizer(folder: Path) -> None:
-    words = {f"w{number}": number for number in range(VOCAB)}
-    content: dict[str, Any] = {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": None,
-        "decoder": None,
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 
 def load(folder: Path) -> Subject:
     return Subject.load(find_model(str(folder)))
 
 
-def reference(folder: Path) -> Any:
-    """The same model by transformers alone, attention computed the plain way."""
-    from transformers import AutoModelForCausalLM
-
-    loaded = cast(Any, AutoModelForCausalLM).from_pretrained(folder, attn_implementation="eager")
-    return loaded.eval().requires_grad_(False)
-
-
-def tokens(n_rows: int = 2, length: int = 9) -> Tensor:
-    """[B, T], no ids that a family treats as special."""
-    return torch.randint(5, VOCAB, (n_rows, length), generator=torch.Generator().manual_seed(1))
-
-
 def sites_of(name: str) -> list[Site]:
-    every = [Site(point, layer) for layer in range(N_LAYERS) for point in POINTS]
-    return [site for site in every if not (name == "pythia" and site.point == "resid_mid")]
+    return [Site(point, layer) for layer in range(N_LAYERS) for point in points_of(name)]
 
 
 # --- the right places -------------------------------------------------------------------------------------
@@ -194,23 +114,19 @@ def test_the_mlp_turns_its_input_into_its_neurons_and_its_output(build: Build, n
     folder = build(name)
     captured = load(folder).capture(tokens(), sites_of(name))
     for layer in range(N_LAYERS):
-        block = cast(Any, _layers(reference(folder)))[layer]
-        down = {"gpt2": "c_proj", "pythia": "dense_4h_to_h", "neox": "dense_4h_to_h"}.get(name, "down_proj")
-        behind = block.post_feedforward_layernorm if name in SANDWICH else nn.Identity()
-        neurons, output = captured[Site("neurons", layer)], captured[Site("mlp_out", layer)]
-        assert neurons.shape == (2, 9, D_MLP)
-        torch.testing.assert_close(behind(block.mlp(captured[Site("mlp_in", layer)])), output)
-        torch.testing.assert_close(behind(getattr(block.mlp, down)(neurons)), output)
-
-
-def _layers(model: nn.Module) -> nn.Module:
-    """The text model's layers, by the names the families have."""
-    for path in ("transformer.h", "gpt_neox.layers", "model.layers", "model.language_model.layers"):
-        try:
-            return model.get_submodule(path)
-        except AttributeError:
-            continue
-    raise AssertionError("no layers")
+        block = cast(Any, layers_of(reference(folder)))[layer]
+        normed = name in (*SANDWICH, *POST_NORM)
+        behind = block.post_feedforward_layernorm if normed else nn.Identity()
+        output = captured[Site("mlp_out", layer)]
+        by_hand = block.mlp(captured[Site("mlp_in", layer)])
+        by_hand = by_hand[0] if isinstance(by_hand, tuple) else by_hand
+        torch.testing.assert_close(behind(by_hand), output)
+        if name not in EXPERTS:
+            down = {"gpt2": "c_proj", "pythia": "dense_4h_to_h", "neox": "dense_4h_to_h"}
+            neurons = captured[Site("neurons", layer)]
+            assert neurons.shape == (2, 9, D_MLP)
+            project = getattr(block.mlp, down.get(name, "down_proj"))
+            torch.testing.assert_close(behind(project(neurons)), output)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "pythia"])
@@ -218,12 +134,20 @@ def test_every_known_module_path_holds_what_its_point_holds(build: Build, name: 
     """All paths in a family's table, hooked by hand, show the tensors that capturing their point gives."""
     subject_folder, ids = build(name), tokens()
     model, seen = reference(subject_folder), dict[str, Tensor]()
-    family = FAMILIES[CONFIGS[name][0]]
-    for path in family:
-        _record(cast(Any, _layers(model))[1], path, seen)
+    layer = layers_of(model)[1]
+    emitted = FAMILIES[CONFIGS[name][0]].emitted
+    every = [(point, path) for point, places in emitted.items() for path in places]
+    modules = {module for module, _ in layer.named_modules()}
+    paths = [(point, path) for point, path in every if path.rpartition(".")[0] in modules]
+    absent = {path for _, path in every} - {path for _, path in paths}
+    dense = {"mlp.down_proj.input", "mlp.down_proj.output"}  # of Qwen3-MoE's dense layers, none of them here
+    assert absent == (dense if CONFIGS[name][0] == "qwen3_moe" else set())
+    for _, path in paths:
+        _record(layer, path, seen)
     model(input_ids=ids)
-    captured = load(subject_folder).capture(ids, [Site(point, 1) for point in POINTS])
-    for path, point in family.items():
+    points = {point for point, _ in paths}
+    captured = load(subject_folder).capture(ids, [Site(point, 1) for point in points])
+    for point, path in paths:
         torch.testing.assert_close(captured[Site(point, 1)], seen[path], atol=2e-4, rtol=2e-4)
 
 
@@ -236,7 +160,7 @@ def _record(layer: nn.Module, path: str, seen: dict[str, Tensor]) -> None:
         output = inner(*args, **kwargs)
         given = args[0] if args else kwargs["hidden_states"]
         returned = output[0] if type(output) is tuple else output
-        seen.setdefault(path, (given if path.endswith(".input") else returned).clone())
+        seen.setdefault(path, (given if path.rpartition(".")[2] == "input" else returned).clone())
         return output
 
     module.forward = forward
@@ -322,7 +246,7 @@ def test_padding_on_the_right_changes_nothing_before_it(build: Build, name: str)
     """A short row in a padded batch has the activations it has alone, whatever it is padded with."""
     subject, long = load(build(name)), tokens(n_rows=1, length=12)
     short = long[:, :5] + 1
-    sites = [Site("resid_post", N_LAYERS - 1), Site("neurons", 1)]
+    sites = [Site("resid_post", N_LAYERS - 1), Site("experts" if name in EXPERTS else "neurons", 1)]
     alone = subject.capture(short, sites)
     for filler in (0, 3):
         padded = torch.nn.functional.pad(short, (0, 7), value=filler)
@@ -568,6 +492,8 @@ def test_left_out_fields_have_transformers_defaults(model_type: str) -> None:
     assert found.vocab_size == reference_config.vocab_size
     assert found.max_positions == reference_config.max_position_embeddings
     assert (found.attention == "eager") == (reference_config.attn_logit_softcapping is not None)
+    heads = reference_config.num_attention_heads * reference_config.head_dim
+    assert found.d_heads == (None if model_type == "gemma2" else heads)  # its files always say how many
     assert (found.bos_token_id, found.eos_token_id) == (None, 1)
 
 

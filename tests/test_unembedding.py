@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.errors import ModelError
-from autointerp.subject.architecture import find_model
+from autointerp.subject.model_files import find_model
 from autointerp.subject.unembedding import FINAL_NORMS, NoUnembedding, Unembedding, read_unembedding
 from autointerp.types import Point, Site, TokenEffects
 
@@ -289,6 +289,14 @@ def test_what_is_added_to_the_stream_is_in_it(build: Build, point: Point) -> Non
 
 def test_a_site_behind_a_norm_writes_nothing(build: Build) -> None:
     assert "'layers.1.mlp_in' is read from the residual stream" in reason(build("llama"), "mlp_in")
+    for point in ("mlp_in_normalized", "attn_in", "attn_in_normalized"):
+        assert f"'layers.1.{point}' is read from the residual stream" in reason(build("llama"), point)
+
+
+def test_heads_and_experts_do_not_write_to_the_stream_themselves(build: Build) -> None:
+    """Heads may even be as wide as the stream, as here: their directions are no directions in it."""
+    assert "through attention's output projection" in reason(build("llama"), "z")
+    assert "weights of the experts" in reason(build("llama"), "experts")
 
 
 def test_a_family_that_is_not_known_has_none(build: Build, tmp_path: Path) -> None:

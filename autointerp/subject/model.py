@@ -1,11 +1,12 @@
 """The model under study, loaded: token ids in, activations at sites out.
 
-Shapes: B rows, T tokens a row, D the width at a site (d_model, for `neurons` d_mlp).
+Shapes: B rows, T tokens a row, D the width at a site (`width_at`: d_model at most of them).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,7 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from autointerp.errors import ModelError, SiteError
-from autointerp.subject.architecture import Architecture, ModelFiles
+from autointerp.subject.architecture import Architecture
+from autointerp.subject.computed import value_of
+from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import check_site, locate, width_at
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site
@@ -131,7 +134,9 @@ class Subject:
                 raise SiteError(f"'{self._files.name}' ran through without passing {silent}.")
         for site, value in captured.items():
             expected = (*token_ids_BT.shape, width_at(site, self.architecture))
-            if value.shape != expected:
+            if site.point == "experts" and value.numel() == math.prod(expected):
+                captured[site] = value.view(expected)  # routers see rows and tokens as one axis
+            elif value.shape != expected:
                 raise SiteError(
                     f"'{site}' of '{self._files.name}' has shape {tuple(value.shape)}, not {expected}: this "
                     f"kind of model ('{self.architecture.model_type}') can't be read there."
@@ -147,14 +152,19 @@ class Subject:
         check_site(site, self.architecture)
         place = locate(site, self.architecture.model_type)
         try:
-            module = self._layers[site.layer].get_submodule(place.module)
+            module = self._layers[site.layer].get_submodule(place.at.module)
         except AttributeError as error:
-            raise SiteError(f"'{site}': a layer of '{self._files.name}' has no '{place.module}'.") from error
-        if place.side == "output":
-            return module.register_forward_hook(lambda _module, _args, out: keep(site, _first(out)))
+            raise SiteError(
+                f"'{site}': layer {site.layer} of '{self._files.name}' has no '{place.at.module}'."
+            ) from error
+        if place.at.side == "output":
+            return module.register_forward_hook(
+                lambda _module, _args, out: keep(site, value_of(out, module, place.rule))
+            )
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(site, args[0] if args else kwargs["hidden_states"])
+            passed = args[0] if args else kwargs["hidden_states"]
+            keep(site, value_of(passed, module, place.rule))
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -229,8 +239,3 @@ def _layer_list(model: nn.Module, n_layers: int) -> nn.ModuleList:
             f"{', '.join(found) or 'none'} found. This kind of model can't be read."
         )
     return next(iter(found.values()))
-
-
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Attention modules, and layers in some versions of transformers, return (activations, more)."""
-    return output[0] if isinstance(output, tuple) else output

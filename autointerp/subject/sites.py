@@ -1,106 +1,41 @@
-"""Hook points: from every spelling to a `Site`, and from a `Site` to a module of a model family.
+"""Hook points: from every spelling to a `Site`, and from a `Site` to where a model has it.
 
 A site is a place in the computation, not a module: `mlp_out` is what the MLP adds to the residual stream,
-which Gemma 2 and 3 send through one more norm first. TransformerLens names mean places too; Hugging Face
-module paths mean modules, so what they are the name of depends on the family.
+which Gemma 2 and 3 and OLMo 2 and 3 send through one more norm first. TransformerLens names mean places too;
+Hugging Face module paths mean modules, so what they are the name of depends on the family.
 
-Sources: TransformerLens components/transformer_block.py, transformers models/*/modeling_*.py (5.19).
+Sources: TransformerLens components/transformer_block.py and, since its version 4, what its bridge caches;
+circuit-tracer's `feature_input_hook`; Gemma Scope 2's config.json. Where the points are: `families.py`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from autointerp.errors import SiteError
 from autointerp.subject.architecture import Architecture
+from autointerp.subject.families import FAMILIES, UNKNOWN, ModuleSite, Place
 from autointerp.types import Point, Site
 
-Side = Literal["input", "output"]
+# --- where a model has a site ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleSite:
-    """A module's input or output. An output that is a tuple means its first element."""
-
-    module: str
-    """Path below the layer, `mlp.down_proj`; empty for the layer itself."""
-    side: Side
-
-    @classmethod
-    def parse(cls, text: str) -> ModuleSite:
-        """From `mlp.down_proj.input`, `output`, ...; a path with no side means the output."""
-        module, _, last = text.rpartition(".")
-        return cls(module, last) if last in ("input", "output") else cls(text, "output")
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.side}" if self.module else self.side
-
-
-# --- where the points are --------------------------------------------------------------------------------
-
-Family = dict[str, Point]
-"""Module and side below a layer -> point. Of several ways to a point, the first is where it is read."""
-
-_LAYER: Final[Family] = {"input": "resid_pre", "output": "resid_post"}
-
-_GPT2: Final[Family] = {
-    "ln_2.input": "resid_mid",
-    "ln_2.output": "mlp_in",
-    "mlp.input": "mlp_in",
-    "mlp.output": "mlp_out",
-    "mlp.c_proj.output": "mlp_out",
-    "mlp.c_proj.input": "neurons",
-    "attn.output": "attn_out",
-}
-_NEOX: Final[Family] = {
-    "post_attention_layernorm.input": "resid_mid",  # refused by `check_site` where attention is parallel
-    "post_attention_layernorm.output": "mlp_in",
-    "mlp.input": "mlp_in",
-    "mlp.output": "mlp_out",
-    "mlp.dense_4h_to_h.output": "mlp_out",
-    "mlp.dense_4h_to_h.input": "neurons",
-    "attention.output": "attn_out",
-}
-_LLAMA: Final[Family] = {
-    "post_attention_layernorm.input": "resid_mid",
-    "post_attention_layernorm.output": "mlp_in",
-    "mlp.input": "mlp_in",
-    "mlp.output": "mlp_out",
-    "mlp.down_proj.output": "mlp_out",
-    "mlp.down_proj.input": "neurons",
-    "self_attn.output": "attn_out",
-    "self_attn.o_proj.output": "attn_out",
-}
-_SANDWICH: Final[Family] = {  # a norm before and a norm behind attention and MLP
-    "pre_feedforward_layernorm.input": "resid_mid",
-    "pre_feedforward_layernorm.output": "mlp_in",
-    "mlp.input": "mlp_in",
-    "post_feedforward_layernorm.output": "mlp_out",
-    "mlp.down_proj.input": "neurons",
-    "post_attention_layernorm.output": "attn_out",
-}
-
-FAMILIES: Final[dict[str, Family]] = {
-    "gpt2": _GPT2,
-    "gpt_neox": _NEOX,
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"), _LLAMA),
-    **dict.fromkeys(("gemma2", "gemma3", "gemma3_text"), _SANDWICH),
-}
-"""By transformers' model_type. Every other family still has `resid_pre` and `resid_post`."""
-
-
-def _all_of(family: Family) -> Family:
-    return {**_LAYER, **family}
-
-
-def locate(site: Site, model_type: str) -> ModuleSite:
-    """Where a family has this site, below its layer. Raises SiteError for a family without a table,
-    unless the site is a layer's own input or output. Whether the model has the site is `check_site`'s."""
-    for text, point in _all_of(FAMILIES.get(model_type, {})).items():
-        if point == site.point:
-            return ModuleSite.parse(text)
+def locate(site: Site, model_type: str) -> Place:
+    """Where a family has this site, below its layer. Raises SiteError for a point that the family doesn't
+    have, and for a family without a table, unless the site is a layer's own input or output. Whether the
+    model has the layer is `check_site`'s."""
+    family = FAMILIES.get(model_type, UNKNOWN)
+    place = family.place(site.point)
+    if place is not None:
+        return place
+    if model_type in FAMILIES:
+        has = ", ".join(
+            f"'{Site(point, site.layer)}'" for point in get_args(Point) if family.place(point) is not None
+        )
+        raise SiteError(
+            f"'{site}': the layers of a '{model_type}' model have no such place. They have {has}."
+        )
     raise SiteError(
         f"where '{site}' ({site.point}) lies in a '{model_type}' model is not known, only the layers' inputs "
         f"and outputs ('layers.{site.layer}.in', 'layers.{site.layer}'). Families with all sites: "
@@ -111,8 +46,10 @@ def locate(site: Site, model_type: str) -> ModuleSite:
 def check_site(site: Site, architecture: Architecture, hook: str | None = None) -> None:
     """Raises SiteError where the model has no such site.
 
-    `hook`: the checkpoint's own spelling that `site` was parsed from, if it was. It is read again, now that
-    the family is known: `model.layers.3.mlp.output` is `mlp_out` in a Llama, but not in a Gemma 2.
+    `hook`: the checkpoint's own spelling that `site` was had from, if it was. It is read again, now that
+    the family is known: `model.layers.3.mlp.output` is `mlp_out` in a Llama, but not in a Gemma 2. A name
+    that `parse_hook` refuses because releases use it for two places says nothing here: whoever had a site
+    from it knew the release.
     """
     if site.layer >= architecture.n_layers:
         raise SiteError(
@@ -124,21 +61,47 @@ def check_site(site: Site, architecture: Architecture, hook: str | None = None) 
             f"'{site}': attention and MLP of this '{architecture.model_type}' model read the same input, so "
             f"there is no residual stream between them. Did you mean 'layers.{site.layer}.in'?"
         )
+    _check_experts(site, architecture)
     locate(site, architecture.model_type)
-    if hook is not None and (exact := parse_hook(hook, architecture.model_type)) != site:
+    if hook is None or _below_layer(hook) in _REFUSED:
+        return
+    exact = parse_hook(hook, architecture.model_type, site.layer)
+    if exact != site:
         raise SiteError(
             f"the dictionary's hook '{hook}' was read as '{site}', but in a '{architecture.model_type}' "
             f"model it is '{exact}'. Name the site yourself."
         )
 
 
+def _check_experts(site: Site, architecture: Architecture) -> None:
+    has_experts = site.layer in architecture.expert_layers
+    if site.point == "neurons" and has_experts:
+        raise SiteError(
+            f"'{site}': this layer's MLP is a mixture of {architecture.n_experts} experts, which have neurons "
+            f"of their own. 'layers.{site.layer}.experts' says which of them answer a token, "
+            f"'layers.{site.layer}.mlp' what they add to the stream."
+        )
+    if site.point == "experts" and architecture.expert_layers and not has_experts:
+        raise SiteError(
+            f"'{site}': this layer's MLP is dense, it has no experts. The layers that have: "
+            f"{', '.join(map(str, sorted(architecture.expert_layers)))}."
+        )
+
+
 def width_at(site: Site, architecture: Architecture) -> int:
     """Size of an activation at this site. Raises SiteError where config.json doesn't say."""
-    if site.point != "neurons":
-        return architecture.d_model
-    if architecture.d_mlp is None:
-        raise SiteError(f"'{site}': the model's config.json doesn't say how many neurons its MLPs have.")
-    return architecture.d_mlp
+    match site.point:
+        case "neurons":
+            width, what = architecture.d_mlp, "neurons its MLPs have"
+        case "z":
+            width, what = architecture.d_heads, "attention heads it has"
+        case "experts":
+            width, what = architecture.n_experts, "experts it has"
+        case _:
+            return architecture.d_model
+    if width is None:
+        raise SiteError(f"'{site}': the model's config.json doesn't say how many {what}.")
+    return width
 
 
 # --- what people write -----------------------------------------------------------------------------------
@@ -153,64 +116,85 @@ _TRANSFORMER_LENS: Final[dict[str, Point]] = {
     "hook_resid_post": "resid_post",
     "hook_mlp_out": "mlp_out",
     "hook_attn_out": "attn_out",
+    "ln1.hook_normalized": "attn_in_normalized",
+    "attn.hook_in": "attn_in",
+    "attn.hook_z": "z",
+    "ln2.hook_normalized": "mlp_in_normalized",
     "mlp.hook_in": "mlp_in",
     "mlp.hook_post": "neurons",
 }
 _AS_MODULE: Final[dict[str, str]] = {"mlp.hook_out": "mlp.output"}
 """TransformerLens names of a module's own output, before a norm that may follow."""
 
-_HEADS: Final = "the attention heads' outputs (z) are not among the sites that can be read"
 _REFUSED: Final[dict[str, str]] = {
     "hook_mlp_in": "TransformerLens fires it before the norm, but checkpoints use the name for both sides. "
     "Say which: '{layer}.mid' is before the norm, '{layer}.mlp_in' behind it",
     "hook_attn_in": "TransformerLens fires it before the norm, where it equals '{layer}.in'. Say that if "
     "you mean it",
-    "ln2.hook_normalized": "it lies inside the norm, before its gain, where no module can be hooked. "
-    "'{layer}.mlp_in' is behind the gain",
-    "attn.hook_z": _HEADS,
-    "attn.c_proj.input": _HEADS,
-    "attention.dense.input": _HEADS,
-    "self_attn.o_proj.input": _HEADS,
 }
+"""Names that mean different places to different people, and the reason."""
 
 _HOOK: Final = re.compile(
     r"(?P<prefix>(?:[A-Za-z_]\w*\.)*)(?P<list>layers|h|blocks)\.(?P<layer>[0-9]{1,4})(?:\.(?P<rest>[\w.]+))?"
 )
+_NUMBER: Final = re.compile(r"[0-9]{1,4}")
+_RELATIVE: Final = re.compile(r"[A-Za-z_][\w.]*")
 _EXAMPLES: Final = (
     "'layers.3', 'layers.3.mlp', 'layers.3.neurons', 'blocks.3.hook_resid_post', 'model.layers.3', "
-    "'transformer.h.3.mlp', 'gpt_neox.layers.3.mlp.input'"
+    "'transformer.h.3.mlp', 'gpt_neox.layers.3.mlp.input', '3'"
 )
 
 
-def parse_hook(text: str, model_type: str | None = None) -> Site:
+def parse_hook(text: str, model_type: str | None = None, layer: int | None = None) -> Site:
     """The site that a hook point's name means, in whatever spelling.
 
-    Canonical (`layers.3`, `layers.3.mlp`), TransformerLens (`blocks.3.hook_mlp_out`), or a module path with
-    `.input` or `.output` behind it, output by default (`model.layers.3.mlp.down_proj.input`). A canonical
-    name wins over a path that reads the same: who knows that he holds a path appends the side. Without
-    `model_type` a path is read by what the families agree on; `check_site` reads it again. Raises SiteError.
+    Canonical (`layers.3`, `layers.3.mlp`), TransformerLens (`blocks.3.hook_mlp_out`), a module path with
+    `.input` or `.output` behind it, output by default (`model.layers.3.mlp.down_proj.input`), or a layer's
+    number alone (`3`), which is the residual stream behind it, as in dictionary_learning and Qwen-Scope. A
+    canonical name wins over a path that reads the same: who knows that he holds a path appends the side.
+    Without `model_type` a path is read by what the families agree on; `check_site` reads it again.
+
+    `layer`: of a name that lacks one, such as circuit-tracer's `mlp.hook_in`, which is then a TransformerLens
+    name or a module path; a name that has one must have this one. Raises SiteError.
     """
+    if _NUMBER.fullmatch(text):
+        return _in_layer(Site("resid_post", int(text)), text, layer)
     match = _HOOK.fullmatch(text)
-    if match is None:
+    if match is None and (layer is None or not _RELATIVE.fullmatch(text)):
         raise SiteError(f"'{text}' is not the name of a hook point. Such names look like {_EXAMPLES}.")
-    layer, rest = int(match["layer"]), match["rest"] or ""
+    rest = _below_layer(text)
+    number = layer if match is None else int(match["layer"])
+    assert number is not None, "a name without a layer was refused above"
     if rest in _REFUSED:
-        reason = _REFUSED[rest].format(layer=f"layers.{layer}")
-        raise SiteError(f"hook point '{text}': {reason}.")
-    if not match["prefix"] and match["list"] == "layers" and rest in _CANONICAL:
-        return Site(_CANONICAL[rest], layer)
-    if rest in _TRANSFORMER_LENS:
-        return Site(_TRANSFORMER_LENS[rest], layer)
-    module = ModuleSite.parse(_AS_MODULE.get(rest, rest))
-    return Site(_point_of(module, text, model_type), layer)
+        raise SiteError(f"hook point '{text}': {_REFUSED[rest].format(layer=f'layers.{number}')}.")
+    is_canonical = match is not None and not match["prefix"] and match["list"] == "layers"
+    if is_canonical and rest in _CANONICAL:
+        point = _CANONICAL[rest]
+    elif rest in _TRANSFORMER_LENS:
+        point = _TRANSFORMER_LENS[rest]
+    else:
+        point = _point_of(ModuleSite.parse(_AS_MODULE.get(rest, rest)), text, model_type)
+    return _in_layer(Site(point, number), text, layer)
+
+
+def _below_layer(text: str) -> str:
+    """What stands behind the layer's number; of a name without one all of it."""
+    match = _HOOK.fullmatch(text)
+    return text if match is None else match["rest"] or ""
+
+
+def _in_layer(site: Site, text: str, layer: int | None) -> Site:
+    if layer is not None and site.layer != layer:
+        raise SiteError(f"hook point '{text}' lies in layer {site.layer}, but layer {layer} was asked for.")
+    return site
 
 
 def _point_of(module: ModuleSite, text: str, model_type: str | None) -> Point:
     """The point that lies at a module, in this family, or in every family that has a name for it."""
-    families = FAMILIES if model_type is None else {model_type: FAMILIES.get(model_type, {})}
+    families = FAMILIES if model_type is None else {model_type: FAMILIES.get(model_type, UNKNOWN)}
     readings: dict[Point, list[str]] = {}
     for name, family in families.items():
-        point = _all_of(family).get(str(module))
+        point = family.point_at(module)
         if point is not None:
             readings.setdefault(point, []).append(name)
     if len(readings) == 1:
@@ -219,7 +203,7 @@ def _point_of(module: ModuleSite, text: str, model_type: str | None) -> Point:
         ways = "; ".join(f"{point} in {', '.join(names)}" for point, names in readings.items())
         raise SiteError(f"hook point '{text}' means different places: {ways}. Name the site yourself.")
     if model_type in FAMILIES:
-        names = ", ".join(f"'{name}'" for name in _all_of(FAMILIES[model_type]))
+        names = ", ".join(f"'{path}'" for path in FAMILIES[model_type].paths)
         raise SiteError(
             f"hook point '{text}': no site lies at '{module}' of a layer in a '{model_type}' model. Sites "
             f"lie at {names}."

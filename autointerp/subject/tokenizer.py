@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from autointerp.errors import CorpusError, ModelError
 from autointerp.progress import Stop
-from autointerp.subject.architecture import ModelFiles
 from autointerp.subject.chat import Conversation
 from autointerp.subject.chat_template import ChatTemplate, Refused
 from autointerp.subject.corpus import Document
+from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.tokenizer_files import TokenizerFiles
 
 _DOCUMENTS_AT_ONCE: Final = 256

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autointerp.errors import ModelError
 from autointerp.identity import fingerprint
-from autointerp.subject.architecture import DEMO, TOKENIZER_FILES, ModelFiles, find_model
+from autointerp.subject.model_files import DEMO, TOKENIZER_FILES, ModelFiles, find_model
 
 
 @dataclass(frozen=True, slots=True)

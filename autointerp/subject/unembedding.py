@@ -31,9 +31,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from autointerp.errors import ModelError
-from autointerp.subject.architecture import ModelFiles, weight_files
 from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
-from autointerp.types import Site, TokenEffects
+from autointerp.subject.model_files import ModelFiles, weight_files
+from autointerp.types import Point, Site, TokenEffects
 
 SIGNIFICANT: Final = 6
 """Digits of an effect that are kept."""
@@ -70,6 +70,12 @@ _ELSEWHERE: Final = re.compile(r".*(vision|audio).*|.*\.\d+\..*")
 _FLOATS: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
+_READ_ONLY: Final = "'{site}' is read from the residual stream, nothing there is written to it"
+_NOT_WRITTEN: Final[dict[Point, str]] = {
+    "z": "what is at '{site}' reaches the residual stream through attention's output projection, which is "
+    "not followed here",
+    "experts": "'{site}' holds the weights of the experts, not what they write to the residual stream",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,7 @@ def read_unembedding(
     if norm is None:
         return NoUnembedding(f"how a '{model_type}' model's final norm works is not known here")
     if site.point not in (*_WRITES_TO_STREAM, "neurons"):
-        return NoUnembedding(f"'{site}' is read from the residual stream, nothing there is written to it")
+        return NoUnembedding(_NOT_WRITTEN.get(site.point, _READ_ONLY).format(site=site))
     tensors = _Tensors(files.with_weights(), device)
     gain = tensors.only(_NORM)
     # Where a file has a head of its own, transformers doesn't tie it to the embedding.
