@@ -48,6 +48,7 @@ TORCH_AT_IMPORT = (
     "stages/cache.py",
     "stages/directions.py",
     "stages/frozen.py",
+    "stages/random_rates.py",
     "stages/sources.py",
     "bench/",
 )
