@@ -80,14 +80,16 @@ class SampleBenches:
         return self.whole.sample_s / self.quarter.sample_s
 
 
-def bench_sample(n_features: int, n_tokens: int) -> SampleBenches:
-    """Makes a cache in a temporary folder and measures. Raises subprocess.CalledProcessError where the
-    measuring process fails."""
+def bench_sample(n_features: int, n_tokens: int, *, compare: bool = True) -> SampleBenches:
+    """Makes a cache in a temporary folder and measures; `compare`: plain Python too.
+
+    Raises subprocess.CalledProcessError where the measuring process fails."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_cache(folder, CacheSize(n_tokens=n_tokens, n_features=n_features))
         quarter = _in_a_child(folder, n_features, max(1, n_features // 4), 0)
-        whole = _in_a_child(folder, n_features, n_features, min(n_features, SLOW_FEATURES))
+        n_slow = min(n_features, SLOW_FEATURES) if compare else 0
+        whole = _in_a_child(folder, n_features, n_features, n_slow)
         return SampleBenches(whole, quarter)
 
 
