@@ -354,6 +354,7 @@ def bench_sample(
     tokens: Annotated[
         int, typer.Option(help="Tokens of the made-up cache; two features fire on each.")
     ] = 10_000_000,
+    compare: Annotated[bool, typer.Option(help="Measure plain Python too.")] = True,
 ) -> None:
     """How many features a second are sampled, in how much memory, and how many bytes each takes.
 
@@ -363,7 +364,7 @@ def bench_sample(
         from autointerp.bench.sample import bench_sample as measure
         from autointerp.report.bench import print_sample_bench
 
-        print_sample_bench(_console(), measure(n_features=features, n_tokens=tokens))
+        print_sample_bench(_console(), measure(n_features=features, n_tokens=tokens, compare=compare))
 
 
 # --- from flags to a recipe ----------------------------------------------------------------------------

@@ -79,9 +79,8 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
         _settle_packed([*before, *sources], out)
         merged.run.save()  # last: what a killed merge leaves is no run yet, or still the one before
     if not merged.run.is_packed and not merged.run.is_cached_whole():
-        merged.notes.append(
-            f"some shards of the cache are in none of these runs: autointerp resume {out} makes them"
-        )
+        what = "rates on random tokens" if merged.run.has_activations() else "shards of the cache"
+        merged.notes.append(f"some {what} are in none of these runs: autointerp resume {out} makes them")
     return merged
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import orjson
 
 from autointerp import __version__
+from autointerp.activations.random_rates import RANDOM_UNITS
 from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
 from autointerp.journal import unit_of_feature
@@ -59,7 +60,8 @@ def _files(run: Run, with_requests: bool) -> Iterator[Path]:
     yield from run.rows().folder.glob(f"{VOCABULARY}.*")
     for dictionary in run.recipe.dictionaries:
         yield from run.cache(dictionary).folder.glob("*.json")
-        yield from run.cache(dictionary).folder.glob(f"{CHECK}.*")
+        for units in (CHECK, f"{RANDOM_UNITS}*"):
+            yield from run.cache(dictionary).folder.glob(f"{units}.*")
     for stage in (*_WHOLE, *(("requests",) if with_requests else ())):
         found = (path for path in (run.path / stage).rglob("*") if path.is_file())
         yield from (path for path in found if not path.name.startswith("."))
@@ -67,10 +69,14 @@ def _files(run: Run, with_requests: bool) -> Iterator[Path]:
 
 def check_packed(run: Run) -> None:
     """Raises RunError where a packed run is asked for what needs the cache."""
-    new = [name for name in run.recipe.dictionaries if name not in run.identities.widths]
-    n_missing = 0 if new else sum(_n_unsampled(run, name) for name in run.recipe.dictionaries)
-    if new or n_missing:
-        what = f"dictionary '{new[0]}'" if new else f"{n_missing:,} features that it has no samples of"
+    names = run.recipe.dictionaries
+    new = [name for name in names if name not in run.identities.widths]
+    n_missing = 0 if new else sum(_n_unsampled(run, name) for name in names)
+    n_uncounted = 0 if new else sum(len(run.without_random_rates(name)) for name in names)
+    if new or n_missing or n_uncounted:
+        what = f"{n_uncounted:,} features' rates on random tokens"
+        if new or n_missing:
+            what = f"dictionary '{new[0]}'" if new else f"{n_missing:,} features that it has no samples of"
         raise RunError(
             f"{run.path} was packed without its cache, and is asked for {what}. Ask the run it was packed from, "
             f"and pack it again; or ask for fewer. (To make a cache of its own here, delete "

@@ -23,6 +23,7 @@ import pydantic
 import yaml
 
 from autointerp import plugins
+from autointerp.activations.random_rates import RandomTokens
 from autointerp.errors import RecipeError, UnknownName
 from autointerp.llm.protocol import EngineResources
 from autointerp.portion import Portion
@@ -99,6 +100,11 @@ class CacheSection:
     """Of the dictionary's matrix product; selection is float32 always."""
     shard_tokens: int = 2**18
     """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
+    random_tokens: int = 0
+    """On so many random tokens it is counted how often each feature fires (arXiv 2604.03532): one that fires
+    there as it does on text follows single tokens or positions. Not digested: asking for it extends a run."""
+    random_distribution: Literal["unigram", "uniform"] = "unigram"
+    """Random tokens are drawn as often as the run's first million tokens hold them, or each alike."""
 
     @property
     def rows_per_shard(self) -> int:
@@ -181,6 +187,14 @@ class Recipe:
     scorers: dict[str, PluginSection] = field(default_factory=_default_scorers)
     seed: int = 0
     resources: Resources = field(default_factory=Resources)
+
+    @property
+    def random_tokens(self) -> RandomTokens | None:
+        """None where they are not asked for."""
+        cache = self.cache
+        if not cache.random_tokens:
+            return None
+        return RandomTokens(cache.random_tokens, cache.random_distribution, self.seed)
 
 
 # --- from outside --------------------------------------------------------------------------------------
@@ -278,6 +292,11 @@ def _source_faults(recipe: Recipe) -> Iterator[str]:
             "corpus: can't be used with activations, which are of their own text already; leave one of the "
             "two out (a run keeps what it began with: for the other use another --out)"
         )
+    if given is not None and recipe.cache.random_tokens:
+        yield (
+            f"cache.random_tokens: no model runs where activations come from files, so nothing is known of "
+            f"random tokens; leave it out (found {recipe.cache.random_tokens})"
+        )
     for name, section in recipe.dictionaries.items():
         if section.path is None and (given is None or given.format == "folder"):
             yield f"dictionaries.{name}.path: field required (found None)"
@@ -299,6 +318,7 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "cache.n_tokens": (cache.n_tokens, 1),
         "cache.shard_tokens": (cache.shard_tokens, 1),
         "cache.max_rows": (cache.max_rows, 2),
+        "cache.random_tokens": (cache.random_tokens, 0),
         "resources.sample_firings": (recipe.resources.sample_firings, 1),
         "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
         "resources.engine.tensor_parallel": (engine.tensor_parallel, 1),

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from autointerp import __version__, tables
 from autointerp.activations.passes import is_covered
+from autointerp.activations.random_rates import RandomRates
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
 from autointerp.files import write_atomically
@@ -324,10 +325,22 @@ class Run:
             missing += [feature for feature in features if str(feature) not in done]
         return missing
 
+    def without_random_rates(self, dictionary: str) -> list[FeatureId]:
+        """Features asked for that have not been counted on random tokens, where that is asked for, ascending.
+        A portion counts none: it hasn't the rows that say how frequent a token is."""
+        if self.recipe.random_tokens is None or self.recipe.resources.shard:
+            return []
+        asked = self.asked(dictionary)
+        rates = RandomRates(self.cache(dictionary), self.recipe.random_tokens.unit)
+        held = rates.holds(np.array([feature.index for feature in asked], np.int64))
+        return [feature for feature, is_held in zip(asked, held.tolist(), strict=True) if not is_held]
+
     def is_cached_whole(self) -> bool:
-        """Whether the later stages have all they need of the device's: activations, and the directions of
-        every feature asked for."""
-        return self.has_activations() and not any(map(self.without_directions, self.recipe.dictionaries))
+        """Whether nothing is left for the device to do: activations are there, and of every feature asked for
+        the directions and, if wanted, the rate on random tokens."""
+        names = self.recipe.dictionaries
+        lacking = (*map(self.without_directions, names), *map(self.without_random_rates, names))
+        return self.has_activations() and not any(lacking)
 
     def asked(self, dictionary: str) -> list[FeatureId]:
         """Features the recipe asks for, ascending."""

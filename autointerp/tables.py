@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from autointerp.activations.random_rates import RandomRates
 from autointerp.journal import Journal
 from autointerp.recipe import Recipe
 from autointerp.subject.vocabulary import Vocabulary
@@ -44,6 +45,7 @@ _FEATURES: Final = pa.schema(
         ("status", pa.string()),
         ("contrast", pa.string()),
         ("density", pa.float64()),
+        ("random_rate", pa.float64()),
         ("n_fired", pa.int64()),
         ("n_rows", pa.int64()),
         ("n_tokens", pa.int64()),
@@ -96,6 +98,7 @@ _TRIALS: Final = pa.schema(
 def features(run: Journals) -> Table:
     """A row a sampled feature and explainer; without an explanation its columns are null.
 
+    `random_rate`: share of random tokens on which it fires; null where that was not asked for.
     `promoted` and `suppressed`: texts of the tokens whose logits the feature's direction raises and lowers
     most, the strongest first; null where that is not known.
     """
@@ -107,6 +110,7 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
     text_of = _token_texts(run)
     for dictionary in run.recipe.dictionaries:
         samples = run.existing("sample", dictionary)
+        rates = random_rates(run, dictionary)
         for unit in samples.units():
             directions = run.existing("directions", dictionary).read(unit)
             explained = {
@@ -120,6 +124,8 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
                 for name in ("promoted", "suppressed"):
                     effects = directions.get(key, {}).get(name)
                     row[name] = None if effects is None else [text_of(token) for token in effects["ids"]]
+                counted = rates.of(FeatureId.parse(key).index) if rates else None
+                row["random_rate"] = None if counted is None else counted.rate
                 row["density"] = sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else 0.0
                 found = [(name, records[key]) for name, records in explained.items() if key in records]
                 if not found:
@@ -131,6 +137,12 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
                         "label": record["label"],
                         "explanation": record["text"],
                     }
+
+
+def random_rates(run: Journals, dictionary: str) -> RandomRates | None:
+    """None where the recipe doesn't ask for them. Raises RunError."""
+    asked = run.recipe.random_tokens
+    return RandomRates(run.existing("cache", dictionary), asked.unit) if asked else None
 
 
 def _token_texts(run: Journals) -> Callable[[int], str]:

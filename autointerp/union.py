@@ -41,6 +41,7 @@ def united(runs: Sequence[Run]) -> tuple[Recipe, Identities]:
             judge=next((r.llms.judge for r in recipes if r.llms.judge), None),
         ),
         features=_features(runs),
+        cache=max(recipes, key=lambda recipe: recipe.cache.random_tokens).cache,  # agrees in all else
         resources=dataclasses.replace(first.recipe.resources, shard=None),
     )
     whole = dataclasses.replace(
@@ -69,6 +70,9 @@ def _agreed(run: Run, other: Run) -> Json:
     compared with these records (`merge.py`): a run that asked none names none."""
     recipe = to_mapping(run.recipe)
     agreed: Json = {name: recipe[name] for name in ("cache", "sampling", "seed")}
+    agreed["cache"] = {
+        name: value for name, value in recipe["cache"].items() if not name.startswith("random_")
+    }
     agreed["model"] = {name: value for name, value in recipe["model"].items() if name != "path"}
     corpus: Json = recipe["corpus"] or {}
     agreed["corpus"] = {name: value for name, value in corpus.items() if name not in _PLACES_OF_FILES}

@@ -50,6 +50,7 @@ TORCH_AT_IMPORT = (
     "stages/check.py",
     "stages/directions.py",
     "stages/frozen.py",
+    "stages/random_rates.py",
     "stages/sources.py",
     "bench/",
 )

@@ -24,7 +24,8 @@ from autointerp.sampling.settings import SamplingSettings, read_active_above
 from autointerp.sampling.store import Windows, save_windows
 from autointerp.sampling.text import SPLITS, split_of
 from autointerp.sampling.windows import Active, active_windows, firing_keys
-from autointerp.types import FeatureId
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import FeatureId, Window
 
 ALIGNED = dataclasses.replace(FEW, window="aligned")
 KINDS = st.sampled_from([FEW, ALIGNED])
@@ -399,11 +400,9 @@ def test_given_neighbours_come_first_and_are_recorded() -> None:
 # --- the store -----------------------------------------------------------------------------------------
 
 
-class Letters:
-    """A vocabulary in which token n is `<n>`."""
-
-    def pieces(self, token_ids: object) -> tuple[str, ...]:
-        return tuple(f"<{n}>" for n in token_ids)  # type: ignore[attr-defined]
+BYTES = [bytes([byte]) for byte in "é🙂ß".encode()]
+TOKENS = Vocabulary([b"", *(f"<{n}>".encode() for n in range(1, 40)), *BYTES])
+"""From 40 to 47 a token is a byte; from 48 on there is none."""
 
 
 @settings(max_examples=15, deadline=None)
@@ -412,7 +411,7 @@ def test_windows_come_back_from_the_store_as_they_were(made: Made, which: slice)
     sampled = made.sample(dataclasses.replace(FEW, contrast="auto"), FEATURES)
     path = Path(tempfile.mkdtemp()) / "windows.parquet"
     save_windows(path, sampled, which)
-    stored = Windows(path, Letters())  # type: ignore[arg-type]
+    stored = Windows(path, TOKENS)
     for number, feature in enumerate(FEATURES):
         key = f"d/{feature}"
         for name, windows in (("shown", stored.shown(key)), ("select", stored.select(key)),
@@ -424,6 +423,8 @@ def test_windows_come_back_from_the_store_as_they_were(made: Made, which: slice)
             for one, window in zip(taken, windows.active + windows.silent, strict=True):
                 assert (window.band, window.stratum) == (one.band, one.stratum)
                 assert list(window.token_ids) == made.ids(one.row, one.start, one.length)
+                assert window.texts == TOKENS.pieces(window.token_ids)
+                assert type(window) is Window and window == dataclasses.replace(window)
                 expected = [made.fired[feature].get(token, 0.0) for token in sorted(one.tokens)]
                 assert list(window.activations) == expected
                 assert int(window.document, 16) == int(made.rows.document[one.row])

@@ -30,7 +30,7 @@ from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing, Pattern, borrowed
 from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import ask, read_answers
-from autointerp.types import Heldout, Trials, Window
+from autointerp.types import Heldout, Stratum, Trials, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
@@ -275,6 +275,74 @@ def test_hard_windows_change_no_question_of_the_headline(scorer: Scorer) -> None
         assert with_hard.window == list(range(38)) and len(asked) == len(without) + 2
     else:
         assert with_hard == trials and asked == without
+
+
+STRATA: dict[Stratum | None, int] = {
+    None: 10, "random": 10, "same_token": 5, "neighbour": 4, "same_document": 3, "density": 2
+}  # fmt: skip
+"""Windows of each stratum, None for the active ones."""
+SAID_YES: dict[Stratum | None, int] = {None: 8, "random": 3, "same_token": 4, "neighbour": 1, "density": 2}
+"""The first so many of each get a yes, the others a no; of `neighbour` the last is never answered."""
+
+
+def named_windows(stratum: Stratum | None) -> tuple[Window, ...]:
+    firing = {1: 2.0} if stratum is None else None
+    windows = (make_window([f" {stratum}", f" {n}"], firing) for n in range(STRATA[stratum]))
+    return tuple(dataclasses.replace(window, stratum=stratum) for window in windows)
+
+
+def by_stratum(asked: list[set[str]]) -> Callable[[Prompt, int], str]:
+    """Answers as `SAID_YES` has it, and notes the strata of each prompt."""
+
+    def answer(prompt: Prompt, index: int) -> str:
+        asked.append({view.window.texts[0].strip() for view in views_in(prompt)})
+        lines: list[str] = []
+        for n, view in enumerate(views_in(prompt), 1):
+            number, stratum = int(view.window.texts[1]), view.window.stratum
+            if (stratum, number) != ("neighbour", 3):
+                lines.append(f"{n}: {'yes' if number < SAID_YES.get(stratum, 0) else 'no'}")
+        return "\n".join(lines)
+
+    return answer
+
+
+def test_detection_asks_about_every_stratum_and_measures_each_by_itself() -> None:
+    """By hand: of 10 active windows 8 are called so, of 10 random ones 3; then 4 of 5, 1 of 3 readable ones,
+    none of 3, both of 2. No prompt holds windows of the headline and hard ones."""
+    heldout = Heldout(named_windows(None), tuple(w for s in STRATA if s for w in named_windows(s)))
+    asked: list[set[str]] = []
+    trials = judged(Detection(), heldout, asking(by_stratum(asked)))
+    assert trials.window == list(range(34))
+    assert trials.stratum == [stratum for stratum, n in STRATA.items() for _ in range(n)]
+    assert set.union(*asked) == {str(stratum) for stratum in STRATA}
+    assert all(strata <= {"None", "random"} or not strata & {"None", "random"} for strata in asked)
+    measured = measure(trials)
+    assert measured.true_positive_rate is not None and measured.true_positive_rate.value == 0.8
+    assert measured.true_negative_rate is not None and measured.true_negative_rate.value == 0.7
+    assert measured.balanced_accuracy is not None and measured.balanced_accuracy.value == 0.75
+    assert measured.f1 is not None and measured.f1.value == pytest.approx(2 * 8 / (2 * 8 + 3 + 2))
+    assert (measured.n_positive, measured.n_negative, measured.n_unreadable) == (10, 10, 0)
+    found = {name: (of.true_negative_rate, of.n, of.n_unreadable) for name, of in measured.strata.items()}
+    rates = {name: (rate and rate.value, n, lost) for name, (rate, n, lost) in found.items()}
+    assert rates == {
+        "same_token": (1 / 5, 5, 0),
+        "neighbour": (2 / 3, 4, 1),
+        "same_document": (1.0, 3, 0),
+        "density": (0.0, 2, 0),
+    }
+    for rate, _, _ in found.values():
+        assert rate is not None and 0 <= rate.low <= rate.value <= rate.high <= 1
+
+
+def test_fuzzing_asks_about_the_headline_alone() -> None:
+    heldout = Heldout(named_windows(None), tuple(w for s in STRATA if s for w in named_windows(s)))
+    asked: list[set[str]] = []
+    trials = judged(Fuzzing(), heldout, asking(by_stratum(asked)))
+    assert set.union(*asked) == {"None", "random"}
+    assert trials.stratum == [None] * 10 + ["random"] * 10
+    measured = measure(trials)
+    assert measured.strata == {} and (measured.n_positive, measured.n_negative) == (10, 10)
+    assert measured.balanced_accuracy is not None and measured.balanced_accuracy.value == 0.75
 
 
 def test_fuzzing_marks_what_is_above_the_threshold() -> None:

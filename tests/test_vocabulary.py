@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,22 @@ def test_any_table_is_decoded_as_python_does(table: list[bytes]) -> None:
     """Joined pieces are the joined bytes under errors="replace", however the tokens cut them."""
     joined = "".join(Vocabulary(table).pieces(range(len(table))))
     assert joined == b"".join(table).decode("utf-8", "replace")
+
+
+@given(
+    st.lists(st.binary(max_size=3), min_size=1, max_size=20),
+    st.lists(st.lists(st.integers(0, 25), min_size=6, max_size=6), max_size=8),
+    st.data(),
+)
+def test_rows_of_tokens_are_read_as_each_alone(
+    table: list[bytes], rows: list[list[int]], data: st.DataObject
+) -> None:
+    """Also ids beyond the table, and rows that are cut short."""
+    vocabulary = Vocabulary(table)
+    lengths = data.draw(st.lists(st.integers(0, 6), min_size=len(rows), max_size=len(rows)))
+    ids = np.array(rows, np.int32).reshape(-1, 6)
+    found = vocabulary.pieces_of_rows(ids, np.array(lengths, np.uint16))
+    assert found == [vocabulary.pieces(row[:n]) for row, n in zip(rows, lengths, strict=True)]
 
 
 def test_a_shared_character_belongs_to_its_first_token() -> None:

@@ -83,15 +83,18 @@ def random_documents(
         number += 1
 
 
-def random_rows(urn: TokenUrn, *, n_tokens: int, context_length: int, bos: int | None, seed: int) -> Rows:
-    """`n_tokens` random tokens (BOS not counted) as rows, one document each; the last one may be short.
+def random_rows(
+    urn: TokenUrn, *, n_tokens: int, context_length: int, bos: int | None, seed: int, first: int = 0
+) -> Rows:
+    """`n_tokens` random tokens (BOS not counted) as rows, one document each, from document number `first` on;
+    the last one may be short.
 
     The same as the rows of a run on `random-tokens` with these settings.
     """
     room = context_length - (bos is not None)
     n_rows = -(-n_tokens // room)
     rows = np.zeros(n_rows, row_dtype(context_length))
-    source = random_documents(urn, length=room, seed=seed)
+    source = random_documents(urn, length=room, seed=seed, first=first)
     for number, (document, ids) in zip(range(n_rows), source, strict=False):
         rows[number] = rows_of(document, ids[: n_tokens - number * room], context_length, bos)[0]
     return rows

@@ -14,11 +14,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import orjson
 
-from autointerp.bench.made_up_cache import CacheSize, MadeUpCache, make_cache, open_cache
+from autointerp.bench.made_up_cache import N_IDS, CacheSize, MadeUpCache, make_cache, open_cache
 from autointerp.bench.slow_sampling import SlowSampler
 from autointerp.journal import Journal
 from autointerp.recipe import Resources
@@ -80,14 +80,16 @@ class SampleBenches:
         return self.whole.sample_s / self.quarter.sample_s
 
 
-def bench_sample(n_features: int, n_tokens: int) -> SampleBenches:
-    """Makes a cache in a temporary folder and measures. Raises subprocess.CalledProcessError where the
-    measuring process fails."""
+def bench_sample(n_features: int, n_tokens: int, *, compare: bool = True) -> SampleBenches:
+    """Makes a cache in a temporary folder and measures; `compare`: plain Python too.
+
+    Raises subprocess.CalledProcessError where the measuring process fails."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_cache(folder, CacheSize(n_tokens=n_tokens, n_features=n_features))
         quarter = _in_a_child(folder, n_features, max(1, n_features // 4), 0)
-        whole = _in_a_child(folder, n_features, n_features, min(n_features, SLOW_FEATURES))
+        n_slow = min(n_features, SLOW_FEATURES) if compare else 0
+        whole = _in_a_child(folder, n_features, n_features, n_slow)
         return SampleBenches(whole, quarter)
 
 
@@ -128,17 +130,11 @@ def _measure(folder: Path, width: int, n_features: int, n_slow: int) -> SampleBe
         )
 
 
-class _Letters:
-    """A vocabulary in which every token has the same text."""
-
-    def pieces(self, token_ids: list[int]) -> tuple[str, ...]:
-        return ("token",) * len(token_ids)
-
-
 def _read_back(journal: Journal, stores: list[Path]) -> float:
+    vocabulary = Vocabulary([f" w{number}".encode() for number in range(N_IDS + 1)])
     began, n_read = time.process_time(), 0
     for path in stores:
-        windows = Windows(path, cast(Vocabulary, _Letters()))
+        windows = Windows(path, vocabulary)
         for feature in journal.read(path.name.split(".")[0]):
             windows.shown(feature)
             windows.heldout(feature)

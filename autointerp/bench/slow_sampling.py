@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from autointerp.activations.rows import RowStore
 from autointerp.bench.made_up_cache import MadeUpCache
+from autointerp.sampling.contrast import TRIES
 from autointerp.sampling.settings import SamplingSettings
 
 Tokens = list[int]
@@ -100,7 +101,9 @@ class SlowSampler:
         rng: random.Random,
     ) -> list[_Window]:
         windows: list[_Window] = []
-        while len(windows) < n and active:
+        for _ in range(TRIES * n if active else 0):  # of a dense feature there may be no n silent windows
+            if len(windows) == n:
+                break
             twin = active[len(windows) % len(active)]
             row, width = rng.randrange(len(self._split)), len(twin.ids)
             if self._split[row] != split or self._length[row] < twin.start + width:

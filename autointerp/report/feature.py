@@ -11,6 +11,7 @@ from autointerp.report.terminal import print_directions, print_explanation, prin
 from autointerp.run import Run
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
+from autointerp.tables import random_rates
 from autointerp.types import EXPLAINABLE, FeatureId
 
 
@@ -26,7 +27,8 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         )
     sample = load_sample(records[key])
     vocabulary = load_vocabulary(run)
-    print_sample(console, sample, vocabulary)
+    rates = random_rates(run, dictionary)
+    print_sample(console, sample, vocabulary, rates.of(feature.index) if rates else None)
     directions = load_directions(run, dictionary, unit).get(key)
     if directions is not None:
         print_directions(console, dictionary, directions, vocabulary)

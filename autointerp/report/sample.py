@@ -9,18 +9,22 @@ from rich.markup import escape
 from rich.text import Text
 
 from autointerp.activations.histogram import EDGES
+from autointerp.activations.random_rates import RandomRate
 from autointerp.activations.statistics import POSITION_EDGES
 from autointerp.prompting import inert
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Sample
 
 
-def print_sample(console: Console, sample: Sample, vocabulary: Vocabulary) -> None:
+def print_sample(
+    console: Console, sample: Sample, vocabulary: Vocabulary, random: RandomRate | None = None
+) -> None:
     """What the sample stage knows of a feature: how often, how strongly, on which tokens, where in a row."""
+    of_random = f", {random.rate:.3%} of random tokens" if random else ""
     graded = ", against weak ones" if sample.contrast == "graded" else ""
     console.print(
         f"[bold]{escape(sample.feature)}[/]  {sample.status}: fires on {sample.n_fired:,} of "
-        f"{sample.n_tokens:,} tokens ({sample.density:.3%}) in {sample.n_documents:,} documents; "
+        f"{sample.n_tokens:,} tokens ({sample.density:.3%}){of_random} in {sample.n_documents:,} documents; "
         f"{sample.n_windows:,} active windows{graded}; maximum {sample.maximum:.3g}, mean {sample.mean:.3g}",
         highlight=False,
     )

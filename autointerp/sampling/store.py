@@ -16,6 +16,8 @@ file beside the unit's part. Later stages need neither the corpus nor the shards
 
 from __future__ import annotations
 
+import dataclasses
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +36,7 @@ from autointerp.sampling.sample import Sampled
 from autointerp.sampling.selected import STRATA, Selected
 from autointerp.sampling.text import SPLITS, Ints, SplitName
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Heldout, Json, Select, Shown, Window
+from autointerp.types import Heldout, Json, Select, Shown, Stratum, Window
 
 
 def save_windows(path: Path, sampled: Sampled, which: slice) -> Json:
@@ -135,9 +137,6 @@ class _Lists:
         chunk = column.combine_chunks()
         return cls(chunk.offsets.to_numpy(), chunk.values.to_numpy())
 
-    def at(self, number: int) -> list[Any]:
-        return self.values[self.offsets[number] : self.offsets[number + 1]].tolist()
-
 
 class Windows:
     """What a unit's store holds, by feature. Columns stay arrays; a window is built when asked for."""
@@ -154,10 +153,11 @@ class Windows:
         features = table["feature"].combine_chunks()
         group = features.indices.to_numpy()
         names: list[str] = features.dictionary.to_pylist()
-        # A feature's windows are neighbours.
-        edges = [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), len(group)]
-        self._pieces = {names[group[at]]: (at, end) for at, end in pairwise(edges)}
-        self._split = _codes(table["split"], list(SPLITS))
+        split = _codes(table["split"], list(SPLITS))
+        # Windows of one feature and split are neighbours, the active ones first.
+        cell = group.astype(np.int64) * len(SPLITS) + split
+        edges = [*np.flatnonzero(np.diff(cell, prepend=-1)).tolist(), len(cell)]
+        self._pieces = {(names[group[at]], SPLITS[split[at]]): slice(at, end) for at, end in pairwise(edges)}
         self._document: NDArray[np.uint64] = table["document"].to_numpy()
         self._position: NDArray[np.int32] = table["position"].to_numpy()
         self._band: NDArray[np.int16] = table["band"].fill_null(-1).to_numpy()
@@ -181,37 +181,82 @@ class Windows:
 
     def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
         """Active windows, and those they are set against."""
-        begin, end = self._pieces.get(feature, (0, 0))
-        at = begin + np.flatnonzero(self._split[begin:end] == SPLITS.index(split))
-        windows = tuple(self._windows(at))
-        n_active = int((self._stratum[at] < 0).sum())
+        these = self._pieces.get((feature, split), slice(0, 0))
+        windows = tuple(self._windows(these))
+        n_active = int((self._stratum[these] < 0).sum())
         return windows[:n_active], windows[n_active:]
 
-    def _windows(self, at: Ints) -> Iterator[Window]:
-        columns = (self._document, self._position, self._length, self._band, self._stratum)
-        of_each = zip(
-            at.tolist(), self._token_ids[at].tolist(), *(c[at].tolist() for c in columns), strict=True
+    def _windows(self, these: slice) -> Iterator[Window]:
+        # Column by column, so that Python's own loop has next to nothing left to do a window.
+        ids, length = self._token_ids[these], self._length[these]
+        lengths = length.tolist()
+        documents = self._document[these].astype(">u8").tobytes().hex()
+        drafts = map(
+            _Draft,
+            [documents[at : at + 16] for at in range(0, len(documents), 16)],
+            self._position[these].tolist(),
+            _rows_of(ids, lengths),
+            self._vocabulary.pieces_of_rows(ids, length),
+            self._activations_of(these, lengths),
+            [None if band < 0 else band for band in self._band[these].tolist()],
+            [_STRATUM_OF[code] for code in self._stratum[these].tolist()],
         )
-        fired = (self._fired.offsets[at + 1] > self._fired.offsets[at]).tolist()
-        for fires, (number, ids, document, position, length, band, stratum) in zip(
-            fired, of_each, strict=True
-        ):
-            token_ids: list[int] = ids if len(ids) == length else ids[:length]
-            yield Window(
-                document=f"{document:016x}",
-                position=position,
-                token_ids=tuple(token_ids),
-                texts=self._vocabulary.pieces(token_ids),
-                activations=self._activations_of(number, length) if fires else _silence(length),
-                band=band if stratum < 0 else None,
-                stratum=STRATA[stratum] if stratum >= 0 else None,
-            )
+        return cast(Iterator[Window], drafts)
 
-    def _activations_of(self, number: int, length: int) -> tuple[float, ...]:
-        activations = [0.0] * length
-        for place, value in zip(self._fired.at(number), self._activations.at(number), strict=True):
-            activations[place] = value
-        return tuple(activations)
+    def _activations_of(self, these: slice, lengths: list[int]) -> Iterator[tuple[float, ...]]:
+        edges: list[int] = self._fired.offsets[these.start : these.stop + 1].tolist()
+        fired = slice(edges[0], edges[-1])
+        places: list[int] = self._fired.values[fired].tolist()
+        values: list[float] = self._activations.values[fired].tolist()
+        for length, (begin, end) in zip(lengths, pairwise(edges), strict=True):
+            if begin == end:
+                yield _silence(length)
+                continue
+            activations = [0.0] * length
+            for at in range(begin - edges[0], end - edges[0]):
+                activations[places[at]] = values[at]
+            yield tuple(activations)
+
+
+class _Draft:
+    """A window: made with fields that can be set, and what it says it is when they are.
+
+    Naughty, but a frozen dataclass sets each of its eight fields by `object.__setattr__`, which takes four
+    times as long and made up a quarter of reading back.
+    """
+
+    __slots__ = tuple(field.name for field in dataclasses.fields(Window))
+
+    def __init__(
+        self,
+        document: str,
+        position: int,
+        token_ids: tuple[int, ...],
+        texts: tuple[str, ...],
+        activations: tuple[float, ...],
+        band: int | None,
+        stratum: Stratum | None,
+    ) -> None:
+        self.document = document
+        self.position = position
+        self.token_ids = token_ids
+        self.texts = texts
+        self.activations = activations
+        self.band = band
+        self.stratum = stratum
+        self.source = "corpus"
+        self.__class__ = cast(Any, Window)
+
+
+def _rows_of(ids: NDArray[np.int32], lengths: list[int]) -> list[tuple[int, ...]]:
+    """Each row's first ids. `struct` makes tuples of a buffer without lists on the way."""
+    width = ids.shape[1]
+    rows = struct.iter_unpack(f"<{width}i", ids.astype("<i4").tobytes()) if width else iter([()] * len(ids))
+    return [row if n == width else row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+
+_STRATUM_OF: Final = (*STRATA, None)
+"""By code; the last is that of -1, an active window."""
 
 
 @lru_cache(maxsize=1024)

@@ -33,7 +33,8 @@ from autointerp.resolve import Resolved
 from autointerp.run import CHECK, VOCABULARY, Run
 from autointerp.sources import DictionaryFound
 from autointerp.stages.directions import run_directions
-from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch
+from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch, within_memory
+from autointerp.stages.random_rates import run_random_rates
 from autointerp.stages.sources import ReadyFirings, open_source
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Site
@@ -78,15 +79,14 @@ class Opened:
 
     def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> dict[str, Collected]:
         """Out of memory, the batch is halved for good and the shard redone."""
-        while True:
-            try:
-                return self.collector.shard(rows, shard.first_row, self.norms, on_batch)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                self.frozen = self.frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
-                self.frozen.save(self.run, list(self.weights))
-                n_tokens = self.collector.batch_tokens = self.frozen.batch_tokens
-                self.progress.note(f"out of memory: going on with batches of {n_tokens:,} tokens")
+
+        def halve() -> None:
+            self.frozen = self.frozen.after_out_of_memory(rows.dtype["tokens"].shape[0])
+            self.frozen.save(self.run, list(self.weights))
+            n_tokens = self.collector.batch_tokens = self.frozen.batch_tokens
+            self.progress.note(f"out of memory: going on with batches of {n_tokens:,} tokens")
+
+        return within_memory(lambda: self.collector.shard(rows, shard.first_row, self.norms, on_batch), halve)
 
 
 def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -97,6 +97,7 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         CHECK in run.cache(name).read(CHECK) for name in run.recipe.dictionaries
     ):
         run_directions(run, resolved, device, progress, stop)
+    codes = None
     if not run.has_activations():
         codes = open_cache(run, resolved, device, progress, stop)
         if codes is not None:
@@ -106,6 +107,8 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
             for name in dict.fromkeys(name for name, _ in codes.passes.values()):
                 progress.note(f"{name}: {_masked(run.cache(name))}")
     run_directions(run, resolved, device, progress, stop)
+    vectors = codes.vectors if isinstance(codes, Opened) else None
+    run_random_rates(run, resolved, vectors, device, progress, stop)
 
 
 def open_cache(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 import torch
@@ -20,6 +20,8 @@ from autointerp.errors import ModelError
 from autointerp.files import write_atomically
 from autointerp.run import Run
 from autointerp.subject.model import Dtype
+
+T = TypeVar("T")
 
 CPU_BATCH: Final = 2_048
 """Tokens: more don't fit a CPU's caches. Not tuned, because on a CPU two runs give the same bytes."""
@@ -65,6 +67,16 @@ def read_frozen(run: Run) -> Frozen | None:
 
 def _manifest(run: Run, name: str) -> Path:
     return run.cache(name).folder / "manifest.json"
+
+
+def within_memory(step: Callable[[], T], halve: Callable[[], None]) -> T:
+    """What `step()` returns; where it runs out of memory, `halve()` is called and it is done again."""
+    while True:
+        try:
+            return step()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            halve()
 
 
 def tuned_batch(step: Callable[[int], None], *, largest: int) -> int:

@@ -16,7 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from autointerp.errors import ModelError, RunError
 from autointerp.files import write_sealed
@@ -102,6 +104,35 @@ class Vocabulary:
             texts[start:end] = _shared([self._bytes_of(token_id) for token_id in token_ids[start:end]])
             start = end
         return tuple(cast(list[str], texts))
+
+    def pieces_of_rows(
+        self, token_ids_NT: NDArray[np.int32], length_N: NDArray[np.integer[Any]]
+    ) -> list[tuple[str, ...]]:
+        """`pieces` of each row's first tokens, none negative: in a fraction of the time where nearly all
+        tokens are whole characters."""
+        width, lengths = token_ids_NT.shape[1], cast(list[int], length_N.tolist())
+        at_NT = token_ids_NT.astype(np.intp)
+        # `take` sends ids beyond the table to its last place, and is the fastest way to look up objects.
+        found = list(map(tuple, cast(list[list[str]], self._texts.take(at_NT, mode="clip").tolist())))
+        for number in np.flatnonzero(length_N < width).tolist():
+            found[number] = found[number][: lengths[number]]
+        # A row with such a token behind its end is read again for nothing.
+        for number in np.flatnonzero(self._is_shared.take(at_NT, mode="clip").any(1)).tolist():
+            found[number] = self.pieces(token_ids_NT[number, : lengths[number]].tolist())
+        return found
+
+    @cached_property
+    def _texts(self) -> NDArray[np.object_]:
+        """[V + 1]: the text of each token that is whole characters; the last stands for ids beyond."""
+        texts = np.full(len(self._table) + 1, None, object)
+        for token_id, text in self._alone.items():
+            texts[token_id] = text
+        return texts
+
+    @cached_property
+    def _is_shared(self) -> NDArray[np.bool_]:
+        """[V + 1]: whether a token's text depends on what stands beside it."""
+        return np.array([text is None for text in self._texts], bool)
 
     def _bytes_of(self, token_id: int) -> bytes:
         if token_id < 0:

@@ -1,0 +1,108 @@
+"""`autointerp bench` at a tiny size: it ends, and what it reports is what was done."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from autointerp.bench.cache import CacheBench
+from autointerp.bench.made_up_cache import CacheSize, make_cache, open_cache
+from autointerp.bench.sample import SampleBenches
+from autointerp.cli import app
+from autointerp.journal import Journal
+from autointerp.report import bench as report
+from autointerp.sampling.sample import Sampler
+from autointerp.sampling.settings import SamplingSettings
+from autointerp.stages.sample import save_samples
+from autointerp.types import FeatureId
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, str]:
+    """The figures, and how they are printed."""
+    printer = f"print_{arguments[0]}_bench"
+    printed: Callable[..., None] = getattr(report, printer)
+    found: list[Any] = []
+
+    def noting(console: Any, figures: Any, *more: Any) -> None:
+        found.append(figures)
+        printed(console, figures, *more)
+
+    monkeypatch.setattr(report, printer, noting)
+    done = CliRunner().invoke(app, ["bench", *arguments])
+    assert done.exit_code == 0, done.output
+    return found[0], done.output
+
+
+def test_bench_sample_reports_what_sampling_the_same_cache_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Counts and bytes are those of the same features sampled here; rates follow from the times."""
+    figures, printed = ran(monkeypatch, "sample", "--features", "60", "--tokens", "60000", "--no-compare")
+    assert isinstance(figures, SampleBenches)
+    whole = figures.whole
+    (tmp_path / "cache").mkdir()
+    make_cache(tmp_path / "cache", CacheSize(n_tokens=60_000, n_features=60))
+    cache = open_cache(tmp_path / "cache")
+    journal = Journal(tmp_path / "samples", {"bench": "sample"})
+    sampler = Sampler(cache.rows, cache.firings, SamplingSettings(), seed=0, first=1)
+    save_samples(journal, sampler.sample([FeatureId("bench", index) for index in range(60)]))
+    assert (whole.n_features, figures.quarter.n_features) == (60, 15)
+    assert whole.n_firings == cache.firings.n_kept() == figures.quarter.n_firings
+    assert 0.95 * 60_000 < whole.n_tokens <= 60_000
+    assert 1.5 * whole.n_tokens < whole.n_firings <= 2 * whole.n_tokens
+    (records,) = journal.folder.glob("*.jsonl")
+    (store,) = journal.folder.glob("*.parquet")
+    assert whole.record_bytes == records.stat().st_size / 60
+    assert whole.store_bytes == store.stat().st_size / 60
+    assert 500 < whole.record_bytes < 8_000 and 1_000 < whole.store_bytes < 25_000
+    assert min(whole.sample_s, whole.wall_s, whole.read_back_s, figures.quarter.sample_s) > 0
+    assert figures.growth == whole.sample_s / figures.quarter.sample_s
+    assert whole.features_a_second == pytest.approx(60 / (whole.start_s + whole.sample_s))
+    assert 20e6 < whole.peak_rss < 2e9
+    assert whole.slow_s is None and "plain Python" not in printed
+    assert f"{whole.store_bytes / 1e3:.1f} kB" in printed and f"{whole.n_firings:,} firings" in printed
+
+
+def test_bench_sample_compares_with_plain_python_also_where_nothing_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four features, of which each fires on half of all tokens: no silent window is there to be found."""
+    figures, printed = ran(monkeypatch, "sample", "--features", "4", "--tokens", "4000")
+    assert figures.whole.slow_s > 0
+    assert figures.whole.ratio == pytest.approx(figures.whole.slow_s * 4 / figures.whole.sample_s)
+    assert "plain Python" in printed
+
+
+CACHE = ("cache", "--tokens", "2000", "--width", "256", "--k", "8", "--d-model", "64", "--layers", "2")
+
+
+def test_bench_cache_reports_consistent_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 bytes a firing, 8 a feature and a header: 2,000 tokens of 8 features make no more than 8 bytes."""
+    found, printed = ran(monkeypatch, *CACHE)
+    assert isinstance(found, CacheBench)
+    assert 2_000 <= found.n_tokens < 2_100  # a BOS a row
+    assert 7 < found.bytes_a_firing < 8
+    times = (found.cached, found.bare, found.bare_with_torch_topk, found.forward, found.forward_to_hook)
+    assert all(value is not None and 0 < value < math.inf for value in times)
+    assert found.bare is not None and found.forward is not None and found.forward_to_hook is not None
+    assert found.forward_to_hook < min(found.bare, found.forward, found.cached)
+    assert found.ratio == pytest.approx(found.cached / found.bare)
+    assert f"{found.ratio:.3f}" in printed and f"{found.bytes_a_firing:.2f} B" in printed
+    assert f"Caching {found.n_tokens:,} tokens: 256 features, k 8" in printed
+    alone, printed = ran(monkeypatch, *CACHE, "--no-compare")
+    assert alone == dataclasses.replace(
+        found,
+        cached=alone.cached,
+        peak_rss=alone.peak_rss,
+        bare=None,
+        bare_with_torch_topk=None,
+        forward=None,
+        forward_to_hook=None,
+    )
+    assert "bare work" not in printed and "whole forward" not in printed
