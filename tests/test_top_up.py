@@ -133,6 +133,42 @@ def test_rows_go_on_where_the_budget_ended(
     assert all(len(rows) == per_shard for rows in more[:-1])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=12),
+    n_tokens=st.integers(1, 250),
+    n_more=st.integers(1, 250),
+)
+def test_prefetch_reads_as_many_documents(lengths: list[int], n_tokens: int, n_more: int) -> None:
+    """Both budgets one behind the other, as `prefetch` reads, end behind no earlier document."""
+    asked = 0
+
+    def lists(first: int = 0) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+        nonlocal asked
+        for number in range(first, len(lengths)):
+            asked = number + 1
+            yield number, np.full(lengths[number], 5, np.uint32)
+
+    def read(source: Iterator[tuple[int, NDArray[np.uint32]]], n_tokens: int) -> None:
+        make_rows(
+            source, context_length=24, bos=0, rows_per_shard=2, n_tokens=n_tokens, on_shard=lambda *_: None
+        )  # fmt: skip
+
+    source = lists()
+    read(source, n_tokens)
+    read(source, n_more)
+    prefetched, asked = asked, 0
+    shards, end = packed(lengths, 24, 2, n_tokens)
+    if shards:
+        with tempfile.TemporaryDirectory() as folder:
+            first = behind(end, on_disk(Path(folder), shards))
+        make_rows(
+            lists(first.n_documents), context_length=24, bos=0, rows_per_shard=2,
+            n_tokens=first.n_tokens + n_more, on_shard=lambda *_: None, begin=first,
+        )  # fmt: skip
+        assert asked <= prefetched
+
+
 def test_a_budget_inside_a_document_costs_the_rest_of_its_last_row() -> None:
     """Documents of 100 and 30 tokens, rows of 1 + 20: a budget of 50 makes rows of 20 and 20 (the tail of 10
     is too short) and spends the other 10 on the second document, whose row ends there. Behind it come its
@@ -277,6 +313,9 @@ def test_samples_of_features_that_do_not_lack_are_those_without_a_top_up(
     same = {feature for feature in before if before[feature] == after[feature]}
     assert same == {feature for feature in before if feature not in of_these}
     assert 5 < len(same) < 35
+    # What fires together is counted where all features are known, so features alike are those of before.
+    donors = [{feature: record["donors"] for feature, (record, _) in of.items()} for of in (before, after)]
+    assert donors[0] == donors[1] and any(donors[0][feature] for feature in of_these & before.keys())
 
 
 def sampled(out: Path) -> dict[int, tuple[Json, object]]:
