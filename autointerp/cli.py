@@ -87,6 +87,13 @@ def explain(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One field: --set sampling.n_shown=20.")
     ] = None,
+    top_up: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Behind the cache so many tokens more, kept only of features that lack windows.",
+        ),
+    ] = None,
     until: Annotated[Until, typer.Option(help="Stop behind this stage.")] = Until.score,
     shard: Annotated[
         str | None, typer.Option(help="Cache the i-th of n portions, from 0: --until cache --shard 0/4.")
@@ -107,6 +114,7 @@ def explain(
         mapping = _mapping(recipe, sae, hook, model, corpus, files)
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
+        mapping = _with_top_up(mapping, top_up)
         folder = out or Path("outputs") / _run_name(sae, mapping)
         mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
@@ -457,6 +465,12 @@ def _with_plugins(
     return mapping
 
 
+def _with_top_up(mapping: dict[str, Any], n_tokens: int | None) -> dict[str, Any]:
+    from autointerp.recipe import merge
+
+    return mapping if n_tokens is None else merge(mapping, {"cache": {"top_up": n_tokens}})
+
+
 def _with_shard(mapping: dict[str, Any], folder: Path, shard: str | None) -> tuple[dict[str, Any], Path]:
     """A portion has a folder of its own inside the run's, which `merge` fills."""
     from autointerp.portion import Portion
@@ -547,10 +561,16 @@ def _print_plan(run: Run, resolved: Any) -> None:
     typer.echo(
         f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)}{model}; "
         f"{planned.n_tokens:,} tokens of {source.path if source else ''} "
-        f"in contexts of {planned.context_length}; "
+        f"in contexts of {planned.context_length}; {_more(run)}"
         f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
         f"{run.path}{_llms(run)}"
     )
+
+
+def _more(run: Run) -> str:
+    """What tops up the cache."""
+    n_tokens, below = run.recipe.cache.top_up, run.recipe.cache.top_up_below
+    return f"{n_tokens:,} more for features that fire in fewer than {below:,} rows; " if n_tokens else ""
 
 
 def _llms(run: Run) -> str:

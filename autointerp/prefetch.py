@@ -129,7 +129,7 @@ def _need(resolved: Resolved) -> Json:
         "n_tokens": recipe.cache.n_tokens,
         "context_length": recipe.cache.context_length,
         "prepend_bos": recipe.cache.prepend_bos,
-    }
+    } | ({"top_up": recipe.cache.top_up} if recipe.cache.top_up else {})
 
 
 def _read(recipe: Recipe, tokenizer: Any, hub: Hub, progress: Progress, stop: Stop) -> None:
@@ -139,7 +139,7 @@ def _read(recipe: Recipe, tokenizer: Any, hub: Hub, progress: Progress, stop: St
     source = token_lists(recipe, tokenizer, stop, hub)
     if place_of(recipe.corpus).kind == RANDOM:
         return  # its reference has been counted
-    progress.begin("prefetch corpus", cache.n_tokens, "tokens")
+    progress.begin("prefetch corpus", cache.n_tokens + cache.top_up, "tokens")
     done = 0
 
     def on_shard(_rows: Rows, mark: Mark) -> None:
@@ -147,14 +147,17 @@ def _read(recipe: Recipe, tokenizer: Any, hub: Hub, progress: Progress, stop: St
         progress.advance(mark.n_tokens - done)
         done = mark.n_tokens
 
-    make_rows(
-        source,
-        context_length=cache.context_length,
-        bos=bos_of(tokenizer) if cache.prepend_bos else None,
-        rows_per_shard=64,
-        n_tokens=cache.n_tokens,
-        on_shard=on_shard,
-    )
+    # What tops up begins in the document at which the first rows end; here behind it, which is not less.
+    for n_tokens in (cache.n_tokens, cache.top_up):
+        done = 0
+        make_rows(
+            source,
+            context_length=cache.context_length,
+            bos=bos_of(tokenizer) if cache.prepend_bos else None,
+            rows_per_shard=64,
+            n_tokens=n_tokens,
+            on_shard=on_shard,
+        )
     progress.end()
 
 

@@ -98,6 +98,11 @@ class CacheSection:
     half drawn; how often it fires stays exact."""
     encode_in: Literal["float32", "bfloat16"] = "float32"
     """Of the dictionary's matrix product; selection is float32 always."""
+    top_up: int = 0
+    """Corpus tokens beyond `n_tokens` that are read when the cache is made, and of which only firings of
+    features that lack windows are kept: of the others everything is known on the first `n_tokens` alone."""
+    top_up_below: int = 200
+    """A feature lacks windows that fires in fewer rows of the cache than this."""
     shard_tokens: int = 2**18
     """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
     random_tokens: int = 0
@@ -277,6 +282,12 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
             Portion.parse(recipe.resources.shard)
         except RecipeError as error:
             yield f"resources.shard: {error}"
+        if recipe.cache.top_up:
+            yield (
+                f"cache.top_up: a portion of a cache can't be topped up (found resources.shard "
+                f"{recipe.resources.shard}): which features lack windows is known when all of it is there. Merge "
+                f"the portions (`autointerp merge`), then: explain --top-up {recipe.cache.top_up} --out RUN"
+            )
     yield from _number_faults(recipe)
 
 
@@ -317,6 +328,8 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     least = {
         "cache.n_tokens": (cache.n_tokens, 1),
         "cache.shard_tokens": (cache.shard_tokens, 1),
+        "cache.top_up": (cache.top_up, 0),
+        "cache.top_up_below": (cache.top_up_below, 1),
         "cache.max_rows": (cache.max_rows, 2),
         "cache.random_tokens": (cache.random_tokens, 0),
         "resources.sample_firings": (recipe.resources.sample_firings, 1),

@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from autointerp import __version__
-from autointerp.activations.passes import COLUMNS, passes_of
+from autointerp.activations.passes import COLUMNS, begun
 from autointerp.errors import JournalCorrupt, RunError
 from autointerp.files import carry, disk_errors, write_atomically
 from autointerp.journal import MADE_FROM, SCHEMA, Journal, lines_of, parse_line
@@ -27,7 +27,8 @@ from autointerp.types import Json
 from autointerp.verify import STAGES, Fault, Verified
 
 SET_ASIDE: Final = "set-aside"
-_MADE_HERE: Final = ("rows", "cache", "sample")
+_OF_THE_CACHE: Final = {"rows", "cache", "top-up"}
+_MADE_HERE: Final = (*_OF_THE_CACHE, "sample")
 """Stages whose parts go whole, because they are made anew here; the others keep their good lines, and what
 is missing then is for `resume`."""
 
@@ -72,16 +73,21 @@ def doubtful(run: Run, faults: list[Fault]) -> list[Doubtful]:
     source was spoiled can't be seen: bits flip without leaving a date."""
     found: list[Doubtful] = []
     for dictionary in run.recipe.dictionaries:
-        of_this = {"rows", *(f"{stage}/{dictionary}" for stage in STAGES)}
-        places = [fault.path.relative_to(run.path).parts for fault in faults]
-        spoiled = [place[0] for place in places if place[0] == "rows" or "/".join(place[:2]) in of_this]
+        of_this = [run.path / place for place in ("rows", "top-up/rows", f"top-up/cache/{dictionary}")]
+        of_this += [run.path / stage / dictionary for stage in STAGES]
+        spoiled = {
+            fault.path.relative_to(run.path).parts[0]
+            for fault in faults
+            if any(fault.path.is_relative_to(place) for place in of_this)
+        }
         made_here = [STAGES.index(stage) for stage in spoiled if stage in _MADE_HERE]
         if not made_here:
             continue
-        for stage in ("cache", "sample", "explain", "score"):
+        for stage in ("cache", "top-up", "sample", "explain", "score"):
             if STAGES.index(stage) <= min(made_here):
                 continue
-            for folder in sorted({path.parent for path in (run.path / stage / dictionary).rglob("*.jsonl")}):
+            inside = run.path / ("top-up/cache" if stage == "top-up" else stage) / dictionary
+            for folder in sorted({path.parent for path in inside.rglob("*.jsonl")}):
                 n = sum(max(len(lines_of(path)) - 1, 0) for path in folder.glob("*.jsonl"))
                 found.append(Doubtful(folder, n))
     return found
@@ -99,7 +105,7 @@ def repair(run: Run, found: Verified, progress: Progress, stop: Stop) -> Repaire
             f"{run.path} was packed without its cache, so its samples can't be made anew here. Pack the run it "
             f"comes from once more."
         )
-    if spoiled & {"rows", "cache"}:
+    if spoiled & _OF_THE_CACHE:
         Run.of(run.path, resolve(run.recipe)).check()
     repaired = Repaired()
     with run.lock():
@@ -113,10 +119,11 @@ def repair(run: Run, found: Verified, progress: Progress, stop: Stop) -> Repaire
         for part, lines in parts.items():
             _without_spoiled(run, part, lines, repaired)
         for folder in {part.parent for part in parts if part.name.split(".")[0] == COLUMNS}:
-            _without_features(run, Journal.existing(folder), repaired)
-    until: Stage | None = (
-        "sample" if "sample" in spoiled else "cache" if spoiled & {"rows", "cache"} else None
-    )
+            numbers = {str(entry.number) for entry in begun(Journal.existing(folder))}
+            _without_passes(run, folder, numbers, repaired)
+            _without_passes(run, run.path / "top-up" / folder.relative_to(run.path), numbers, repaired)
+    until: Stage | None = "cache" if spoiled & _OF_THE_CACHE else None
+    until = "sample" if "sample" in spoiled else until
     if until is not None:
         run_line(run, until=until, progress=progress, stop=stop)
     return repaired
@@ -145,12 +152,13 @@ def _without_spoiled(run: Run, part: Path, lines: set[int], repaired: Repaired) 
     write_atomically(part, b"".join(line + b"\n" for line in kept))
 
 
-def _without_features(run: Run, journal: Journal, repaired: Repaired) -> None:
-    """Sets aside the shards of passes of which nobody knows the features any more."""
-    numbers = {str(entry.number) for entry in passes_of(journal) if entry.features is not None}
-    for unit in filter(str.isdigit, journal.units()):
+def _without_passes(run: Run, folder: Path, numbers: set[str], repaired: Repaired) -> None:
+    """Sets aside what is of other passes than these: nobody knows their features any more."""
+    journal = Journal.existing(folder)
+    for unit in journal.units():
         for key, (_, part) in journal.located(unit).items():
-            if key.partition(":")[2] not in numbers:
+            number = key if unit == COLUMNS else key.partition(":")[2] or "0"
+            if number not in numbers and (unit == COLUMNS or unit.isdigit()):
                 for path in sorted(part.parent.glob(f"{part.stem}.*")):
                     _set_aside(run, path, repaired)
 

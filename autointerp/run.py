@@ -3,6 +3,7 @@
 recipe.yaml  identities.json  environment.json  run.lock
 rows/                                     token rows
 cache/<dictionary>/                       activation shards, the check of the dictionary
+top-up/rows/  top-up/cache/<dictionary>/  further rows, and what features that lack windows do on them
 directions/<dictionary>/                  what features' weights alone say: neighbours, promoted tokens
 sample/<dictionary>/                      samples and window stores
 explain/<dictionary>/<explainer>/         explanations
@@ -25,8 +26,9 @@ import pydantic
 from numpy.typing import NDArray
 
 from autointerp import __version__, tables
-from autointerp.activations.passes import is_covered
+from autointerp.activations.passes import Pass, is_covered
 from autointerp.activations.random_rates import RandomRates
+from autointerp.activations.top_up import passes_to_top_up
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
 from autointerp.files import write_atomically
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from autointerp.tables import Table
 
 CACHE_VERSION: Final = "2"
+TOP_UP_VERSION: Final = "1"
 DIRECTIONS_VERSION: Final = "1"
 SAMPLE_VERSION: Final = "2"
 """Digested: raise them when the same input would give other shards, directions or windows."""
@@ -112,8 +115,12 @@ class Run:
     def journals(self) -> Iterator[Journal]:
         """Those of all stages, in the order of the line."""
         yield self.rows()
+        if self.recipe.cache.top_up:
+            yield self.top_up_rows()
         for dictionary in self.recipe.dictionaries:
             yield self.cache(dictionary)
+            if self.recipe.cache.top_up:
+                yield self.top_up(dictionary)
             yield self.directions(dictionary)
             yield self.sample(dictionary)
             for explainer in self.recipe.explainers:
@@ -157,6 +164,25 @@ class Run:
         }
         return self._journal(f"cache/{dictionary}", made_from)
 
+    def top_up_rows(self) -> Journal:
+        """The rows behind those of `rows`, numbered on."""
+        made_from: Json = {
+            "version": TOP_UP_VERSION,
+            "rows": self.rows().digest,
+            "cache": {"top_up": self.recipe.cache.top_up},
+        }
+        return self._journal("top-up/rows", made_from)
+
+    def top_up(self, dictionary: str) -> Journal:
+        """What features that lack windows do on the rows of `top_up_rows`. Which these are follows from the
+        cache, so its digest stands for them."""
+        made_from: Json = {
+            "rows": self.top_up_rows().digest,
+            "base": self.cache(dictionary).digest,
+            "cache": {"top_up_below": self.recipe.cache.top_up_below},
+        }
+        return self._journal(f"top-up/cache/{dictionary}", made_from)
+
     def directions(self, dictionary: str) -> Journal:
         made_from: Json = {
             "version": DIRECTIONS_VERSION,
@@ -168,12 +194,16 @@ class Run:
         return self._journal(f"directions/{dictionary}", made_from)
 
     def sample(self, dictionary: str) -> Journal:
+        cache = self.recipe.cache
         made_from: Json = {
             "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,
             "sampling": dataclasses.asdict(self.recipe.sampling),
             "seed": self.recipe.seed,
         }
+        if cache.top_up:  # named as in the recipe: a run that was sampled without one is told of these
+            made_from["top_up"] = self.top_up(dictionary).digest
+            made_from |= {f"cache.{name}": getattr(cache, name) for name in ("top_up", "top_up_below")}
         return self._journal(f"sample/{dictionary}", made_from)
 
     def explain(self, dictionary: str, explainer: str) -> Journal:
@@ -258,9 +288,17 @@ class Run:
         record = self.rows().read(ALL_ROWS).get(ALL_ROWS)
         return self.units_of(record["n_rows"]) if record else []
 
-    def units_of(self, n_rows: int) -> list[str]:
-        """The shards that so many rows make."""
-        return [f"{first:09d}" for first in range(0, n_rows, self.recipe.cache.rows_per_shard)]
+    def units_of(self, n_rows: int, first_row: int = 0) -> list[str]:
+        """The shards that so many rows make, numbered from `first_row` on."""
+        stop, step = first_row + n_rows, self.recipe.cache.rows_per_shard
+        return [f"{first:09d}" for first in range(first_row, stop, step)]
+
+    def top_up_units(self) -> list[str]:
+        """The shards of the further rows; none before all of them are there."""
+        journal = self.top_up_rows()
+        record = journal.read(ALL_ROWS).get(ALL_ROWS)
+        units = self.units_of(record["n_rows"], record["first_row"]) if record else []
+        return units if all(unit in journal.read(unit) for unit in units) else []
 
     def own_units(self) -> list[str]:
         """Those on which this run is to cache what fires."""
@@ -301,6 +339,16 @@ class Run:
         is_checked = self.has_ready_firings or CHECK in journal.read(CHECK)
         return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
+    def passes_to_top_up(self, dictionary: str) -> list[Pass] | None:
+        """What is missing of a cache that is there to the end of its rows. None: nobody has looked yet which
+        features lack windows."""
+        journals = self.cache(dictionary), self.top_up(dictionary)
+        return passes_to_top_up(*journals, self.top_up_units(), self.needed(dictionary))
+
+    def is_topped_up(self, dictionary: str) -> bool:
+        """Whether nothing is missing of what the recipe asks for beyond the cache."""
+        return not self.recipe.cache.top_up or self.passes_to_top_up(dictionary) == []
+
     @property
     def is_packed(self) -> bool:
         """Whether rows and shards were left behind (`pack.py`)."""
@@ -308,7 +356,9 @@ class Run:
 
     def has_activations(self) -> bool:
         """Whether the subject model has nothing left to do: every row and every shard is there."""
-        return self.vocabulary.is_file() and all(map(self.is_cached, self.recipe.dictionaries))
+        return self.vocabulary.is_file() and all(
+            self.is_cached(name) and self.is_topped_up(name) for name in self.recipe.dictionaries
+        )
 
     @property
     def has_ready_firings(self) -> bool:
@@ -332,7 +382,7 @@ class Run:
             return []
         asked = self.asked(dictionary)
         rates = RandomRates(self.cache(dictionary), self.recipe.random_tokens.unit)
-        held = rates.holds(np.array([feature.index for feature in asked], np.int64))
+        held = rates.holds(self.identities.columns(asked))
         return [feature for feature, is_held in zip(asked, held.tolist(), strict=True) if not is_held]
 
     def is_cached_whole(self) -> bool:

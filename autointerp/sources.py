@@ -82,13 +82,25 @@ class Files:
         )
 
     def completed_cache(self, cache: CacheSection) -> CacheSection:
-        """With what the files decide."""
+        """With what the files decide. Raises RecipeError where they can't top up."""
         found = self.activations
+        n_tokens = found.n_tokens - found.n_rows * found.prepend_bos
+        if cache.top_up and self.has_firings:
+            raise RecipeError(
+                f"cache.top_up is {cache.top_up:,}, but what fires is in {found.folder} already, of every "
+                f"feature, and there is nothing to save. Read all of it: --top-up 0 --set "
+                f"cache.n_tokens={n_tokens}"
+            )
+        if cache.top_up and n_tokens <= cache.n_tokens:
+            raise RecipeError(
+                f"cache.top_up is {cache.top_up:,}, but the {n_tokens:,} tokens of {found.folder} are all "
+                f"among the cache.n_tokens ({cache.n_tokens:,}) that are read first. Leave it out: --top-up 0"
+            )
         return dataclasses.replace(
             cache,
             context_length=found.context_length,
             prepend_bos=found.prepend_bos,
-            n_tokens=min(cache.n_tokens, found.n_tokens - found.n_rows * found.prepend_bos),
+            n_tokens=min(cache.n_tokens, n_tokens),
         )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from autointerp.activations.random_rates import RandomRates
 from autointerp.journal import Journal
 from autointerp.recipe import Recipe
+from autointerp.resolve import Identities
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json
 
@@ -24,6 +25,9 @@ class Journals(Protocol):
 
     @property
     def recipe(self) -> Recipe: ...
+
+    @property
+    def identities(self) -> Identities: ...
 
     @property
     def vocabulary(self) -> Path: ...
@@ -124,7 +128,7 @@ def _feature_rows(run: Journals) -> Iterator[Json]:
                 for name in ("promoted", "suppressed"):
                     effects = directions.get(key, {}).get(name)
                     row[name] = None if effects is None else [text_of(token) for token in effects["ids"]]
-                counted = rates.of(FeatureId.parse(key).index) if rates else None
+                counted = rates.of(run.identities.columns([feature])[0].item()) if rates else None
                 row["random_rate"] = None if counted is None else counted.rate
                 row["density"] = sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else 0.0
                 found = [(name, records[key]) for name, records in explained.items() if key in records]

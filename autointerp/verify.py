@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,17 @@ import orjson
 from autointerp.activations.passes import Pass
 from autointerp.errors import JournalCorrupt
 from autointerp.files import seal_of
-from autointerp.journal import MADE_FROM, lines_of, parse_line
+from autointerp.journal import MADE_FROM, Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
 from autointerp.run import ALL_ROWS, Run
 from autointerp.types import Json, digest
 
-STAGES: Final = ("rows", "cache", "directions", "sample", "explain", "score", "requests", "usage", "failed")
+STAGES: Final = (
+    "rows", "cache", "top-up", "directions", "sample", "explain", "score", "requests", "usage", "failed",
+)  # fmt: skip
 """Folders of journals, in the order of the line."""
+
+_OF_SHARDS: Final = ("rows", "cache", "top-up")
 
 _OF_A_PART: Final = re.compile(r"(.+\.\d{4})\.(\w+)")
 _PARTIAL: Final = re.compile(r"\..+\.\d+\.tmp")
@@ -136,7 +141,7 @@ class _Look:
         if spoiled:
             named = f"line {', '.join(map(str, spoiled))}"
             self._fault(path, f"{named}: not what was written there", path, spoiled)
-        if path.is_relative_to(self._run.path / "rows") or path.is_relative_to(self._run.path / "cache"):
+        if path.relative_to(self._run.path).parts[0] in _OF_SHARDS:
             records = self._records.setdefault(path.parent, {})
             records.update({content["key"]: content for content in parsed[1:] if content is not None})
         if header is None:
@@ -158,20 +163,30 @@ class _Look:
 
     def for_shards(self) -> None:
         """Shards that no part tells of: lost, where something is made from them; else still to be made."""
-        run, rows = self._run, self._records.get(self._run.rows().folder, {})
-        if ALL_ROWS not in rows:
+        run = self._run
+        self._for_shards_of(run.rows(), run.cache, Pass(0, None))
+        if run.recipe.cache.top_up:
+            self._for_shards_of(run.top_up_rows(), run.top_up, None)
+
+    def _for_shards_of(
+        self, rows: Journal, shards_of: Callable[[str], Journal], unnamed: Pass | None
+    ) -> None:
+        """`shards_of` a dictionary on `rows`; `unnamed`: the pass that there is where none is named."""
+        run, known = self._run, self._records.get(rows.folder, {})
+        if ALL_ROWS not in known:
             return
-        units = run.units_of(rows[ALL_ROWS]["n_rows"])
+        units = run.units_of(known[ALL_ROWS]["n_rows"], known[ALL_ROWS].get("first_row", 0))
         own = [unit for number, unit in enumerate(units) if run.portion.takes(number)]
-        self._lost(run.rows().folder, [unit for unit in own if unit not in rows])
+        self._lost(rows.folder, [unit for unit in own if unit not in known])
         for dictionary in run.recipe.dictionaries:
-            folder = run.cache(dictionary).folder
+            folder = shards_of(dictionary).folder
             records = self._records.get(folder, {})
-            numbers = sorted(int(key) for key in records if "n_features" in records[key])
-            for entry in [Pass(number, None) for number in numbers or [0]]:
+            numbers = sorted(int(key) for key, record in records.items() if record.get("n_features"))
+            passes = [Pass(number, None) for number in numbers] or ([unnamed] if unnamed else [])
+            for entry in passes:
                 missing = [unit for unit in own if entry.key(unit) not in records]
                 # Samples are made behind the first pass; a later one may not have come to its end yet.
-                if entry.number == min(numbers, default=0) and run.sample(dictionary).units():
+                if entry is passes[0] and run.sample(dictionary).units():
                     self._lost(folder, missing)
                 else:
                     self.found.n_to_make += len(missing)

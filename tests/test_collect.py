@@ -25,7 +25,7 @@ from autointerp.dictionaries.selectors import largest
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.errors import DiskFull, ModelError
 from autointerp.run import Run
-from autointerp.stages import cache
+from autointerp.stages import cache, collecting
 from autointerp.stages.frozen import Frozen, read_frozen, tuned_batch
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
@@ -291,7 +291,7 @@ def test_a_full_disk_in_the_writing_thread_stops_the_stage(
 ) -> None:
     """Nothing is lost: started again with room, the shards are those of an undisturbed run."""
     undisturbed = cached_here(made.recipe(), tmp_path / "undisturbed")
-    save, n_saved = cache.save_shard, 0
+    save, n_saved = collecting.save_shard, 0
 
     def full(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, object]:
         nonlocal n_saved
@@ -301,7 +301,7 @@ def test_a_full_disk_in_the_writing_thread_stops_the_stage(
             raise DiskFull("no room left")
         return save(path, arrays)
 
-    monkeypatch.setattr(cache, "save_shard", full)
+    monkeypatch.setattr(collecting, "save_shard", full)
     with pytest.raises(DiskFull):
         cached_here(made.recipe(), tmp_path / "run")
     monkeypatch.undo()

@@ -126,6 +126,19 @@ def test_what_is_read_is_what_fired(case: Case, shuffle: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
+def test_rows_fired_are_counted_with_those_a_cap_dropped(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store_of(case, Path(folder))
+        counts = np.zeros(WIDTH, np.int64)
+        for path in Path(folder).iterdir():
+            features, n_rows = FiringShard(path, int(path.stem)).rows_fired(C)
+            counts[features] += n_rows
+    rows = [{token // C for f, token, _ in case.triples if f == feature} for feature in range(WIDTH)]
+    assert counts.tolist() == [len(of_one) for of_one in rows]
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
 def test_a_cap_keeps_whole_rows_and_exact_counts(case: Case) -> None:
     """What a capped feature keeps, by rows and shard, against a sort in Python."""
     with tempfile.TemporaryDirectory() as folder:

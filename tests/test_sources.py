@@ -53,12 +53,12 @@ def tokenizer(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dumped(run: Run, made: Tiny, shard: Any) -> dict[str, torch.Tensor]:
+def dumped(run: Run, made: Tiny, shard: Any, batch_tokens: int = CPU_BATCH) -> dict[str, torch.Tensor]:
     """What the model did on one shard, in the batches in which the run took it: others round otherwise."""
     subject = Subject.load(find_model(str(made.model)), n_layers=2)
     rows = np.array(shard.read())
     activations = torch.zeros(len(rows), CONTEXT, D_MODEL)
-    for batch in batches(rows, CPU_BATCH, by_length=True):
+    for batch in batches(rows, batch_tokens, by_length=True):
         longest = int(rows["length"][batch].max())
         ids = torch.from_numpy(rows["tokens"][batch, :longest].astype(np.int64))
         activations[batch, :longest] = subject.capture(ids, [SITE])[SITE]

@@ -33,6 +33,8 @@ class Attached:
     site: Site
     encoder: Encoder
     target: Site | None
+    only: NDArray[np.uint32] | None = None
+    """Features whose firings are kept. None: all that the encoder has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Collected:
     encoder: Encoder
     n_tokens: int
     """Tokens the shard has room for: rows * context_length."""
+    only: NDArray[np.bool_] | None = None
+    """[width], features whose firings are kept; None: all."""
     copied: torch.cuda.Event | None = None
     """Happens when every copy is done; None where nothing is asynchronous."""
     batches: list[_Batch] = field(default_factory=list["_Batch"])
@@ -101,7 +105,7 @@ class Collected:
         n_looked_at = sum(len(batch.token_N) for batch in self.batches)
         self.encoder.check_finite(sum(int(batch.n_bad) for batch in self.batches), n_looked_at)
         sinks = [batch.token_N[batch.is_sink_N.numpy()] for batch in self.batches]
-        pieces = [_active(batch) for batch in self.batches]
+        pieces = [_active(batch, self.only) for batch in self.batches]
         self.batches = []
         feature, token, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
         del pieces
@@ -113,12 +117,24 @@ class Collected:
         )
 
 
-def _active(batch: _Batch) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """(feature, token, value) of the codes that are active."""
+def _active(
+    batch: _Batch, only: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """(feature, token, value) of the codes that are active, and of one of the features `only`."""
     feature, value = batch.codes.feature_M.numpy(), batch.codes.value_M.numpy()
     token = batch.token_N.astype(np.int32)[batch.codes.token_M.numpy()]
     active = value > 0
+    if only is not None:  # here and not on the device, which would have to be waited for
+        active &= only[feature]
     return (feature, token, value) if active.all() else (feature[active], token[active], value[active])
+
+
+def _mask(attached: Attached) -> NDArray[np.bool_] | None:
+    if attached.only is None:
+        return None
+    mask = np.zeros(attached.encoder.spec.width, bool)
+    mask[attached.only] = True
+    return mask
 
 
 class Collector:
@@ -130,8 +146,13 @@ class Collector:
         """`batch_tokens`: of one forward pass; whoever meets an out-of-memory error may lower it."""
         self._vectors = vectors
         self._attached = attached
+        self._only = {name: _mask(entry) for name, entry in attached.items()}
         self._masking = masking
         self.batch_tokens = batch_tokens
+
+    def turned_to(self, attached: Mapping[str, Attached]) -> Collector:
+        """One of other dictionaries, or of other features of theirs, on the same vectors."""
+        return Collector(self._vectors, attached, self._masking, self.batch_tokens)
 
     @torch.inference_mode()
     def check(self, shards: Iterator[tuple[int, Rows]]) -> dict[str, Check]:
@@ -189,7 +210,10 @@ class Collector:
         the tokens it held; it may raise to stop. Memory: the shard's codes, 12 bytes each."""
         n_tokens = len(rows) * rows.dtype["tokens"].shape[0]
         sites = list(dict.fromkeys(entry.site for entry in self._attached.values()))
-        collected = {name: Collected(entry.encoder, n_tokens) for name, entry in self._attached.items()}
+        collected = {
+            name: Collected(entry.encoder, n_tokens, self._only[name])
+            for name, entry in self._attached.items()
+        }
         for batch in batches(rows, self.batch_tokens, by_length=True):
             captured, token_N = self._forward(rows, batch, first_row, sites)
             for name, entry in self._attached.items():

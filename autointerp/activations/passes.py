@@ -30,7 +30,7 @@ class Pass:
     """One pass over the rows."""
 
     number: int
-    """0 for one with every feature."""
+    """0 for one with every feature, and for what tops that one up (`top_up.py`)."""
     features: NDArray[np.uint32] | None
     """Ascending; None: every one."""
 
@@ -52,10 +52,25 @@ class Pass:
 def passes_of(journal: Journal) -> list[Pass]:
     """Those begun, by number. A dictionary cached whole has the one pass 0, begun or not. Raises RunError
     where a file that the journal names is missing."""
+    return begun(journal) or [Pass(0, None)]
+
+
+def begun(journal: Journal) -> list[Pass]:
+    """Those of which the journal names the features, by number. Raises RunError where a file is missing."""
     found = {int(key): part.with_suffix(".npy") for key, (_, part) in journal.located(COLUMNS).items()}
     if missing := [path for path in found.values() if not path.is_file()]:
         raise RunError(f"{missing[0]} is missing, though a part tells of it: autointerp cache verify.")
-    return [Pass(number, np.load(found[number])) for number in sorted(found)] or [Pass(0, None)]
+    return [Pass(number, np.load(found[number])) for number in sorted(found)]
+
+
+def put_down(journal: Journal, entry: Pass) -> None:
+    """A pass of some features, before its first shard. Raises DiskFull."""
+    assert entry.features is not None
+    content = io.BytesIO()
+    np.save(content, entry.features)
+    with Part(journal, COLUMNS) as part:
+        seal = part.attach(".npy", lambda path: write_sealed(path, content.getbuffer()))
+        part.append(str(entry.number), {"n_features": len(entry.features)} | seal)
 
 
 def is_covered(journal: Journal, units: list[str], needed: NDArray[np.int64]) -> bool:
@@ -68,23 +83,19 @@ def passes_to_make(
 ) -> list[Pass]:
     """Passes that must be finished or begun before all of `needed` are there; a new one is put down on
     disk. Passes never share a feature."""
-    begun = passes_of(journal)
+    passes = passes_of(journal)
     is_new = not any(journal.parts(unit) for unit in units)
-    if begun[0].features is None and (not sliceable or not is_new or len(needed) >= WORTH_IT * width):
-        return [p for p in begun if not p.is_done(journal, units)]
-    known = [p for p in begun if p.features is not None]
+    if passes[0].features is None and (not sliceable or not is_new or len(needed) >= WORTH_IT * width):
+        return [p for p in passes if not p.is_done(journal, units)]
+    known = [p for p in passes if p.features is not None]
     unfinished = [p for p in known if p.holds(needed).any() and not p.is_done(journal, units)]
     missing = _not_held(needed, known)
     if not len(missing):
         return unfinished
     number = 1 + max((p.number for p in known), default=0)
-    features = np.unique(missing).astype(np.uint32)
-    content = io.BytesIO()
-    np.save(content, features)
-    with Part(journal, COLUMNS) as part:
-        seal = part.attach(".npy", lambda path: write_sealed(path, content.getbuffer()))
-        part.append(str(number), {"n_features": len(features)} | seal)
-    return [*unfinished, Pass(number, features)]
+    new = Pass(number, np.unique(missing).astype(np.uint32))
+    put_down(journal, new)
+    return [*unfinished, new]
 
 
 def _not_held(needed: NDArray[np.int64], passes: list[Pass]) -> NDArray[np.int64]:

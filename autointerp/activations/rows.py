@@ -197,6 +197,25 @@ class Mark:
 START: Final = Mark()
 
 
+def behind(end: Mark, shards: list[RowShard]) -> Mark:
+    """Where to read on a corpus that was read up to a budget, whose rows `shards` hold and behind which it
+    stood at `end`: inside the last document, which the budget may have cut.
+
+    Rows keep the places in their document that they would have without the budget, so what it cut off the
+    last row (less than a row) is never read; nor is the rest of a document before the last, which a budget
+    leaves only where it would have made a row of fewer than `SHORTEST_TAIL` tokens.
+    """
+    n_rows_of_last, document = 0, None
+    for shard in reversed(shards):
+        documents = shard.read()["document"]
+        document = documents[-1] if document is None else document
+        others = np.flatnonzero(documents != document)
+        n_rows_of_last += len(documents) - (int(others[-1]) + 1 if len(others) else 0)
+        if len(others):
+            break
+    return Mark(end.n_rows, end.n_tokens, end.n_documents - 1, n_rows_of_last)
+
+
 def make_rows(
     token_lists: Iterator[tuple[int, NDArray[np.uint32]]],
     *,
@@ -214,18 +233,16 @@ def make_rows(
     `begin`: to go on behind a shard, its mark; `token_lists` then begins with document `n_documents`.
     """
     shard = np.zeros(rows_per_shard, row_dtype(context_length))
-    # A shard ends inside a document only behind full rows, so their tokens need no record.
-    taken = begin.n_tokens - begin.n_rows_of_next * (context_length - (bos is not None))
+    room = context_length - (bos is not None)
+    taken, n_rows = begin.n_tokens, begin.n_rows
     n_documents, done_already = begin.n_documents, begin.n_rows_of_next
-    n_rows = begin.n_rows
     used = 0
     while taken < n_tokens and (following := next(token_lists, None)) is not None:
         document, token_ids = following
-        rows = rows_of(document, token_ids[: n_tokens - taken], context_length, bos)
-        for number, row in enumerate(rows, start=1):
+        # What is made already of this document lies before its row `done_already`, and is counted.
+        rows = rows_of(document, token_ids[: done_already * room + n_tokens - taken], context_length, bos)
+        for number, row in enumerate(rows[done_already:], start=done_already + 1):
             taken += int(row["length"]) - (bos is not None)
-            if number <= done_already:
-                continue
             shard[used] = row
             used += 1
             if used == rows_per_shard:

@@ -22,7 +22,8 @@ from autointerp.bench.material import make_material
 from autointerp.bench.size import Size
 from autointerp.pipeline import prepare
 from autointerp.progress import Silent, Stop
-from autointerp.stages.cache import Opened, choose_device, collect_shards, open_cache
+from autointerp.stages.cache import Opened, choose_device, open_cache
+from autointerp.stages.collecting import Target, collect_shards
 from autointerp.subject.model import Subject
 
 
@@ -31,14 +32,15 @@ def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBen
     run.save()
     opened = open_cache(run, resolved, choose_device("auto"), Silent(), Stop())
     assert isinstance(opened, Opened) and resolved.model is not None
-    device = opened.vectors.device
+    assert opened.source.vectors is not None
+    device = opened.source.vectors.device
     whole = Subject.load(resolved.model, device=str(device)) if compare else None
     clock = _Clock(device)
-    n_done = 0
+    n_done, target = 0, Target.cache(run)
     for shard in row_shards(run.rows()):
         rows = np.asarray(shard.read())
         n_done += int(rows["length"].sum())
-        clock.time("cached", lambda: collect_shards(run, opened, [shard], Silent(), Stop()))  # noqa: B023
+        clock.time("cached", lambda: collect_shards(opened, [shard], target, Silent(), Stop()))  # noqa: B023
         if whole is not None:
             _compare(clock, opened, whole, rows)
     a_token = {name: seconds / n_done * 1e6 for name, seconds in clock.seconds.items()}
@@ -78,8 +80,8 @@ class _Clock:
 def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
     """The bare work on one shard, in the same batches."""
     collector: Collector = opened.collector
-    assert isinstance(opened.vectors, FromModel)
-    subject = opened.vectors.subject
+    assert isinstance(opened.source.vectors, FromModel)
+    subject = opened.source.vectors.subject
     (attached,) = opened.attached.values()
     spec = attached.encoder.spec
     weights = opened.weights["bench"]

@@ -28,7 +28,9 @@ def print_feature(console: Console, run: Run, text: str) -> None:
     sample = load_sample(records[key])
     vocabulary = load_vocabulary(run)
     rates = random_rates(run, dictionary)
-    print_sample(console, sample, vocabulary, rates.of(feature.index) if rates else None)
+    print_sample(
+        console, sample, vocabulary, rates.of(run.identities.columns([feature])[0].item()) if rates else None
+    )
     directions = load_directions(run, dictionary, unit).get(key)
     if directions is not None:
         print_directions(console, dictionary, directions, vocabulary)

@@ -59,20 +59,22 @@ class Sampler:
         neighbours: Mapping[int, NDArray[np.int64]] | None = None,
         is_whole: bool = True,
         n_poles: int = 1,
+        codes: Codes | None = None,
     ) -> None:
         """`first`: the first position of a row that a window may use (1 where position 0 is masked).
         `neighbours`: for features asked about, those with the most similar decoder or encoder rows, the
         nearest first. `is_whole`: the dictionary is always cached whole, so that which features co-fire
         doesn't depend on what is asked for; else only neighbours are donors. `n_poles`: of each feature;
-        firings, neighbours and donors go by column (`FeatureId.column`)."""
+        firings, neighbours and donors go by column (`FeatureId.column`). `codes`: where `firings` know of
+        some features in more of the rows than of others, what fires together where all are known (rows that
+        come first among `rows`): shares of other rows would be compared with each other."""
         self._is_whole = is_whole
         self._n_poles = n_poles
         self._store = firings
         self._neighbours = neighbours or {}
         text = Text(rows, firings.masked, seed=seed, first=first, shares=settings.shares)
         heldout = SPLITS.index("heldout")
-        needs_codes = settings.n_neighbour + settings.n_density > 0
-        self._codes = Codes(firings, text) if needs_codes else None
+        self._codes = (codes or Codes(firings, text)) if settings.needs_codes else None
         self._shared = Shared(
             text=text,
             settings=settings,

@@ -67,6 +67,11 @@ class SamplingSettings:
     """No run of so many tokens stands both in what is shown or selected on and in what is held out."""
 
     @property
+    def needs_codes(self) -> bool:
+        """Whether any window is looked for where another feature fires."""
+        return self.n_neighbour + self.n_density > 0
+
+    @property
     def n_hard(self) -> int:
         """Held-out silent windows beside the headline."""
         return self.n_same_token + self.n_neighbour + self.n_same_document + self.n_density

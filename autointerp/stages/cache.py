@@ -1,64 +1,39 @@
 """Cache: documents -> token rows, once; rows -> what fires where, a shard at a time.
 
-Runs in a child process (`device.py`), so that the GPU is free again when it ends. While one shard goes
-through the model, a thread sorts the one before and writes it.
+Runs in a child process (`device.py`), so that the GPU is free again when it ends. Where the recipe asks for it
+further rows follow, of which only what features that lack windows do is kept (`activations/top_up.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from autointerp.activations.cap import shard_arrays, share
-from autointerp.activations.collect import Attached, Check, Collected, Collector, Kept, Masking
+from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
 from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
-from autointerp.activations.shards import save_shard
-from autointerp.activations.vectors import Vectors
+from autointerp.activations.top_up import note_lacking, rows_fired
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
 from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
-from autointerp.journal import Journal, Part
+from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import CHECK, VOCABULARY, Run
 from autointerp.sources import DictionaryFound
+from autointerp.stages.collecting import Target, collect_shards, masked
 from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch, within_memory
 from autointerp.stages.random_rates import run_random_rates
-from autointerp.stages.sources import ReadyFirings, open_source
+from autointerp.stages.sources import ReadyFirings, Source, open_source
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Site
-
-
-class OneShard(Protocol):
-    """What one dictionary does on one shard, not sorted yet."""
-
-    def kept(self) -> Kept:
-        """May run in another thread. Raises InputErrors."""
-        ...
-
-
-class Codes(Protocol):
-    """What a run's dictionaries do on any shard."""
-
-    @property
-    def passes(self) -> dict[str, tuple[str, Pass]]:
-        """What is missing, by a label: the dictionary, and the features of it."""
-        ...
-
-    def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> Mapping[str, OneShard]:
-        """By label. `rows`: the shard's. `on_batch(n)` after so many tokens; it may raise to stop."""
-        ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,16 +41,26 @@ class Opened:
     """A run's dictionaries on the vectors they read, loaded, checked and ready to collect."""
 
     run: Run
-    vectors: Vectors
+    source: Source
+    collector: Collector
     weights: dict[str, Weights]
     """Of each dictionary of which shards are missing."""
-    passes: dict[str, tuple[str, Pass]]
-    attached: dict[str, Attached]
-    collector: Collector
-    norms: dict[str, float]
-    """Median norm at what each pass reads."""
+    whole: dict[str, Attached]
+    checks: dict[str, Check]
+    """Both of the same."""
     frozen: Frozen
     progress: Progress
+    passes: dict[str, tuple[str, Pass]]
+    attached: dict[str, Attached]
+    norms: dict[str, float]
+    """Median norm at what each pass reads."""
+
+    def take_up(self, passes: dict[str, tuple[str, Pass]]) -> None:
+        """From here on these are collected."""
+        self.passes = passes
+        self.attached = _attached(self.whole, passes)
+        self.norms = _norms(self.checks, passes)
+        self.collector = self.collector.turned_to(self.attached)
 
     def shard(self, shard: RowShard, rows: Rows, on_batch: Callable[[int], None]) -> dict[str, Collected]:
         """Out of memory, the batch is halved for good and the shard redone."""
@@ -98,17 +83,54 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     ):
         run_directions(run, resolved, device, progress, stop)
     codes = None
+    _note_lacking(run, progress, stop)  # of a run cached before: perhaps there is nothing to load a model for
     if not run.has_activations():
         codes = open_cache(run, resolved, device, progress, stop)
         if codes is not None:
             own = set(run.own_units())
             shards = [shard for shard in row_shards(run.rows()) if shard.unit in own]
-            collect_shards(run, codes, shards, progress, stop)
-            for name in dict.fromkeys(name for name, _ in codes.passes.values()):
-                progress.note(f"{name}: {_masked(run.cache(name))}")
+            _collect(codes, shards, Target.cache(run), progress, stop)
+            if isinstance(codes, Opened):  # what delphi cached can't be topped up (`sources.py`)
+                _top_up(run, codes, progress, stop)
     run_directions(run, resolved, device, progress, stop)
-    vectors = codes.vectors if isinstance(codes, Opened) else None
+    vectors = codes.source.vectors if isinstance(codes, Opened) else None
     run_random_rates(run, resolved, vectors, device, progress, stop)
+
+
+def _collect(
+    codes: Opened | ReadyFirings, shards: list[RowShard], target: Target, progress: Progress, stop: Stop
+) -> None:
+    collect_shards(codes, shards, target, progress, stop)
+    for name in dict.fromkeys(name for name, _ in codes.passes.values()):
+        progress.note(f"{name}: {masked(target.journals[name])}")
+
+
+def _note_lacking(run: Run, progress: Progress, stop: Stop) -> None:
+    """Which features lack windows, of every pass of the cache that is finished. Raises DiskFull, Interrupted."""
+    cache = run.recipe.cache
+    if not cache.top_up or not run.has_all_rows():
+        return
+    assert cache.context_length is not None
+    for name in run.recipe.dictionaries:
+        journal, width = run.cache(name), run.identities.n_columns(name)
+        counts = partial(rows_fired, journal, width, cache.context_length, stop.check)
+        for entry in note_lacking(journal, run.top_up(name), run.row_units(), counts, cache.top_up_below):
+            n = 0 if entry.features is None else len(entry.features)
+            progress.note(
+                f"{name}: {n:,} features lack windows: they fire in fewer than {cache.top_up_below} rows"
+            )
+
+
+def _top_up(run: Run, codes: Opened, progress: Progress, stop: Stop) -> None:
+    """Behind the cache: the further rows, and what features that lack windows do on them."""
+    _note_lacking(run, progress, stop)
+    if all(map(run.is_topped_up, run.recipe.dictionaries)):
+        return
+    if not run.top_up_units():
+        codes.source.make_more_rows(run, progress, stop)
+    passes = {name: run.passes_to_top_up(name) or [] for name in codes.whole}
+    codes.take_up({name + p.key(""): (name, p) for name, of_one in passes.items() for p in of_one})
+    _collect(codes, list(row_shards(run.top_up_rows())), Target.top_up(run), progress, stop)
 
 
 def open_cache(
@@ -122,7 +144,7 @@ def open_cache(
             part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(source.tokenizer).save))
     if not run.has_all_rows():
         source.make_rows(run, progress, stop)
-    names = [name for name in run.recipe.dictionaries if not run.is_cached(name)]
+    names = [n for n in run.recipe.dictionaries if not (run.is_cached(n) and run.is_topped_up(n))]
     if not names:
         return None
     if resolved.files is not None and isinstance(resolved.files.activations, DelphiCache):
@@ -144,12 +166,12 @@ def open_cache(
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
-    checks = _checks(run, Collector(vectors, whole, masking, batch_tokens), names, shards, progress)
+    collector = Collector(vectors, whole, masking, batch_tokens)
+    checks = _checks(run, collector, names, shards, progress)
     run_directions(run, resolved, device, progress, stop)
     passes = _passes(run, found)
-    attached = {label: _of_pass(whole[name], entry) for label, (name, entry) in passes.items()}
-    norms = {label: checks[name].median_norm for label, (name, _) in passes.items()}
-    collector = Collector(vectors, attached, masking, batch_tokens)
+    attached, norms = _attached(whole, passes), _norms(checks, passes)
+    collector = collector.turned_to(attached)
     if frozen is None:
         frozen = Frozen(
             batch_tokens=_batch_tokens(run, collector, vectors.device, shards, norms),
@@ -159,7 +181,7 @@ def open_cache(
         )
     frozen.save(run, names)
     collector.batch_tokens = frozen.batch_tokens
-    return Opened(run, vectors, weights, passes, attached, collector, norms, frozen, progress)
+    return Opened(run, source, collector, weights, whole, checks, frozen, progress, passes, attached, norms)
 
 
 def _passes(run: Run, found: dict[str, DictionaryFound]) -> dict[str, tuple[str, Pass]]:
@@ -176,10 +198,20 @@ def _passes(run: Run, found: dict[str, DictionaryFound]) -> dict[str, tuple[str,
     }
 
 
+def _attached(whole: Mapping[str, Attached], passes: Mapping[str, tuple[str, Pass]]) -> dict[str, Attached]:
+    return {label: _of_pass(whole[name], entry) for label, (name, entry) in passes.items()}
+
+
+def _norms(checks: Mapping[str, Check], passes: Mapping[str, tuple[str, Pass]]) -> dict[str, float]:
+    return {label: checks[name].median_norm for label, (name, _) in passes.items()}
+
+
 def _of_pass(whole: Attached, entry: Pass) -> Attached:
     if entry.features is None:
         return whole
-    return dataclasses.replace(whole, encoder=whole.encoder.sliced(entry.features.tolist()))
+    if whole.encoder.spec.feature_sliceable:
+        return dataclasses.replace(whole, encoder=whole.encoder.sliced(entry.features.tolist()))
+    return dataclasses.replace(whole, only=entry.features)
 
 
 def target_of(found: DictionaryFound, *, from_model: bool) -> Site | None:
@@ -246,86 +278,3 @@ def _checks(
             with Part(run.cache(name), CHECK) as part:
                 part.append(CHECK, dataclasses.asdict(checks[name]))
     return checks
-
-
-# --- firings -------------------------------------------------------------------------------------------
-
-
-def collect_shards(run: Run, codes: Codes, shards: list[RowShard], progress: Progress, stop: Stop) -> None:
-    """Those of `shards` that are missing. Raises DiskFull, Interrupted."""
-
-    def missing(shard: RowShard) -> list[str]:
-        return [
-            label
-            for label, (name, entry) in codes.passes.items()
-            if entry.key(shard.unit) not in run.cache(name).read(shard.unit)
-        ]
-
-    todo = [shard for shard in shards if missing(shard)]
-    total = sum(int(shard.read()["length"].sum()) for shard in shards)
-    left = sum(int(shard.read()["length"].sum()) for shard in todo)
-    max_rows = share(run.recipe.cache.max_rows, len(run.row_units()))
-    progress.begin("cache", total, "tokens", done=total - left)
-
-    def on_batch(n_tokens: int) -> None:
-        stop.check()
-        progress.advance(n_tokens)
-
-    with _one_behind() as behind:
-        for shard in todo:
-            rows = np.asarray(shard.read())
-            collected = dict(codes.shard(shard, rows, on_batch))
-            for label in missing(shard):
-                name, entry = codes.passes[label]
-                made = collected.pop(label)
-                behind(partial(_save, run, name, shard.unit, entry, rows, made, max_rows))
-            del collected
-    progress.end()
-
-
-@contextmanager
-def _one_behind() -> Generator[Callable[[Callable[[], None]], None]]:
-    """Gives a function that runs work in a thread, one piece at a time: it waits for the piece before, so
-    that two shards at most are in memory, and raises what that one raised."""
-    pending: list[Future[None]] = []
-
-    def submit(work: Callable[[], None]) -> None:
-        while pending:
-            pending.pop().result()
-        pending.append(thread.submit(work))
-
-    with ThreadPoolExecutor(1, "autointerp-write") as thread:
-        yield submit
-        while pending:
-            pending.pop().result()
-
-
-def _save(
-    run: Run, name: str, unit: str, entry: Pass, rows: Rows, collected: OneShard, max_rows: int
-) -> None:
-    kept = collected.kept()
-    arrays = shard_arrays(kept.firings, kept.sinks, rows, max_rows)
-    with Part(run.cache(name), unit) as part:
-        seal = part.attach(".safetensors", partial(save_shard, arrays=arrays))
-        part.append(
-            entry.key(unit),
-            {
-                "n_tokens": kept.n_tokens,
-                "n_masked": {"first": run.first_position * len(rows), "sinks": len(kept.sinks)},
-                "n_firings": len(kept.firings.values),
-                "n_kept": len(arrays["values"]),
-                "n_capped": len(arrays["capped"]),
-                **seal,
-            },
-        )
-
-
-def _masked(journal: Journal) -> str:
-    """How many tokens nobody looked at, and why."""
-    counts = {
-        record["key"].partition(":")[0]: record["n_masked"]  # every pass over a shard says the same
-        for record in journal.records()
-        if "n_masked" in record
-    }
-    first, sinks = (sum(count[kind] for count in counts.values()) for kind in ("first", "sinks"))
-    return f"masked {first:,} tokens at position 0 and {sinks:,} of massive norm"

@@ -43,7 +43,7 @@ class Plan:
 
 def plan(run: Run, resolved: Resolved) -> Plan:
     recipe = run.recipe
-    firings = sum(resolved.firings_a_token(name) or _UNKNOWN_L0 for name in recipe.dictionaries)
+    firings = {name: resolved.firings_a_token(name) or _UNKNOWN_L0 for name in recipe.dictionaries}
     n_features = sum(len(run.asked(name)) for name in recipe.dictionaries)
     n_windows = recipe.sampling.n_heldout + recipe.sampling.n_heldout_silent
     n_hard = recipe.sampling.n_hard
@@ -60,9 +60,19 @@ def plan(run: Run, resolved: Resolved) -> Plan:
         context_length=recipe.cache.context_length,
         n_features=n_features,
         n_requests=n_features * a_feature,
-        disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * firings))
+        disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * sum(firings.values())))
+        + _top_up_bytes(run, firings)
         + n_features * _BYTES_A_FEATURE,
     )
+
+
+def _top_up_bytes(run: Run, firings: Mapping[str, float]) -> int:
+    """What the further rows take, if every feature lacks windows by no more than a row: fewer or rarer
+    features fire less. `firings` a token, of all features of each dictionary."""
+    cache, n_columns = run.recipe.cache, run.identities.n_columns
+    a_feature = cache.top_up_below / cache.n_tokens
+    of_lacking = sum(min(of_all, n_columns(name) * a_feature) for name, of_all in firings.items())
+    return round(cache.top_up * (_BYTES_A_TOKEN + _BYTES_A_FIRING * of_lacking))
 
 
 def _asks(run: Run, role: str, kind: plugins.Kind, section: PluginSection) -> bool:
@@ -90,6 +100,7 @@ def check_disk(run: Run, planned: Plan) -> None:
         raise DiskFull(
             f"the run needs about {planned.disk_bytes / 1e9:.1f} GB, but {run.path} has {free / 1e9:.1f} GB "
             f"free. Use another --out, or fewer tokens: --set cache.n_tokens=..."
+            + (" or a smaller --top-up." if run.recipe.cache.top_up else "")
         )
 
 

@@ -54,7 +54,7 @@ def run_random_rates(
     collector = Collector(vectors, attached, masking, frozen.batch_tokens)
     bos = bos_of(tokenizer) if run.recipe.cache.prepend_bos else None
     urn = _urn(run, asked, drawable(tokenizer), bos)
-    counts = {name: RandomCounts(resolved.dictionaries[name].spec.width) for name in missing}
+    counts = {name: RandomCounts(resolved.dictionaries[name].spec.n_columns) for name in missing}
     _count(run, collector, _shards(run, asked, urn, bos), counts, frozen, progress, stop)
     for name, of_one in counts.items():
         of_one.save(run.cache(name), asked.unit, features[name])
@@ -63,9 +63,9 @@ def run_random_rates(
 def _counted(found: DictionaryFound, missing: list[FeatureId]) -> NDArray[np.int64]:
     """All of a dictionary whose features can't be computed alone, or of which much is missing."""
     spec = found.spec
-    if not spec.feature_sliceable or len(missing) >= WORTH_IT * spec.width:
-        return np.arange(spec.width)
-    return np.array([feature.index for feature in missing], np.int64)
+    if not spec.feature_sliceable or len(missing) >= WORTH_IT * spec.n_columns:
+        return np.arange(spec.n_columns)
+    return np.array([feature.column(spec.n_poles) for feature in missing], np.int64)
 
 
 def _attached(
@@ -74,8 +74,8 @@ def _attached(
     weights = reader_of(found.spec).load(found.spec, str(device))
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
-    is_whole = len(features) == found.spec.width
-    return Attached(found.site, encoder if is_whole else encoder.sliced(features.tolist()))
+    is_whole = len(features) == found.spec.n_columns
+    return Attached(found.site, encoder if is_whole else encoder.sliced(features.tolist()), target=None)
 
 
 def _urn(run: Run, asked: RandomTokens, token_ids: NDArray[np.uint32], bos: int | None) -> TokenUrn:

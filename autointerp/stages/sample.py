@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.activations.rows import RowStore
+from autointerp.activations.rows import RowStore, row_shards
 from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.activations.statistics import MOST_FEATURES
+from autointerp.activations.top_up import lacking
 from autointerp.journal import Journal, Part, unit_of_feature
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
+from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.sample import Sampled, Sampler
 from autointerp.sampling.store import Windows, save_windows
-from autointerp.sampling.text import SPLITS
+from autointerp.sampling.text import SPLITS, Text
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json, Sample, WindowRefs
@@ -56,24 +59,65 @@ def _sample_missing(
     progress: Progress,
     stop: Stop,
 ) -> None:
-    rows = RowStore.of(run.rows(), bos=bool(run.recipe.cache.prepend_bos))
-    firings = FiringStore(list(firing_shards(run.cache(dictionary))), rows.context_length)
+    settings, seed, first = run.recipe.sampling, run.recipe.seed, run.first_position
     identities = run.identities
-    sampler = Sampler(
-        rows,
-        firings,
-        run.recipe.sampling,
-        seed=run.recipe.seed,
-        first=run.first_position,
-        neighbours=_neighbours(run, dictionary, missing),
-        is_whole=not identities.sliceable[dictionary],
-        n_poles=identities.poles[dictionary],
-    )
-    n_firings = firings.counts(identities.n_columns(dictionary))[identities.columns(missing)]
-    for block in blocks(missing, n_firings, run.recipe.resources.sample_firings):
-        stop.check()
-        save_samples(journal, sampler.sample(block))
-        progress.advance(len(block))
+    base = _Known.of(run, [run.rows()], [run.cache(dictionary)])
+    codes: Codes | None = None
+    if settings.needs_codes:
+        text = Text(base.rows, base.firings.masked, seed=seed, first=first, shares=settings.shares)
+        codes = Codes(base.firings, text)
+    for known, features in _by_what_is_known(run, dictionary, missing, base):
+        sampler = Sampler(
+            known.rows,
+            known.firings,
+            settings,
+            seed=seed,
+            first=first,
+            neighbours=_neighbours(run, dictionary, features),
+            is_whole=not identities.sliceable[dictionary],
+            n_poles=identities.poles[dictionary],
+            codes=codes,
+        )
+        n_firings = known.firings.counts(identities.n_columns(dictionary))[identities.columns(features)]
+        for block in blocks(features, n_firings, run.recipe.resources.sample_firings):
+            stop.check()
+            save_samples(journal, sampler.sample(block))
+            progress.advance(len(block))
+        del sampler  # before the next is made
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Rows in which everything is known of some features."""
+
+    rows: RowStore
+    firings: FiringStore
+
+    @classmethod
+    def of(cls, run: Run, rows: list[Journal], firings: list[Journal]) -> _Known:
+        """Journals of rows that follow each other, and of what fires in each."""
+        store = RowStore(
+            [shard for journal in rows for shard in row_shards(journal)],
+            bos=bool(run.recipe.cache.prepend_bos),
+        )
+        shards = [shard for journal in firings for shard in firing_shards(journal)]
+        return cls(store, FiringStore(shards, store.context_length))
+
+
+def _by_what_is_known(
+    run: Run, dictionary: str, features: list[FeatureId], base: _Known
+) -> Iterator[tuple[_Known, list[FeatureId]]]:
+    """Those of which all is known in the rows of the cache, `base`; and those that lacked windows there, of
+    which all is known in the further rows too."""
+    is_lacking = np.zeros(run.identities.n_columns(dictionary), bool)
+    if run.recipe.cache.top_up:
+        is_lacking[lacking(run.top_up(dictionary))] = True
+    lacks = is_lacking[run.identities.columns(features)].tolist()
+    if others := [feature for feature, is_one in zip(features, lacks, strict=True) if not is_one]:
+        yield base, others
+    if of_these := [feature for feature, is_one in zip(features, lacks, strict=True) if is_one]:
+        rows, firings = [run.rows(), run.top_up_rows()], [run.cache(dictionary), run.top_up(dictionary)]
+        yield _Known.of(run, rows, firings), of_these
 
 
 def _neighbours(run: Run, dictionary: str, features: list[FeatureId]) -> dict[int, NDArray[np.int64]]:

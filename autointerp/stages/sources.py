@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,13 +18,13 @@ from autointerp.activations.passes import Pass
 from autointerp.activations.rows import Rows, RowShard, save_rows
 from autointerp.activations.vectors import FromDump, FromModel
 from autointerp.errors import ActivationsError
-from autointerp.journal import Part
+from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import ALL_ROWS, Run
 from autointerp.sources import Files
 from autointerp.stages.frozen import Frozen
-from autointerp.stages.rows import read_corpus
+from autointerp.stages.rows import note_all_rows, read_corpus, read_more
 from autointerp.subject.model import Dtype, Subject
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.subject.vocabulary import Vocabulary
@@ -37,6 +37,8 @@ class Source:
     tokenizer: Any
     """transformers' fast tokenizer."""
     make_rows: Callable[[Run, Progress, Stop], None]
+    make_more_rows: Callable[[Run, Progress, Stop], None]
+    """Those that top up a cache."""
     vectors: FromModel | FromDump | None
     """None: the files hold firings, and there is nothing to encode."""
     dtype: Dtype
@@ -61,6 +63,7 @@ def open_source(
     return Source(
         tokenizer=subject.tokenizer,
         make_rows=lambda run, progress, stop: read_corpus(run, subject.tokenizer, progress, stop),
+        make_more_rows=lambda run, progress, stop: read_more(run, subject.tokenizer, progress, stop),
         vectors=FromModel(subject),
         dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
     )
@@ -72,6 +75,7 @@ def _from_files(run: Run, files: Files, device: str) -> Source:
     return Source(
         tokenizer=load_tokenizer(files.tokenizer),
         make_rows=partial(_rows_from_files, files),
+        make_more_rows=partial(_more_rows_from_files, files),
         vectors=FromDump(found, torch.device(device), run.first_position) if is_dump else None,
         dtype=cast(Dtype, found.dtype) if is_dump else "auto",
     )
@@ -85,25 +89,11 @@ def _rows_from_files(files: Files, run: Run, progress: Progress, stop: Stop) -> 
 
     Raises ActivationsError for tokens that the tokenizer doesn't have, and for a single document.
     """
-    cache, journal, found = run.recipe.cache, run.rows(), files.activations
-    assert cache.context_length is not None
-    a_shard = max(1, cache.shard_tokens // cache.context_length)
-    n_known = len(Vocabulary.load(run.vocabulary))
+    journal, found = run.rows(), files.activations
     used: set[int] = set()  # a few documents are enough to know that there is more than one
     n_rows = n_tokens = 0
-    progress.begin("read rows", cache.n_tokens, "tokens")
-    while n_tokens < cache.n_tokens and n_rows < found.n_rows:
-        stop.check()
-        unit, last = f"{n_rows:09d}", min(n_rows + a_shard, found.n_rows)
-        rows = _read(files, n_rows, last, cache.context_length)
-        lengths = rows["length"].astype(np.int64) - bool(cache.prepend_bos)
-        enough = int(np.searchsorted(np.cumsum(lengths), cache.n_tokens - n_tokens)) + 1
-        rows, n_new = rows[:enough], int(lengths[:enough].sum())
-        _check_tokens(rows, n_rows, n_known, files)
-        if unit not in journal.read(unit):
-            with Part(journal, unit) as part:
-                seal = part.attach(".npy", partial(save_rows, rows=rows))
-                part.append(unit, {"first_row": n_rows, "n_rows": len(rows), "n_tokens": n_new} | seal)
+    progress.begin("read rows", run.recipe.cache.n_tokens, "tokens")
+    for rows, n_new in _shards_from_files(files, run, journal, 0, run.recipe.cache.n_tokens, stop):
         used.update(np.unique(rows["document"])[:2].tolist())
         n_rows, n_tokens = n_rows + len(rows), n_tokens + n_new
         progress.advance(n_new)
@@ -121,6 +111,49 @@ def _rows_from_files(files: Files, run: Run, progress: Progress, stop: Stop) -> 
             "each row is a document of its own: neighbouring rows of one text are not kept apart between "
             "explaining and scoring"
         )
+
+
+def _more_rows_from_files(files: Files, run: Run, progress: Progress, stop: Stop) -> None:
+    """As `_rows_from_files`, of the rows behind those until `cache.top_up` tokens are reached."""
+    journal, n_more = run.top_up_rows(), run.recipe.cache.top_up
+    n_rows = first_row = run.rows().read(ALL_ROWS)[ALL_ROWS]["n_rows"]
+    n_tokens = 0
+    progress.begin("read more rows", n_more, "tokens")
+    for rows, n_new in _shards_from_files(files, run, journal, first_row, n_more, stop):
+        n_rows, n_tokens = n_rows + len(rows), n_tokens + n_new
+        progress.advance(n_new)
+    if n_rows == first_row:
+        raise ActivationsError(
+            f"cache.top_up is {n_more:,}, but {files.activations.folder} has no row beyond the {first_row:,} "
+            f"that the run has read. Leave it out: --top-up 0"
+        )
+    note_all_rows(journal, first_row, n_rows, n_tokens)
+    progress.end()
+
+
+def _shards_from_files(
+    files: Files, run: Run, journal: Journal, first_row: int, most_tokens: int, stop: Stop
+) -> Iterator[tuple[Rows, int]]:
+    """Each shard from `first_row` on until so many tokens are reached, and how many are new with it; those
+    that are missing are written."""
+    cache, found = run.recipe.cache, files.activations
+    assert cache.context_length is not None
+    n_known = len(Vocabulary.load(run.vocabulary))
+    n_rows, n_tokens = first_row, 0
+    while n_tokens < most_tokens and n_rows < found.n_rows:
+        stop.check()
+        unit, last = f"{n_rows:09d}", min(n_rows + cache.rows_per_shard, found.n_rows)
+        rows = _read(files, n_rows, last, cache.context_length)
+        lengths = rows["length"].astype(np.int64) - bool(cache.prepend_bos)
+        enough = int(np.searchsorted(np.cumsum(lengths), most_tokens - n_tokens)) + 1
+        rows, n_new = rows[:enough], int(lengths[:enough].sum())
+        _check_tokens(rows, n_rows, n_known, files)
+        if unit not in journal.read(unit):
+            with Part(journal, unit) as part:
+                seal = part.attach(".npy", partial(save_rows, rows=rows))
+                part.append(unit, {"first_row": n_rows, "n_rows": len(rows), "n_tokens": n_new} | seal)
+        n_rows, n_tokens = n_rows + len(rows), n_tokens + n_new
+        yield rows, n_new
 
 
 def _read(files: Files, first: int, stop: int, context_length: int) -> Rows:
