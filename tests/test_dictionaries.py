@@ -520,23 +520,17 @@ def test_early_bool_normalisation(tmp_path: Path) -> None:
 
 META = V6["metadata"]
 REFUSED: list[tuple[str, Config, str]] = [
-    ("gated", V6 | {"architecture": "gated"}, r"architecture is gated.*standard, jumprelu, topk"),
-    ("batchtopk", V6 | {"architecture": "batchtopk"}, "architecture is batchtopk.*save_inference_model"),
-    ("transcoder", V6 | {"architecture": "jumprelu_transcoder"}, "architecture is jumprelu_transcoder"),
     ("activation", FLAT | {"activation_fn_str": "tanh-relu"}, "activation_fn_str is tanh-relu.*relu"),
     ("average", V6 | {"normalize_activations": "expected_average_only_in"}, "fold_activation_norm"),
     ("average, early", FLAT | {"normalize_activations": True}, "fold_activation_norm"),
     ("whitening", V6 | {"normalize_activations": "covariance_whitening"}, "covariance_whitening.*not read"),
-    ("z", V6 | {"reshape_activations": "hook_z"}, "hook_z"),
-    ("z, early", FLAT | {"hook_point": "blocks.2.attn.hook_z"}, "hook_z"),
     ("a head", FLAT | {"hook_point_head_index": 3}, "head_index is 3"),
-    (
-        "centred",
-        V6 | {"metadata": META | {"model_from_pretrained_kwargs": {"center_writing_weights": True}}},
-        "centred",
-    ),
     ("out", V6 | {"metadata": META | {"hook_name_out": "blocks.3.hook_mlp_out"}}, "transcoder"),
-    ("gate", V6 | {"rescale_acts_by_decoder_norm": True}, "topk dictionaries only"),
+    (
+        "gate",
+        V6 | {"rescale_acts_by_decoder_norm": True},
+        "topk, abstopk, batchtopk, matryoshka_batchtopk only",
+    ),
     ("no k", V6 | {"architecture": "topk"}, "no 'k'"),
     ("k 0", V6 | {"architecture": "topk", "k": 0}, "k is 0"),
     ("k bool", V6 | {"architecture": "topk", "k": True}, "k is true: expected a whole number"),
