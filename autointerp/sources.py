@@ -200,5 +200,5 @@ def _hook(cache: DelphiCache, wanted: str) -> Hook:
 
 def local(path: str) -> str:
     """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
-    ids, `demo`, `stdlib`) stay."""
-    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).resolve())
+    ids, `demo`, `stdlib`) stay. Links are not followed: in the hub's cache a file's own name says nothing."""
+    return path if path in ("demo", "stdlib") or not Path(path).exists() else str(Path(path).absolute())

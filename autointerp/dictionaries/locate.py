@@ -2,9 +2,10 @@
 
     demo                                 the dictionary that comes with this package
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
-    org/repo:layers.7@main               a Hugging Face repository, folder in it, revision
+    ckpt/layer3.sae.pt                   a file that is a dictionary by itself
+    org/repo:layers.7@main               a Hugging Face repository, folder or file in it, revision
 
-Of a repository only the named folder is fetched, at one commit.
+Of a repository only the named folder or file is fetched, at one commit.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, cast
 
 from autointerp import demo, plugins
-from autointerp.dictionaries.checkpoint import contents, folder_of, listed, many_dictionaries, subfolders
+from autointerp.dictionaries.checkpoint import contents, dictionaries_below, listed, many_dictionaries
 from autointerp.dictionaries.spec import DictionarySpec, Reader
+from autointerp.dictionaries.tensors import KINDS, PICKLED
 from autointerp.errors import CheckpointError
 
 HUB = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<place>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
 )
 
-WANTED_SUFFIXES: Final = (".json", ".yaml", ".safetensors")
-"""What is fetched of a folder on the hub. Pickles stay where they are: nothing here opens one."""
+CONFIGURATION: Final = (".json", ".yaml", ".yml")
+TENSORS: Final = tuple(suffix for suffix in KINDS if suffix not in PICKLED)
+"""What is fetched of a folder on the hub; of pickles only one that is named, or that is all there is."""
+WEIGHTS_BELOW: Final = "checkpoints"
+"""A sub-folder of this name belongs to the folder that holds it (Llama Scope)."""
 
 
 def find_dictionary(text: str) -> DictionarySpec:
@@ -33,33 +38,38 @@ def find_dictionary(text: str) -> DictionarySpec:
     Raises CheckpointError: nothing there, no known format, several dictionaries, not fetchable.
     """
     if text == "demo":
-        return describe_folder(Path(demo.DICTIONARY))
+        return describe_place(Path(demo.DICTIONARY))
     path = Path(text).expanduser().absolute()
     if path.exists():
-        return describe_folder(folder_of(path))
+        return describe_place(path)
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(
             f"no file or folder is called '{text}', and it is not the name of a Hugging Face repository "
-            "(org/repo, org/repo:folder or org/repo:folder@revision), nor 'demo'."
+            "(org/repo, org/repo:folder, org/repo:folder/file.pt or org/repo:folder@revision), nor 'demo'."
         )
-    return describe_folder(_fetched(match["repo"], (match["folder"] or "").strip("/"), match["revision"]))
+    return describe_place(_fetched(match["repo"], (match["place"] or "").strip("/"), match["revision"]))
 
 
-def describe_folder(folder: Path) -> DictionarySpec:
-    """The dictionary in a local folder, by the first reader that recognises it. Raises CheckpointError."""
+def describe_place(path: Path) -> DictionarySpec:
+    """The dictionary in a local folder or file, by the first reader that recognises it. A folder that is none,
+    but that holds one file that is: that one. Raises CheckpointError."""
     readers = _readers()
+
+    def known(place: Path) -> bool:
+        return any(reader.recognises(place) for reader in readers.values())
+
     for reader in readers.values():
-        if reader.recognises(folder):
-            return reader.describe(folder)
-    below = subfolders(folder, lambda path: any(reader.recognises(path) for reader in readers.values()))
+        if reader.recognises(path):
+            return reader.describe(path)
+    below = dictionaries_below(path, known)
+    if len(below) == 1 and (path / below[0]).is_file() and (path / below[0]).parent == path:
+        return describe_place(path / below[0])
     if below:
-        raise CheckpointError(many_dictionaries(folder, below))
+        raise CheckpointError(many_dictionaries(path, below))
     formats = "; ".join(plugins.summary("dictionaries", name) for name in readers)
-    raise CheckpointError(
-        f"{folder} holds no dictionary of a known format. It holds: {contents(folder)}. "
-        f"Known formats: {formats}"
-    )
+    holds = f" It holds: {contents(path)}." if path.is_dir() else ""
+    raise CheckpointError(f"{path} is no dictionary of a known format.{holds} Known formats: {formats}")
 
 
 def reader_of(spec: DictionarySpec) -> Reader:
@@ -72,10 +82,10 @@ def _readers() -> Mapping[str, Reader]:
     return {name: cast(Reader, plugins.find("dictionaries", name)()) for name in names}
 
 
-def _fetched(repo: str, folder: str, revision: str | None) -> Path:
-    """Local copy of one folder of a hub repository, with the JSON files of the folders above it.
+def _fetched(repo: str, place: str, revision: str | None) -> Path:
+    """Local copy of one folder or file of a hub repository, with the configuration in the folders above it.
 
-    Only the named folder is fetched, not those below it: a repository can hold hundreds of dictionaries.
+    Not the folders below it: a repository can hold hundreds of dictionaries.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -85,25 +95,25 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
     try:
         info = hub.HfApi().model_info(repo, revision=revision)
         files = [str(entry.rfilename) for entry in cast(list[Any], info.siblings or [])]
-        wanted = wanted_files(files, folder)
-        if not any(file.endswith(".safetensors") for file in wanted):
-            raise CheckpointError(_nothing_there(repo, folder, files))
+        wanted = wanted_files(files, place)
+        if not any(file.endswith(tuple(KINDS)) for file in wanted):
+            raise CheckpointError(_nothing_there(repo, place, files))
         # Names are patterns to the hub's client; a bracket in one must mean itself.
         patterns = [re.sub(r"([\[?*])", r"[\1]", file) for file in wanted]
         # By the name that was asked for, not `info.sha`: offline, the cache is asked by that name again.
-        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / folder
+        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / place
     except CheckpointError:
         raise
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(_not_fetched(name, error)) from error
     except Exception as error:  # no network: the class depends on the client's HTTP library of the day
-        cached = _fetched_before(repo, folder, revision)
+        cached = _fetched_before(repo, place, revision)
         if cached is None:
             raise CheckpointError(_not_fetched(name, error)) from error
         return cached
 
 
-def _fetched_before(repo: str, folder: str, revision: str | None) -> Path | None:
+def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -115,8 +125,8 @@ def _fetched_before(repo: str, folder: str, revision: str | None) -> Path | None
         snapshot = getattr(error, "snapshot_path", None)
     if snapshot is None:
         return None
-    place = Path(snapshot) / folder
-    return place if place.is_dir() else None
+    found = Path(snapshot) / place
+    return found if found.exists() else None
 
 
 def _not_fetched(name: str, error: Exception) -> str:
@@ -127,23 +137,47 @@ def _not_fetched(name: str, error: Exception) -> str:
     )
 
 
-def wanted_files(files: list[str], folder: str) -> list[str]:
-    """Of a repository's files, those of one folder, and JSON files right in the folders above it."""
-    place = PurePosixPath(folder)
-    above = set(place.parents)
-    return [
-        file
-        for file in files
-        if (PurePosixPath(file).parent == place and file.endswith(WANTED_SUFFIXES))
-        or (PurePosixPath(file).parent in above and file.endswith(".json"))
-    ]
+def wanted_files(files: list[str], place: str) -> list[str]:
+    """Of a repository's files, what is needed of a folder or file, and the configuration of the folders above.
+
+    Of a folder: its configuration and its tensors. A pickle only where it is the folder's one file of
+    tensors; where there are several, one must be named.
+    """
+    folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
+    near = {folder, folder / WEIGHTS_BELOW}
+    tensors = [place] if place in files else _among(files, near, TENSORS)
+    if not tensors:
+        pickles = _among(files, near, PICKLED)
+        tensors = pickles if len(pickles) == 1 else []
+    around = near | set(folder.parents)
+    configuration = _among(files, around, CONFIGURATION)
+    return [file for file in files if file in tensors or file in configuration]
 
 
-def _nothing_there(repo: str, folder: str, files: list[str]) -> str:
-    holders = sorted(
-        {PurePosixPath(file).parent.as_posix() for file in files if file.endswith(".safetensors")}
-    )
-    if holders:
-        place = f"{repo}:{folder}" if folder else repo
-        return many_dictionaries(place, [f"{repo}:{holder}" for holder in holders])
-    return f"{repo} holds no safetensors file. It holds: {listed(sorted(files))}."
+def _among(files: list[str], folders: set[PurePosixPath], suffixes: tuple[str, ...]) -> list[str]:
+    return [file for file in files if PurePosixPath(file).parent in folders and file.endswith(suffixes)]
+
+
+def _nothing_there(repo: str, place: str, files: list[str]) -> str:
+    """Names the dictionaries below: folders, or files where a folder holds several pickles."""
+    root = PurePosixPath(place)
+    folders = {_home(PurePosixPath(file)) for file in files if file.endswith(tuple(KINDS))}
+    names: set[str] = set()
+    for folder in folders:
+        if root in (folder, *folder.parents):
+            in_it = wanted_files(files, folder.as_posix())
+            whole = any(file.endswith(tuple(KINDS)) for file in in_it)
+            names |= {folder.as_posix()} if whole else set(_among(files, {folder}, PICKLED))
+    if names:
+        where = f"{repo}:{place}" if place else repo
+        return many_dictionaries(where, [f"{repo}:{name}" for name in sorted(names)])
+    if place:
+        return (
+            f"{repo} holds no file or folder '{place}' with tensors in it. It holds: {listed(sorted(files))}."
+        )
+    return f"{repo} holds no file of tensors ({', '.join(KINDS)}). It holds: {listed(sorted(files))}."
+
+
+def _home(file: PurePosixPath) -> PurePosixPath:
+    """The folder that a file of tensors belongs to."""
+    return file.parent.parent if file.parent.name == WEIGHTS_BELOW else file.parent

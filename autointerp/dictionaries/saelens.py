@@ -57,7 +57,7 @@ class Saelens:
     version: ClassVar[str] = "1"
 
     def recognises(self, path: Path) -> bool:
-        folder = folder_of(path)
+        folder = folder_of(path, CONFIG, WEIGHTS)
         if (folder / WEIGHTS).is_file():
             return (folder / CONFIG).is_file() or not (folder / "config.json").is_file()
         try:
@@ -67,7 +67,7 @@ class Saelens:
 
     def describe(self, path: Path) -> DictionarySpec:
         """Reads cfg.json and the header of the weights. Raises CheckpointError."""
-        folder = folder_of(path)
+        folder = folder_of(path, CONFIG, WEIGHTS)
         require_files(folder, CONFIG, WEIGHTS)
         spec = configured(folder)
         weights, settings = folder / WEIGHTS, read_settings(folder / CONFIG)

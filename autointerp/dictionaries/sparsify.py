@@ -45,7 +45,7 @@ class Sparsify:
     version: ClassVar[str] = "1"
 
     def recognises(self, path: Path) -> bool:
-        folder = folder_of(path)
+        folder = folder_of(path, CONFIG, WEIGHTS)
         if (folder / WEIGHTS).is_file():
             return True
         try:
@@ -56,7 +56,7 @@ class Sparsify:
 
     def describe(self, path: Path) -> DictionarySpec:
         """Reads cfg.json, the run's config.json and the header of the weights. Raises CheckpointError."""
-        folder = folder_of(path)
+        folder = folder_of(path, CONFIG, WEIGHTS)
         require_files(folder, CONFIG, WEIGHTS)
         spec = _configured(folder)
         weights = folder / WEIGHTS
