@@ -585,12 +585,6 @@ def test_saelens_weights_are_refused(tmp_path: Path, weights: dict[str, Array], 
 @pytest.mark.parametrize(
     ("config", "run", "point"),
     [
-        (SPARSIFY | {"activation": "groupmax"}, RUN, "activation is groupmax.*topk"),
-        (SPARSIFY | {"signed": True}, RUN, "signed is true.*absolute value"),
-        (SPARSIFY | {"transcode": True}, RUN, "transcode is true.*transcoder"),
-        (SPARSIFY | {"skip_connection": True}, RUN, "skip_connection is true"),
-        (SPARSIFY, RUN | {"transcode": True}, r"config\.json: transcode is true"),
-        (SPARSIFY, RUN | {"sae": {"transcode": True}}, r"config\.json: transcode is true"),
         (SPARSIFY | {"n_targets": 4}, RUN, "clt-training"),
         (SPARSIFY | {"k": F + 1}, RUN, "k is 11"),
         (SPARSIFY | {"num_latents": F + 1}, RUN, r"'encoder.bias' has shape \[10\]"),
@@ -603,12 +597,6 @@ def test_sparsify_configuration_is_refused(tmp_path: Path, config: Config, run: 
     folder = sparsify(tmp_path / "layers.1", config)
     with pytest.raises(CheckpointError, match=point):
         load(folder)
-
-
-def test_sparsify_skip_weights_are_refused(tmp_path: Path) -> None:
-    weights = sparsify_tensors() | {"W_skip": np.zeros((D, D), np.float32)}
-    with pytest.raises(CheckpointError, match=r"W_skip.*transcoder"):
-        describe_place(sparsify(tmp_path / "layers.1", SPARSIFY, weights))
 
 
 def test_missing_empty_and_truncated_files(tmp_path: Path) -> None:

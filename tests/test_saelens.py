@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors_numpy
 
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import describe_folder, reader_of
+from autointerp.dictionaries.locate import describe_place, reader_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.resolve import _check_not_centred, _fitted  # pyright: ignore[reportPrivateUsage]  # the rule
@@ -83,7 +83,7 @@ def checkpoint(folder: Path, config: Config, weights: dict[str, Array], scale: f
 
 
 def load(folder: Path) -> tuple[DictionarySpec, Weights]:
-    spec = describe_folder(folder)
+    spec = describe_place(folder)
     return spec, reader_of(spec).load(spec, "cpu")
 
 
@@ -122,7 +122,7 @@ def test_gated(tmp_path: Path, subtracts: bool) -> None:
         product + t["b_gate"] > 0
     )
     folder = checkpoint(tmp_path, V6 | {"architecture": "gated", "apply_b_dec_to_input": subtracts}, t)
-    assert describe_folder(folder).notes == (f"b_dec is {'' if subtracts else 'not '}subtracted",)
+    assert describe_place(folder).notes == (f"b_dec is {'' if subtracts else 'not '}subtracted",)
     assert_equal(run(folder, x), acts, acts @ t["W_dec"] + t["b_dec"])
 
 
@@ -135,7 +135,7 @@ def test_abstopk(tmp_path: Path, by_norm: bool) -> None:
     assert (acts < 0).any()
     config = V6 | {"architecture": "abstopk", "k": 3, "rescale_acts_by_decoder_norm": by_norm}
     folder = checkpoint(tmp_path, config, t)
-    assert describe_folder(folder).signed
+    assert describe_place(folder).signed
     assert_equal(run(folder, x), acts, (acts / norms) @ t["W_dec"] + t["b_dec"])
 
 
@@ -162,7 +162,7 @@ def test_batchtopk_training_dump(tmp_path: Path, by_norm: bool, scale: float | N
     if scale is not None:
         config |= {"normalize_activations": "expected_average_only_in"}
     folder = checkpoint(tmp_path, config, t, scale)
-    assert describe_folder(folder).expected.l0 == 2.5
+    assert describe_place(folder).expected.l0 == 2.5
     assert_equal(run(folder, x), acts / (factor if by_norm else 1.0), x_hat)
 
 
@@ -170,7 +170,7 @@ def test_batchtopk_training_dump(tmp_path: Path, by_norm: bool, scale: float | N
 def test_matryoshka_levels(tmp_path: Path, widths: list[int]) -> None:
     """Widths are sums; SAELens adds the last one where it is left out."""
     config = BATCH | {"architecture": "matryoshka_batchtopk", "matryoshka_widths": widths}
-    spec = describe_folder(checkpoint(tmp_path, config, tensors() | {"topk_threshold": np.array(1.5)}))
+    spec = describe_place(checkpoint(tmp_path, config, tensors() | {"topk_threshold": np.array(1.5)}))
     assert (spec.selector, spec.group_sizes) == ("jumprelu", (2, 3, 5))
 
 
@@ -190,7 +190,7 @@ def test_transcoders(tmp_path: Path, kind: str) -> None:
         t["W_skip"] = normal(OUT, D, seed=7)
         x_hat = x_hat + x @ t["W_skip"].T
     folder = checkpoint(tmp_path, TRANSCODER | {"architecture": kind}, t)
-    spec = describe_folder(folder)
+    spec = describe_place(folder)
     assert (spec.is_transcoder, spec.d_out) == (True, OUT)
     assert (spec.site, spec.site_out) == (Site("mlp_in", 3), Site("mlp_out", 3))
     assert_equal(run(folder, x), acts, x_hat)
@@ -204,17 +204,17 @@ def test_the_factor_of_a_training_checkpoint(tmp_path: Path) -> None:
     for name, value in (("a", "expected_average_only_in"), ("b", True)):
         folder = checkpoint(tmp_path / name, V6 | {"normalize_activations": value}, t, 0.25)
         assert_equal(run(folder, x), acts, (acts @ t["W_dec"] + t["b_dec"]) / 0.25)
-        assert any("0.25" in note for note in describe_folder(folder).notes)
-        identities.add(describe_folder(folder).identity)
+        assert any("0.25" in note for note in describe_place(folder).notes)
+        identities.add(describe_place(folder).identity)
         checkpoint(folder, V6 | {"normalize_activations": value}, t, 0.5)
-        identities.add(describe_folder(folder).identity)
+        identities.add(describe_place(folder).identity)
     assert len(identities) == 4
 
 
 def test_hook_z_is_read_at_the_heads_outputs(tmp_path: Path) -> None:
     metadata = V6["metadata"] | {"hook_name": "blocks.3.attn.hook_z"}
     config = V6 | {"reshape_activations": "hook_z", "metadata": metadata}
-    assert describe_folder(checkpoint(tmp_path, config, tensors())).hook == "blocks.3.attn.hook_z"
+    assert describe_place(checkpoint(tmp_path, config, tensors())).hook == "blocks.3.attn.hook_z"
 
 
 # --- centred models --------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def model_of(tmp_path: Path, model_type: str) -> ModelFiles:
 )
 def test_a_centred_model(tmp_path: Path, model_type: str, point: Point, steps: tuple[str, ...]) -> None:
     """Only what is written to the stream of a model with LayerNorm was centred."""
-    spec = describe_folder(checkpoint(tmp_path, CENTRED, tensors()))
+    spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
     assert (spec.model_was_centred, spec.transform) == (True, ())
     found = _fitted(
         "a",
@@ -252,7 +252,7 @@ def test_a_centred_model(tmp_path: Path, model_type: str, point: Point, steps: t
 
 
 def test_centring_in_a_model_of_unknown_norm_is_refused(tmp_path: Path) -> None:
-    spec = describe_folder(checkpoint(tmp_path, CENTRED, tensors()))
+    spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
     found = DictionaryFound(spec, Site("resid_post", 3))
     with pytest.raises(CheckpointError, match="'novel' model has LayerNorm is not known"):
         _fitted("a", found, model_of(tmp_path, "novel"))
