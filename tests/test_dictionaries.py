@@ -305,7 +305,7 @@ def test_demo() -> None:
 
 
 def test_formats_are_listed_without_importing_them() -> None:
-    assert plugins.names("dictionaries") == ["saelens", "sparsify"]
+    assert plugins.names("dictionaries") == ["circuit_tracer", "dictionary_learning", "saelens", "sparsify"]
 
 
 @pytest.mark.parametrize("layout", ["saelens", "sparsify"])
