@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
+from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Transform, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
-from autointerp.errors import CheckpointError, SiteError
+from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -53,10 +52,6 @@ FOREIGN_TENSORS: Final = {
 
 SCALING_TENSORS: Final = ("scaling_factor", "finetuning_scaling_factor")
 """Ones in most old files; other values come from fine-tuning against shrinkage and are not read."""
-
-HUB_NAMES: Final = {"gpt2-small": "gpt2"}
-HUB_OWNERS: Final = {"pythia-": "EleutherAI", "gemma-": "google"}
-"""SAELens writes TransformerLens' names of models; these are the common ones that are no hub ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +138,8 @@ def _configured(folder: Path) -> DictionarySpec:
         selector=selector,
         k=k,
         hook=hook,
-        site=_site(hook),
-        model=_hub_name(origin.text("model_name")),
+        site=site_of(hook),
+        model=hub_name(origin.text("model_name")),
         corpus=origin.text("dataset_path"),
         context_length=origin.integer("context_size"),
         prepend_bos=origin.flag("prepend_bos", True),
@@ -215,18 +210,3 @@ def _hook(origin: Settings) -> str | None:
         layer = origin.integer("hook_layer", origin.integer("hook_point_layer"))
         return None if layer is None else hook.replace("{layer}", str(layer))
     return hook
-
-
-def _site(hook: str | None) -> Site | None:
-    """None also for a name that is not understood: the recipe can give another, and else says why."""
-    try:
-        return parse_hook(hook) if hook else None
-    except SiteError:
-        return None
-
-
-def _hub_name(name: str | None) -> str | None:
-    if name is None or "/" in name:
-        return name
-    owner = next((owner for prefix, owner in HUB_OWNERS.items() if name.startswith(prefix)), None)
-    return f"{owner}/{name}" if owner else HUB_NAMES.get(name, name)

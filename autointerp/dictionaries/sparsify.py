@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
+from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
-from autointerp.errors import CheckpointError, SiteError
+from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
 
 CONFIG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
 
@@ -114,7 +113,7 @@ def _configured(folder: Path) -> DictionarySpec:
         selector="topk",
         k=k,
         hook=hook,
-        site=_site(hook),
+        site=site_of(hook),
         model=run.text("model"),
         corpus=run.text("dataset"),
         context_length=run.integer("ctx_len"),
@@ -154,11 +153,3 @@ def _hook(name: str) -> str:
     which in some families is another place (`layers.3.mlp` of a Gemma 2)."""
     early = LAYER_FOLDER.fullmatch(name)
     return f"layers.{early[1]}.in" if early else f"{name}.output"
-
-
-def _site(hook: str) -> Site | None:
-    """None where the folder's name is no module path: it may have been renamed."""
-    try:
-        return parse_hook(hook)
-    except SiteError:
-        return None
