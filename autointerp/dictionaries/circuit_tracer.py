@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings, first_line, listed, read_settings, shortened
 from autointerp.dictionaries.headers import TensorHeader
+from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
-from autointerp.errors import CheckpointError, SiteError
+from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,13 +83,13 @@ class CircuitTracer:
             selector="jumprelu" if names.threshold in headers else "relu",
             k=None,
             hook=hook,
-            site=_site(hook),
+            site=site_of(hook),
             model=config.text("model_name"),
             corpus=None,
             context_length=None,
             prepend_bos=True,
             hook_out=(hook_out := None if crosses else _hook(config, "feature_output_hook", layer)),
-            site_out=_site(hook_out),
+            site_out=site_of(hook_out),
             d_out=d_model,
             is_transcoder=True,
             reconstructs=not crosses,
@@ -187,14 +186,6 @@ def _hook(config: Settings, key: str, layer: int) -> str | None:
     """`mlp.hook_in` is relative to the layer."""
     name = config.text(key)
     return None if name is None else f"blocks.{layer}.{name}"
-
-
-def _site(hook: str | None) -> Site | None:
-    """None where config.yaml doesn't say, or in a name that is not understood."""
-    try:
-        return parse_hook(hook) if hook else None
-    except SiteError:
-        return None
 
 
 # --- the decoder of a cross-layer transcoder -----------------------------------------------------------

@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings, read_settings, require_files
 from autointerp.dictionaries.headers import TensorHeader
+from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Gate, Selector, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.dictionaries.torch_files import load, read_contents
-from autointerp.errors import CheckpointError, SiteError
+from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,7 +178,7 @@ def _configured(weights: Path, settings: Settings) -> DictionarySpec:
         selector=kind.selector,
         k=k,
         hook=hook,
-        site=_site(hook),
+        site=site_of(hook),
         model=trainer.text("lm_name"),
         corpus=None,
         context_length=buffer.integer("ctx_len"),
@@ -200,14 +199,6 @@ def _hook(trainer: Settings, io: str) -> str | None:
     if named and io == "out":
         return POINT_HOOKS.format(point=named[1], layer=named[2])
     return f"{name}.{'input' if io == 'in' else 'output'}"
-
-
-def _site(hook: str | None) -> Site | None:
-    """None where nobody says, or in words that are not a hook point's."""
-    try:
-        return parse_hook(hook) if hook else None
-    except SiteError:
-        return None
 
 
 def _group_sizes(trainer: Settings, width: int) -> tuple[int, ...]:

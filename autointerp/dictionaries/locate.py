@@ -28,6 +28,8 @@ HUB = re.compile(
 CONFIGURATION: Final = (".json", ".yaml", ".yml")
 TENSORS: Final = tuple(suffix for suffix in KINDS if suffix not in PICKLED)
 """What is fetched of a folder on the hub; of pickles only one that is named, or that is all there is."""
+MANY: Final = 4
+"""Of a folder with more files of tensors than these (a dictionary's weights, its statistics) each is one."""
 WEIGHTS_BELOW: Final = "checkpoints"
 """A sub-folder of this name belongs to the folder that holds it (Llama Scope)."""
 DECODER_BESIDE: Final = ("W_enc_", "W_dec_")
@@ -142,14 +144,16 @@ def _not_fetched(name: str, error: Exception) -> str:
 def wanted_files(files: list[str], place: str) -> list[str]:
     """Of a repository's files, what is needed of a folder or file, and the configuration of the folders above.
 
-    Of a folder: its configuration and its tensors. A pickle only where it is the folder's one file of
-    tensors; where there are several, one must be named.
+    Of a folder: its configuration and its tensors, unless these are so many that each must be a dictionary.
+    A pickle only where it is the folder's one file of tensors. Else one must be named.
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
     near = {folder, folder / WEIGHTS_BELOW}
     named = (place, (folder / PurePosixPath(place).name.replace(*DECODER_BESIDE)).as_posix())
     tensors = [file for file in files if file in named] if place in files else _among(files, near, TENSORS)
-    if not tensors:
+    if len(tensors) > MANY:
+        tensors = []
+    elif not tensors:
         pickles = _among(files, near, PICKLED)
         tensors = pickles if len(pickles) == 1 else []
     around = near | set(folder.parents)
@@ -162,7 +166,7 @@ def _among(files: list[str], folders: set[PurePosixPath], suffixes: tuple[str, .
 
 
 def _nothing_there(repo: str, place: str, files: list[str]) -> str:
-    """Names the dictionaries below: folders, or files where a folder holds several pickles."""
+    """Names the dictionaries below: folders, or files where a folder holds several."""
     root = PurePosixPath(place)
     folders = {_home(PurePosixPath(file)) for file in files if file.endswith(tuple(KINDS))}
     names: set[str] = set()
@@ -170,7 +174,7 @@ def _nothing_there(repo: str, place: str, files: list[str]) -> str:
         if root in (folder, *folder.parents):
             in_it = wanted_files(files, folder.as_posix())
             whole = any(file.endswith(tuple(KINDS)) for file in in_it)
-            names |= {folder.as_posix()} if whole else set(_among(files, {folder}, PICKLED))
+            names |= {folder.as_posix()} if whole else set(_among(files, {folder}, tuple(KINDS)))
     if names:
         where = f"{repo}:{place}" if place else repo
         return many_dictionaries(where, [f"{repo}:{name}" for name in sorted(names)])

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings, read_settings
+from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Transform
-from autointerp.errors import CheckpointError, SiteError
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
+from autointerp.errors import CheckpointError
 
 CONFIG: Final = "cfg.json"
 SCALER: Final = "activation_scaler.json"
@@ -55,10 +54,6 @@ AVERAGE: Final = "expected_average_only_in"
 
 READ: Final = f"Of SAELens' architectures these are read: {', '.join(SELECTORS)}."
 
-HUB_NAMES: Final = {"gpt2-small": "gpt2"}
-HUB_OWNERS: Final = {"pythia-": "EleutherAI", "gemma-": "google"}
-"""SAELens writes TransformerLens' names of models; these are the common ones that are no hub ids."""
-
 
 def configured(folder: Path) -> DictionarySpec:
     """What cfg.json says, and the scaler's file beside it; the identity is left empty. Raises CheckpointError."""
@@ -87,13 +82,13 @@ def configured(folder: Path) -> DictionarySpec:
         selector=selector,
         k=k,
         hook=hook,
-        site=_site(hook),
-        model=_hub_name(origin.text("model_name")),
+        site=site_of(hook),
+        model=hub_name(origin.text("model_name")),
         corpus=origin.text("dataset_path"),
         context_length=origin.integer("context_size"),
         prepend_bos=origin.flag("prepend_bos", True),
         hook_out=hook_out,
-        site_out=_site(hook_out),
+        site_out=site_of(hook_out),
         d_out=settings.count("d_out") if is_transcoder else None,
         is_transcoder=is_transcoder,
         transform=_transform(settings),
@@ -238,18 +233,3 @@ def _hook(origin: Settings) -> str | None:
         layer = origin.integer("hook_layer", origin.integer("hook_point_layer"))
         return None if layer is None else hook.replace("{layer}", str(layer))
     return hook
-
-
-def _site(hook: str | None) -> Site | None:
-    """None also for a name that is not understood: the recipe can give another, and else says why."""
-    try:
-        return parse_hook(hook) if hook else None
-    except SiteError:
-        return None
-
-
-def _hub_name(name: str | None) -> str | None:
-    if name is None or "/" in name:
-        return name
-    owner = next((owner for prefix, owner in HUB_OWNERS.items() if name.startswith(prefix)), None)
-    return f"{owner}/{name}" if owner else HUB_NAMES.get(name, name)

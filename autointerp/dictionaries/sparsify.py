@@ -29,12 +29,11 @@ from typing import ClassVar, Final
 
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
 from autointerp.dictionaries.headers import TensorHeader
+from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
-from autointerp.errors import CheckpointError, SiteError
+from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
-from autointerp.subject.sites import parse_hook
-from autointerp.types import Site
 
 CONFIG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
 
@@ -134,13 +133,13 @@ def _configured(folder: Path, *, has_skip: bool) -> DictionarySpec:
         selector=selector,
         k=k,
         hook=hook,
-        site=_site(hook),
+        site=site_of(hook),
         model=run.text("model"),
         corpus=run.text("dataset"),
         context_length=run.integer("ctx_len"),
         prepend_bos=False,
         hook_out=hook_out,
-        site_out=None if hook_out is None else _site(hook_out),
+        site_out=None if hook_out is None else site_of(hook_out),
         d_out=d_in if is_transcoder else None,
         is_transcoder=is_transcoder,
         notes=(f"b_dec is {'' if _subtracts_b_dec(settings) else 'not '}subtracted",),
@@ -194,11 +193,3 @@ def _hook(name: str) -> str:
     which in some families is another place (`layers.3.mlp` of a Gemma 2)."""
     early = LAYER_FOLDER.fullmatch(name)
     return f"layers.{early[1]}.in" if early else f"{name}.output"
-
-
-def _site(hook: str) -> Site | None:
-    """None where the folder's name is no module path: it may have been renamed."""
-    try:
-        return parse_hook(hook)
-    except SiteError:
-        return None
