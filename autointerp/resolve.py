@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from autointerp import draw
+from autointerp.centring import centred, check_not_centred
 from autointerp.dictionaries.locate import find_dictionary
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError
 from autointerp.recipe import (
@@ -29,12 +30,10 @@ from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
-from autointerp.types import FeatureId, Point
+from autointerp.types import FeatureId
 
 UNKNOWN_CONTEXT: Final = 256
 LONGEST_CONTEXT: Final = 1_024
-WRITTEN: Final[frozenset[Point]] = frozenset({"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"})
-"""The residual stream and what is written to it: the points that centred writing weights change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     files = find_files(recipe, section)
     found = _find_dictionaries(recipe, files.hook)
     if not files.has_firings:
-        _check_not_centred(found)
+        check_not_centred(found)
     named = fitted(recipe, files.activations, found)
     complete = dataclasses.replace(
         recipe,
@@ -216,31 +215,7 @@ def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Dictio
             f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
             f"but {dictionary.site} of {model.name} has {width}. Is it the right --model and --hook?"
         )
-    if not dictionary.spec.model_was_centred or dictionary.site.point not in WRITTEN:
-        return dictionary
-    has_layer_norm = model.architecture.has_layer_norm
-    if has_layer_norm is None:
-        raise CheckpointError(
-            f"dictionary '{name}' ({dictionary.spec.path}) was trained with center_writing_weights, which "
-            "centres the activations of models with LayerNorm, and whether a "
-            f"'{model.architecture.model_type}' model has LayerNorm is not known. If it has RMSNorm, take "
-            "center_writing_weights out of the dictionary's configuration."
-        )
-    if not has_layer_norm:
-        return dictionary
-    spec = dataclasses.replace(dictionary.spec, transform=("centre", *dictionary.spec.transform))
-    return dataclasses.replace(dictionary, spec=spec)
-
-
-def _check_not_centred(found: dict[str, DictionaryFound]) -> None:
-    for name, one in found.items():
-        if one.spec.model_was_centred and one.site.point in WRITTEN:
-            raise CheckpointError(
-                f"dictionary '{name}' ({one.spec.path}) was trained with center_writing_weights, which centres "
-                "the activations of models with LayerNorm, and activations from files don't say their model's "
-                "norm. Take center_writing_weights out of the dictionary's configuration where the vectors "
-                "are centred already or the model has RMSNorm."
-            )
+    return centred(name, dictionary, model.architecture)
 
 
 def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:

@@ -24,6 +24,7 @@ LAYERS = [
     {"explainers", "scorers"},
     {"recipe"},
     {"sources"},
+    {"centring"},
     {"resolve"},
     {"tables"},
     {"run"},

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors_numpy
 
+from autointerp.centring import centred, check_not_centred
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import describe_place, reader_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
-from autointerp.resolve import _check_not_centred, _fitted  # pyright: ignore[reportPrivateUsage]  # the rule
 from autointerp.sources import DictionaryFound
-from autointerp.subject.architecture import Architecture, ModelFiles
+from autointerp.subject.architecture import Architecture
 from autointerp.types import Point, Site
 
 save_file = cast(Callable[[dict[str, NDArray[Any]], Path], None], cast(Any, safetensors_numpy).save_file)
@@ -224,10 +224,9 @@ CENTRED: Config = V6 | {
 }
 
 
-def model_of(tmp_path: Path, model_type: str) -> ModelFiles:
+def architecture_of(model_type: str) -> Architecture:
     config = {"model_type": model_type, "hidden_size": D, "num_hidden_layers": 5, "vocab_size": 9}
-    architecture = Architecture.of({**config, "intermediate_size": D}, "config.json")
-    return ModelFiles("m", "i", tmp_path, None, architecture)
+    return Architecture.of({**config, "intermediate_size": D}, "config.json")
 
 
 @pytest.mark.parametrize(
@@ -243,10 +242,10 @@ def test_a_centred_model(tmp_path: Path, model_type: str, point: Point, steps: t
     """Only what is written to the stream of a model with LayerNorm was centred."""
     spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
     assert (spec.model_was_centred, spec.transform) == (True, ())
-    found = _fitted(
+    found = centred(
         "a",
         DictionaryFound(dataclasses.replace(spec, hook=None), Site(point, 3)),
-        model_of(tmp_path, model_type),
+        architecture_of(model_type),
     )
     assert found.spec.transform == steps
 
@@ -255,9 +254,9 @@ def test_centring_in_a_model_of_unknown_norm_is_refused(tmp_path: Path) -> None:
     spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
     found = DictionaryFound(spec, Site("resid_post", 3))
     with pytest.raises(CheckpointError, match="'novel' model has LayerNorm is not known"):
-        _fitted("a", found, model_of(tmp_path, "novel"))
+        centred("a", found, architecture_of("novel"))
     with pytest.raises(CheckpointError, match="activations from files"):
-        _check_not_centred({"a": found})
+        check_not_centred({"a": found})
 
 
 # --- refusals --------------------------------------------------------------------------------------------
