@@ -25,7 +25,7 @@ test-all: install-test
 	$(BIN)/python -m pytest -m 'not vllm'
 
 test-parity: install-parity
-	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py
+	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity_sites.py
 
 test-vllm: install-vllm
 	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
@@ -55,7 +55,7 @@ $(VENV)/installed-test: $(VENV)/installed
 $(VENV_PARITY)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_PARITY)
 	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt torch
-	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt --editable '.[test,parity]'
+	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt --editable '.[test,parity-sites]'
 	touch $@
 
 # vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
+from autointerp.centring import centred, check_not_centred
 from autointerp.dictionaries.locate import find_dictionary
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, FeatureError, ModelError, RecipeError, SiteError
@@ -91,9 +92,7 @@ def resolve(recipe: Recipe) -> Resolved:
         return _from_files(recipe, recipe.activations)
     found = _find_dictionaries(recipe)
     model = _find_model(recipe, found)
-    found = {name: _sized(dictionary, model) for name, dictionary in found.items()}
-    for name, dictionary in found.items():
-        _check_fit(name, dictionary, model)
+    found = {name: _fitted(name, dictionary, model) for name, dictionary in found.items()}
     corpus = recipe.corpus or _corpus_of(found)
     cache = dataclasses.replace(
         recipe.cache,
@@ -140,6 +139,8 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     """As `resolve`, where no model is needed."""
     files = find_files(recipe, section)
     found = _find_dictionaries(recipe, files.hook)
+    if not files.has_firings:
+        check_not_centred(found)
     named = fitted(recipe, files.activations, found)
     complete = dataclasses.replace(
         recipe,
@@ -234,7 +235,10 @@ def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:
     return dataclasses.replace(found, spec=spec)
 
 
-def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> None:
+def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> DictionaryFound:
+    """The dictionary, with what only the model's family says. Raises CheckpointError or SiteError where it
+    doesn't fit."""
+    dictionary = _sized(dictionary, model)
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
     check_site(dictionary.site, model.architecture, hook)
@@ -252,6 +256,7 @@ def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Non
                 f"dictionary '{name}' ({dictionary.spec.path}) writes vectors of {dictionary.spec.d_out} "
                 f"numbers, but {out} of {model.name} has {width}. Is it the right --model?"
             )
+    return centred(name, dictionary, model.architecture)
 
 
 def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:

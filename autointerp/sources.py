@@ -219,9 +219,7 @@ def _hook(cache: DelphiCache, wanted: str) -> Hook:
 
 def local(path: str) -> str:
     """A path that exists here is kept absolute, so that a run resumes from any folder; other names (hub
-    ids, `demo`, `stdlib`) stay."""
-    return (
-        path
-        if path in ("demo", "stdlib", "neurons", "experts") or not Path(path).exists()
-        else str(Path(path).resolve())
-    )
+    ids, `demo`, `stdlib`, `neurons`) stay. Links are not followed: in the hub's cache a file's own name says
+    nothing."""
+    is_name = path in ("demo", "stdlib", "neurons", "experts")
+    return path if is_name or not Path(path).exists() else str(Path(path).absolute())

@@ -24,7 +24,7 @@ LAYERS = [
     {"explainers", "scorers"},
     {"recipe"},
     {"sources"},
-    {"fits"},
+    {"fits", "centring"},
     {"resolve"},
     {"tables"},
     {"run"},

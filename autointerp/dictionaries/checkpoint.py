@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ from autointerp.errors import CheckpointError
 from autointerp.types import Json
 
 MAX_JSON_BYTES: Final = 16 * 2**20
+MAX_YAML_BYTES: Final = 2**18
+"""PyYAML reads about 100 kB a second."""
 N_LISTED: Final = 12
 """At most so many sub-folders, files or names are listed in a message."""
 MAX_FOLDERS: Final = 10_000
@@ -29,7 +32,7 @@ MAX_FOLDERS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A JSON object from a checkpoint; asking it for a value of the wrong type is a CheckpointError.
+    """A JSON or YAML object from a checkpoint; asking it for a value of the wrong type is a CheckpointError.
 
     A key that is absent or null has the default.
     """
@@ -55,6 +58,15 @@ class Settings:
         if value < 1:
             self.refuse(key, "expected a number of at least 1.")
         return value
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= sys.float_info.max:
+            self.refuse(key, "expected a number.")
+        return float(value)
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)
@@ -84,29 +96,49 @@ class Settings:
 
 
 def read_settings(path: Path) -> Settings:
-    """The JSON object in `path`. Raises CheckpointError: missing, empty, too large, not an object."""
+    """The object in `path`, JSON or, by suffix, YAML. Raises CheckpointError: missing, empty, too large, not an
+    object."""
+    is_yaml = path.suffix in (".yaml", ".yml")
     size = file_size(path)
-    if size > MAX_JSON_BYTES:
+    if size > (MAX_YAML_BYTES if is_yaml else MAX_JSON_BYTES):
         raise CheckpointError(f"{path} has {size:,} bytes, too many for a configuration. Is it another file?")
     try:
-        value: object = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        value: object = _yaml(content) if is_yaml else json.loads(content)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not JSON ({first_line(error)}). Copy or download it again."
+            f"{path} is not {'YAML' if is_yaml else 'JSON'} ({first_line(error)}). Copy or download it again."
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object of settings.")
-    return Settings(path, cast(Json, value))
+    return Settings(path, {str(key): entry for key, entry in cast(dict[Any, Any], value).items()})
+
+
+def _yaml(content: bytes) -> object:
+    """Plain values only: no tags of Python, and no aliases, with which a few lines can stand for billions of
+    values. Raises ValueError."""
+    import yaml
+
+    try:
+        for event in yaml.parse(content, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases are not read")
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, AttributeError, IndexError, TypeError) as error:
+        # PyYAML trips over tags that don't fit their value: `!!int ""`.
+        raise ValueError(str(error)) from error
 
 
 # --- files and messages --------------------------------------------------------------------------------
 
 
-def folder_of(path: Path) -> Path:
-    """The folder of a checkpoint that is named by its folder or by a file in it."""
-    return path.parent if path.is_file() else path
+def folder_of(path: Path, *own: str) -> Path:
+    """The folder of a checkpoint that is named by its folder or by one of its `own` files; by any file where none
+    are given. Another file is itself, in which nothing of a folder will be found."""
+    is_own = path.is_file() and (not own or path.name in own)
+    return path.parent if is_own else path
 
 
 def require_files(folder: Path, *names: str) -> None:
@@ -126,6 +158,29 @@ def subfolders(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
     """Relative names of sub-folders, at any depth, that are `wanted`: the first ones in order of name."""
     found = (path for path in islice(_folders_below(folder), MAX_FOLDERS) if wanted(path))
     return [path.relative_to(folder).as_posix() for path in islice(found, N_LISTED + 1)]
+
+
+def dictionaries_below(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
+    """The same, and files that are `wanted` by themselves, in the folder and in sub-folders that are not."""
+    found = _dictionaries_below(folder, wanted) if folder.is_dir() else iter(())
+    return [path.relative_to(folder).as_posix() for path in islice(found, N_LISTED + 1)]
+
+
+def _dictionaries_below(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
+    yield from (path for path in _files_in(folder) if wanted(path))
+    for below in islice(_folders_below(folder), MAX_FOLDERS):
+        if wanted(below):
+            yield below
+        else:
+            yield from (path for path in _files_in(below) if wanted(path))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """None of a folder that may not be read: what is there is then found by naming it."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []
 
 
 def many_dictionaries(folder: Path | str, names: list[str]) -> str:

@@ -4,9 +4,10 @@
     neurons  neurons:200  experts        no dictionary: the model's own units (`basis.py`)
     package.module:function              code of your own, which gives a `spec.Dictionary`
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
-    org/repo:layers.7@main               a Hugging Face repository, folder in it, revision
+    ckpt/layer3.sae.pt                   a file that is a dictionary by itself
+    org/repo:layers.7@main               a Hugging Face repository, folder or file in it, revision
 
-Of a repository only the named folder is fetched, at one commit.
+Of a repository only the named folder or file is fetched, at one commit.
 """
 
 from __future__ import annotations
@@ -21,19 +22,27 @@ from typing import Any, ClassVar, Final, cast
 
 from autointerp import demo, plugins
 from autointerp.dictionaries.basis import NAME, Basis
-from autointerp.dictionaries.checkpoint import contents, folder_of, listed, many_dictionaries, subfolders
+from autointerp.dictionaries.checkpoint import contents, dictionaries_below, listed, many_dictionaries
 from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
+from autointerp.dictionaries.tensors import KINDS, PICKLED
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
 
 HUB = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<place>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
 )
 
 OUTSIDE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
-WANTED_SUFFIXES: Final = (".json", ".yaml", ".safetensors")
-"""What is fetched of a folder on the hub. Pickles stay where they are: nothing here opens one."""
+CONFIGURATION: Final = (".json", ".yaml", ".yml")
+TENSORS: Final = tuple(suffix for suffix in KINDS if suffix not in PICKLED)
+"""What is fetched of a folder on the hub; of pickles only one that is named, or that is all there is."""
+MANY: Final = 4
+"""Of a folder with more files of tensors than these (a dictionary's weights, its statistics) each is one."""
+WEIGHTS_BELOW: Final = "checkpoints"
+"""A sub-folder of this name belongs to the folder that holds it (Llama Scope)."""
+DECODER_BESIDE: Final = ("W_enc_", "W_dec_")
+"""A cross-layer transcoder has its encoder in one file and its decoder in another (circuit-tracer)."""
 
 
 def find_dictionary(text: str) -> DictionarySpec:
@@ -42,38 +51,43 @@ def find_dictionary(text: str) -> DictionarySpec:
     Raises CheckpointError: nothing there, no known format, several dictionaries, not fetchable.
     """
     if text == "demo":
-        return describe_folder(Path(demo.DICTIONARY))
+        return describe_place(Path(demo.DICTIONARY))
     if NAME.fullmatch(text):
         return Basis().describe(Path(text))
     path = Path(text).expanduser().absolute()
     if path.exists():
-        return describe_folder(folder_of(path))
+        return describe_place(path)
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(
             f"no file or folder is called '{text}', and it is not the name of a Hugging Face repository "
-            "(org/repo, org/repo:folder or org/repo:folder@revision), nor 'demo', 'neurons', 'experts' or the "
-            "name of a function (package.module:function)."
+            "(org/repo, org/repo:folder, org/repo:folder/file.pt or org/repo:folder@revision), nor 'demo', "
+            "'neurons', 'experts' or the name of a function (package.module:function)."
         )
-    return describe_folder(_fetched(match["repo"], (match["folder"] or "").strip("/"), match["revision"]))
+    return describe_place(_fetched(match["repo"], (match["place"] or "").strip("/"), match["revision"]))
 
 
-def describe_folder(folder: Path) -> DictionarySpec:
-    """The dictionary in a local folder, by the first reader that recognises it. Raises CheckpointError."""
+def describe_place(path: Path) -> DictionarySpec:
+    """The dictionary in a local folder or file, by the first reader that recognises it. A folder that is none,
+    but that holds one file that is: that one. Raises CheckpointError."""
     readers = _readers()
+
+    def known(place: Path) -> bool:
+        return any(reader.recognises(place) for reader in readers.values())
+
     for reader in readers.values():
-        if reader.recognises(folder):
-            return reader.describe(folder)
-    below = subfolders(folder, lambda path: any(reader.recognises(path) for reader in readers.values()))
+        if reader.recognises(path):
+            return reader.describe(path)
+    below = dictionaries_below(path, known)
+    if len(below) == 1 and (path / below[0]).is_file() and (path / below[0]).parent == path:
+        return describe_place(path / below[0])
     if below:
-        raise CheckpointError(many_dictionaries(folder, below))
+        raise CheckpointError(many_dictionaries(path, below))
     formats = "; ".join(plugins.summary("dictionaries", name) for name in readers)
-    raise CheckpointError(
-        f"{folder} holds no dictionary of a known format. It holds: {contents(folder)}. "
-        f"Known formats: {formats}"
-    )
+    holds = f" It holds: {contents(path)}." if path.is_dir() else ""
+    raise CheckpointError(f"{path} is no dictionary of a known format.{holds} Known formats: {formats}")
 
 
 def reader_of(spec: DictionarySpec) -> Reader:
@@ -127,10 +141,10 @@ def _readers() -> Mapping[str, Reader]:
     return {name: cast(Reader, plugins.find("dictionaries", name)()) for name in names}
 
 
-def _fetched(repo: str, folder: str, revision: str | None) -> Path:
-    """Local copy of one folder of a hub repository, with the JSON files of the folders above it.
+def _fetched(repo: str, place: str, revision: str | None) -> Path:
+    """Local copy of one folder or file of a hub repository, with the configuration in the folders above it.
 
-    Only the named folder is fetched, not those below it: a repository can hold hundreds of dictionaries.
+    Not the folders below it: a repository can hold hundreds of dictionaries.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -140,25 +154,25 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
     try:
         info = hub.HfApi().model_info(repo, revision=revision)
         files = [str(entry.rfilename) for entry in cast(list[Any], info.siblings or [])]
-        wanted = wanted_files(files, folder)
-        if not any(file.endswith(".safetensors") for file in wanted):
-            raise CheckpointError(_nothing_there(repo, folder, files))
+        wanted = wanted_files(files, place)
+        if not any(file.endswith(tuple(KINDS)) for file in wanted):
+            raise CheckpointError(_nothing_there(repo, place, files))
         # Names are patterns to the hub's client; a bracket in one must mean itself.
         patterns = [re.sub(r"([\[?*])", r"[\1]", file) for file in wanted]
         # By the name that was asked for, not `info.sha`: offline, the cache is asked by that name again.
-        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / folder
+        return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / place
     except CheckpointError:
         raise
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(_not_fetched(name, error)) from error
     except Exception as error:  # no network: the class depends on the client's HTTP library of the day
-        cached = _fetched_before(repo, folder, revision)
+        cached = _fetched_before(repo, place, revision)
         if cached is None:
             raise CheckpointError(_not_fetched(name, error)) from error
         return cached
 
 
-def _fetched_before(repo: str, folder: str, revision: str | None) -> Path | None:
+def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -170,8 +184,8 @@ def _fetched_before(repo: str, folder: str, revision: str | None) -> Path | None
         snapshot = getattr(error, "snapshot_path", None)
     if snapshot is None:
         return None
-    place = Path(snapshot) / folder
-    return place if place.is_dir() else None
+    found = Path(snapshot) / place
+    return found if found.exists() else None
 
 
 def _not_fetched(name: str, error: Exception) -> str:
@@ -182,23 +196,50 @@ def _not_fetched(name: str, error: Exception) -> str:
     )
 
 
-def wanted_files(files: list[str], folder: str) -> list[str]:
-    """Of a repository's files, those of one folder, and JSON files right in the folders above it."""
-    place = PurePosixPath(folder)
-    above = set(place.parents)
-    return [
-        file
-        for file in files
-        if (PurePosixPath(file).parent == place and file.endswith(WANTED_SUFFIXES))
-        or (PurePosixPath(file).parent in above and file.endswith(".json"))
-    ]
+def wanted_files(files: list[str], place: str) -> list[str]:
+    """Of a repository's files, what is needed of a folder or file, and the configuration of the folders above.
+
+    Of a folder: its configuration and its tensors, unless these are so many that each must be a dictionary.
+    A pickle only where it is the folder's one file of tensors. Else one must be named.
+    """
+    folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
+    near = {folder, folder / WEIGHTS_BELOW}
+    named = (place, (folder / PurePosixPath(place).name.replace(*DECODER_BESIDE)).as_posix())
+    tensors = [file for file in files if file in named] if place in files else _among(files, near, TENSORS)
+    if len(tensors) > MANY:
+        tensors = []
+    elif not tensors:
+        pickles = _among(files, near, PICKLED)
+        tensors = pickles if len(pickles) == 1 else []
+    around = near | set(folder.parents)
+    configuration = _among(files, around, CONFIGURATION)
+    return [file for file in files if file in tensors or file in configuration]
 
 
-def _nothing_there(repo: str, folder: str, files: list[str]) -> str:
-    holders = sorted(
-        {PurePosixPath(file).parent.as_posix() for file in files if file.endswith(".safetensors")}
-    )
-    if holders:
-        place = f"{repo}:{folder}" if folder else repo
-        return many_dictionaries(place, [f"{repo}:{holder}" for holder in holders])
-    return f"{repo} holds no safetensors file. It holds: {listed(sorted(files))}."
+def _among(files: list[str], folders: set[PurePosixPath], suffixes: tuple[str, ...]) -> list[str]:
+    return [file for file in files if PurePosixPath(file).parent in folders and file.endswith(suffixes)]
+
+
+def _nothing_there(repo: str, place: str, files: list[str]) -> str:
+    """Names the dictionaries below: folders, or files where a folder holds several."""
+    root = PurePosixPath(place)
+    folders = {_home(PurePosixPath(file)) for file in files if file.endswith(tuple(KINDS))}
+    names: set[str] = set()
+    for folder in folders:
+        if root in (folder, *folder.parents):
+            in_it = wanted_files(files, folder.as_posix())
+            whole = any(file.endswith(tuple(KINDS)) for file in in_it)
+            names |= {folder.as_posix()} if whole else set(_among(files, {folder}, tuple(KINDS)))
+    if names:
+        where = f"{repo}:{place}" if place else repo
+        return many_dictionaries(where, [f"{repo}:{name}" for name in sorted(names)])
+    if place:
+        return (
+            f"{repo} holds no file or folder '{place}' with tensors in it. It holds: {listed(sorted(files))}."
+        )
+    return f"{repo} holds no file of tensors ({', '.join(KINDS)}). It holds: {listed(sorted(files))}."
+
+
+def _home(file: PurePosixPath) -> PurePosixPath:
+    """The folder that a file of tensors belongs to."""
+    return file.parent.parent if file.parent.name == WEIGHTS_BELOW else file.parent

@@ -1,92 +1,52 @@
-"""The weights of a checkpoint in safetensors, read with distrust.
+"""The weights of a checkpoint, read with distrust, whatever kind of file they lie in.
 
 `read_headers` reads no weights and needs no torch; `read_tensors` reads what was asked for, in float32.
-The format: 8 bytes little-endian length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the
-data (github.com/huggingface/safetensors).
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
+from typing import TYPE_CHECKING, Final
 
-from autointerp.dictionaries.checkpoint import file_size, first_line, listed, shortened
+from autointerp.dictionaries import npz_files, safetensors_files, torch_files
+from autointerp.dictionaries.checkpoint import listed, shortened
+from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
 from autointerp.errors import CheckpointError
-from autointerp.types import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER_BYTES: Final = 100_000_000
-"""As safetensors itself. A dictionary's header has well under a kilobyte."""
-FLOAT_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes an element of the dtypes that weights may have."""
-
 
 @dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """What the file says of one tensor."""
+class FileKind:
+    """The two ways into a kind of file, see `read_headers` and `read_tensors`."""
 
-    dtype: str
-    """As safetensors spells it: `F32`, `BF16`, ..."""
-    shape: tuple[int, ...]
+    read_headers: Callable[[Path], dict[str, TensorHeader]]
+    load: Callable[[Path, Iterable[str], str], dict[str, Tensor]]
+
+
+_TORCH: Final = FileKind(torch_files.read_headers, torch_files.load)
+KINDS: Final = {
+    ".safetensors": FileKind(safetensors_files.read_headers, safetensors_files.load),
+    ".npz": FileKind(npz_files.read_headers, npz_files.load),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+}
+"""By suffix."""
+PICKLED: Final = (".pt", ".pth")
+"""Files that are pickles: readable only as far as they hold nothing but tensors and plain values."""
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
-    """Name -> header of every tensor in a safetensors file; no weights are read.
+    """Name -> header of every tensor in a file; no weights are read.
 
-    Raises CheckpointError: missing, empty, truncated, a header that is too long, not JSON, or that
-    doesn't fit the file.
+    In a `.pt` file a tensor in a dictionary in a dictionary has a dotted name (`ae.encoder.weight`); plain
+    values beside the tensors: `torch_files.read_contents`. Raises CheckpointError: missing, empty,
+    truncated, of a kind that is not read, a header that is absurd or doesn't fit the file.
     """
-    size = file_size(path)
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise CheckpointError(
-                    f"{path} is not a whole safetensors file: it has {size:,} bytes and says that its header "
-                    f"has {length:,}. Copy or download it again."
-                )
-            header: object = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: the safetensors header is not JSON ({first_line(error)}). Copy or download it again."
-        ) from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the safetensors header is a {type(header).__name__}, not an object.")
-    n_data_bytes = size - 8 - length
-    entries = cast(Json, header)
-    return {
-        name: _tensor_header(path, name, entry, n_data_bytes)
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
-
-
-def _tensor_header(path: Path, name: str, entry: object, n_data_bytes: int) -> TensorHeader:
-    def broken(why: str) -> NoReturn:
-        raise CheckpointError(f"{path}: tensor '{shortened(name)}' {why}. Copy or download the file again.")
-
-    fields = cast(Json, entry if isinstance(entry, dict) else {})
-    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        broken(f"has a header that can't be read ({shortened(fields)})")
-    start, end = offsets
-    if not start <= end <= n_data_bytes:
-        broken(f"lies at bytes {start:,} to {end:,}, but the file holds {n_data_bytes:,}: it is cut short")
-    if dtype in FLOAT_BYTES and math.prod(shape) * FLOAT_BYTES[dtype] != end - start:
-        broken(f"of shape {shortened(shape)} and dtype {dtype} can't have {end - start:,} bytes")
-    return TensorHeader(dtype, tuple(shape))
-
-
-def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in cast(list[object], value))
+    return _kind(path).read_headers(path)
 
 
 Shapes = Mapping[str, tuple[tuple[str, int], ...]]
@@ -124,18 +84,10 @@ def read_tensors(path: Path, expected: Shapes, device: str) -> dict[str, Tensor]
     Raises CheckpointError: as `read_headers` and `check_shapes`, or where a weight is NaN or infinite.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
 
     check_shapes(path, read_headers(path), expected)
-    tensors: dict[str, Tensor] = {}
-    try:
-        with cast(Any, safe_open)(path, framework="pt", device=device) as file:
-            for name in expected:
-                tensors[name] = file.get_tensor(name).to(torch.float32)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} can't be read: {first_line(error)}. Copy or download it again."
-        ) from error
+    tensors = _kind(path).load(path, expected, device)
+    tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         n_bad = int(tensor.numel() - torch.isfinite(tensor).sum())
         if n_bad:
@@ -144,3 +96,9 @@ def read_tensors(path: Path, expected: Shapes, device: str) -> dict[str, Tensor]
                 "float32. The training broke or the file is damaged; take an earlier checkpoint."
             )
     return tensors
+
+
+def _kind(path: Path) -> FileKind:
+    if path.suffix not in KINDS:
+        raise CheckpointError(f"{path} is not a file of tensors. Such files end in {', '.join(KINDS)}.")
+    return KINDS[path.suffix]

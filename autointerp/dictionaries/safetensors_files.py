@@ -1,0 +1,90 @@
+"""Files of safetensors, read with distrust.
+
+The format: 8 bytes little-endian length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the
+data (github.com/huggingface/safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
+
+from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
+from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
+from autointerp.errors import CheckpointError
+from autointerp.types import Json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER_BYTES: Final = 100_000_000
+"""As safetensors itself. A dictionary's header has well under a kilobyte."""
+
+
+def read_headers(path: Path) -> dict[str, TensorHeader]:
+    """Name -> header of every tensor in a safetensors file; no weights are read.
+
+    Raises CheckpointError: missing, empty, truncated, a header that is too long, not JSON, or that
+    doesn't fit the file.
+    """
+    size = file_size(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise CheckpointError(
+                    f"{path} is not a whole safetensors file: it has {size:,} bytes and says that its header "
+                    f"has {length:,}. Copy or download it again."
+                )
+            header: object = json.loads(file.read(length))
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: the safetensors header is not JSON ({first_line(error)}). Copy or download it again."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the safetensors header is a {type(header).__name__}, not an object.")
+    n_data_bytes = size - 8 - length
+    entries = cast(Json, header)
+    return {
+        name: _tensor_header(path, name, entry, n_data_bytes)
+        for name, entry in entries.items()
+        if name != "__metadata__"
+    }
+
+
+def _tensor_header(path: Path, name: str, entry: object, n_data_bytes: int) -> TensorHeader:
+    def broken(why: str) -> NoReturn:
+        raise CheckpointError(f"{path}: tensor '{shortened(name)}' {why}. Copy or download the file again.")
+
+    fields = cast(Json, entry if isinstance(entry, dict) else {})
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        broken(f"has a header that can't be read ({shortened(fields)})")
+    start, end = offsets
+    if not start <= end <= n_data_bytes:
+        broken(f"lies at bytes {start:,} to {end:,}, but the file holds {n_data_bytes:,}: it is cut short")
+    if dtype in FLOAT_BYTES and math.prod(shape) * FLOAT_BYTES[dtype] != end - start:
+        broken(f"of shape {shortened(shape)} and dtype {dtype} can't have {end - start:,} bytes")
+    return TensorHeader(dtype, tuple(shape))
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in cast(list[object], value))
+
+
+def load(path: Path, names: Iterable[str], device: str) -> dict[str, Tensor]:
+    """These tensors as they are stored, on `device`. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with cast(Any, safe_open)(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} can't be read: {first_line(error)}. Copy or download it again."
+        ) from error

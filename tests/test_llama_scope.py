@@ -1,0 +1,290 @@
+"""Llama Scope and Llamascopium: codes as OpenMOSS' own sae.py computes them, written down again in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, tensors
+from safetensors import numpy as safetensors_numpy
+
+from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.errors import CheckpointError
+from autointerp.types import Site
+
+save_file = cast(Callable[[dict[str, Array], Path], None], cast(Any, safetensors_numpy).save_file)
+
+IN, OUT = "blocks.15.hook_resid_post", "blocks.15.hook_mlp_out"
+ROOT = D**0.5
+
+
+def linear(t: dict[str, Array]) -> dict[str, Array]:
+    return {
+        "encoder.weight": np.ascontiguousarray(t["W_enc"].T),
+        "decoder.weight": np.ascontiguousarray(t["W_dec"].T),
+        "encoder.bias": t["b_enc"],
+        "decoder.bias": t["b_dec"],
+    }
+
+
+# --- Llama Scope ---------------------------------------------------------------------------------------
+
+NAME = "Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L15R-8x"
+HYPER: dict[str, Any] = {
+    "act_fn": "jumprelu",
+    "d_model": D,
+    "d_sae": F,
+    "hook_point_in": IN,
+    "hook_point_out": IN,
+    "norm_activation": "dataset-wise",
+    "dataset_average_activation_norm": {"in": 4.0, "out": 4.0},
+    "jump_relu_threshold": 0.9,
+    "sparsity_include_decoder_norm": True,
+    "apply_decoder_bias_to_pre_encoder": False,
+    "use_decoder_bias": True,
+    "top_k": 3,
+}
+
+
+def scope(folder: Path, change: dict[str, Any], weights: dict[str, Array] | None = None) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    save_json(folder / "hyperparams.json", HYPER | change)
+    save_file(weights or linear(tensors()), folder / "checkpoints" / "final.safetensors")
+    return folder
+
+
+def scope_reference(x: Array, change: dict[str, Any]) -> tuple[Array, Array]:
+    """As the release runs (from_config, encode, decode), but for the factor |decoder row|, which it leaves on
+    a feature's activation and takes out of its decoder row."""
+    config, t, x = HYPER | change, exact(tensors()), x.astype(np.float64)
+    norms, back = config["dataset_average_activation_norm"], 1.0
+    n_in, n_out = ROOT / norms["in"], ROOT / norms["out"]
+    if config["norm_activation"] == "token-wise":
+        n_in = n_out = 1.0
+        back = np.linalg.norm(x, axis=1, keepdims=True) / ROOT
+    # standardize_parameters_of_dataset_activation_scaling
+    b_enc, b_dec, w_dec = t["b_enc"] / n_in, t["b_dec"] / n_out, t["W_dec"] * n_in / n_out
+    x = x / back - b_dec * config["apply_decoder_bias_to_pre_encoder"]
+    pre = x @ t["W_enc"] + b_enc
+    # transform_to_unit_decoder_norm
+    score = pre * np.linalg.norm(w_dec, axis=1) if config["sparsity_include_decoder_norm"] else pre
+    if config["act_fn"] == "relu":
+        acts = np.maximum(pre, 0)
+    elif config["act_fn"] == "topk" and not config["jump_relu_threshold"]:
+        acts = np.maximum(pre, 0) * largest(np.maximum(score, 0), 3)
+    else:
+        acts = pre * (score > config["jump_relu_threshold"])
+    return acts, (acts @ w_dec + b_dec) * back
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"sparsity_include_decoder_norm": False},
+        {"apply_decoder_bias_to_pre_encoder": True},
+        {"act_fn": "topk"},
+        {"act_fn": "topk", "jump_relu_threshold": 0.0},
+        {"act_fn": "relu"},
+        {"norm_activation": "token-wise"},
+        {"hook_point_out": OUT, "dataset_average_activation_norm": {"in": 4.0, "out": 0.5}},
+    ],
+    ids=str,
+)
+def test_llama_scope_codes(tmp_path: Path, change: dict[str, Any]) -> None:
+    x = inputs()
+    spec = assert_parity(scope(tmp_path / NAME, change), x, *scope_reference(x, change))
+    assert (spec.format, spec.site, spec.model) == (
+        "llama_scope",
+        Site("resid_post", 15),
+        "meta-llama/Llama-3.1-8B",
+    )
+    assert spec.is_transcoder == ("hook_point_out" in change)
+
+
+def test_the_decoders_norms_decide_what_fires(tmp_path: Path) -> None:
+    """One feature, decoder row of norm 2, threshold 1: fires above 0.5, and is what it is there."""
+    t = {
+        "W_enc": np.ones((1, 1), np.float32),
+        "b_enc": np.zeros(1, np.float32),
+        "W_dec": np.full((1, 1), 2, np.float32),
+        "b_dec": np.zeros(1, np.float32),
+    }
+    change = {"d_model": 1, "d_sae": 1, "jump_relu_threshold": 1.0, "norm_activation": "none"}
+    spec = find_dictionary(str(scope(tmp_path / "a", change, linear(t))))
+    weights = reader_of(spec).load(spec, "cpu")
+    assert weights.threshold_F is not None
+    assert weights.threshold_F.tolist() == [0.5]
+
+
+def test_a_feature_without_a_decoder_never_fires(tmp_path: Path) -> None:
+    t = tensors()
+    t["W_dec"][3] = 0
+    spec = find_dictionary(str(scope(tmp_path / "a", {"jump_relu_threshold": 0.0}, linear(t))))
+    weights = reader_of(spec).load(spec, "cpu")
+    assert weights.threshold_F is not None
+    assert weights.threshold_F.tolist() == [0.0] * 3 + [np.inf] + [0.0] * 6
+
+
+def test_any_of_its_files_names_it(tmp_path: Path) -> None:
+    folder = scope(tmp_path / NAME, {})
+    for file in ("hyperparams.json", "checkpoints/final.safetensors"):
+        assert find_dictionary(str(folder / file)) == find_dictionary(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "point"),
+    [
+        ({"act_fn": "tanh"}, {}, "act_fn is tanh"),
+        ({"use_glu_encoder": True}, {}, "use_glu_encoder"),
+        ({"use_decoder_bias": False}, {}, "use_decoder_bias"),
+        ({"norm_activation": "batch-wise"}, {}, "norm_activation is batch-wise"),
+        ({"dataset_average_activation_norm": {"in": 4.0}}, {}, "out is null: expected a number"),
+        ({"dataset_average_activation_norm": {"in": 0, "out": 1}}, {}, "in is 0"),
+        ({"jump_relu_threshold": -1}, {}, "jump_relu_threshold is -1"),
+        ({"act_fn": "topk", "jump_relu_threshold": 0, "top_k": 11}, {}, "top_k is 11"),
+        ({"d_sae": 11}, {}, r"'encoder\.bias' has shape \[10\]"),
+        ({}, {"encoder.weight": tensors()["W_enc"]}, r"'encoder\.weight' has shape \[6, 10\].*swapped"),
+        ({}, {"encoder.bias": np.full(F, np.nan, np.float32)}, "10 values of 10 that are NaN"),
+    ],
+)
+def test_llama_scope_refuses(
+    tmp_path: Path, change: dict[str, Any], weights: dict[str, Array], point: str
+) -> None:
+    folder = scope(tmp_path / NAME, change, linear(tensors()) | weights)
+    with pytest.raises(CheckpointError, match=point):
+        spec = find_dictionary(str(folder))
+        reader_of(spec).load(spec, "cpu")
+
+
+# --- Llamascopium --------------------------------------------------------------------------------------
+
+CONFIG: dict[str, Any] = {
+    "sae_type": "sae",
+    "d_model": D,
+    "expansion_factor": F / D,
+    "hook_point_in": IN,
+    "hook_point_out": IN,
+    "act_fn": "topk",
+    "top_k": 3,
+    "norm_activation": "dataset-wise",
+    "sparsity_include_decoder_norm": True,
+}
+NORMS = {IN: 4.0, OUT: 0.5}
+
+
+def stored(t: dict[str, Array] | None = None) -> dict[str, Array]:
+    t = t or tensors()
+    found = {"W_E": t["W_enc"], "W_D": t["W_dec"], "b_E": t["b_enc"], "b_D": t["b_dec"]}
+    norms = {f"dataset_average_activation_norm.{hook}": np.array(n, np.float32) for hook, n in NORMS.items()}
+    return found | norms | {"activation_function.log_jumprelu_threshold": np.log(t["threshold"])}
+
+
+def llamascopium(folder: Path, change: dict[str, Any], weights: dict[str, Array] | None = None) -> Path:
+    save_json(folder / "config.json", CONFIG | change)
+    save_file(weights or stored(), folder / "sae_weights.safetensors")
+    return folder
+
+
+def reference(x: Array, change: dict[str, Any]) -> tuple[Array, Array]:
+    """normalize_activations, encode, decode, denormalize_activations."""
+    config, t, x = CONFIG | change, exact(tensors()), x.astype(np.float64)
+    n_in: Any = 1.0
+    n_out: Any = 1.0
+    if config["norm_activation"] == "token-wise":
+        n_in = n_out = ROOT / np.linalg.norm(x, axis=1, keepdims=True)
+    elif config["norm_activation"] == "dataset-wise":
+        n_in, n_out = ROOT / NORMS[config["hook_point_in"]], ROOT / NORMS[config["hook_point_out"]]
+    norm = np.linalg.norm(t["W_dec"], axis=1) if config["sparsity_include_decoder_norm"] else 1.0
+    score = ((x * n_in) @ t["W_enc"] + t["b_enc"]) * norm
+    if config["act_fn"] == "topk":
+        score = np.maximum(score, 0) * largest(np.maximum(score, 0), 3)
+    elif config["act_fn"] == "jumprelu":
+        score = score * (score > t["threshold"])
+    else:
+        score = np.maximum(score, 0)
+    acts = score / norm
+    return acts, (acts @ t["W_dec"] + t["b_dec"]) / n_out
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("normalisation", ["token-wise", "dataset-wise", "inference"])
+def test_llamascopium_codes(tmp_path: Path, activation: str, gate: bool, normalisation: str) -> None:
+    change = {
+        "act_fn": activation,
+        "sparsity_include_decoder_norm": gate,
+        "norm_activation": normalisation,
+    }
+    x = inputs()
+    spec = assert_parity(llamascopium(tmp_path / "a", change), x, *reference(x, change))
+    assert (spec.format, spec.site, spec.model) == ("llamascopium", Site("resid_post", 15), None)
+    assert (spec.decoder_norm_gate, spec.value_is_score) == (
+        (True, False) if gate and spec.k else (False, True)
+    )
+
+
+def test_a_transcoder_scales_its_output_as_that_was_scaled(tmp_path: Path) -> None:
+    change, x = {"hook_point_out": OUT}, inputs()
+    spec = assert_parity(llamascopium(tmp_path / "a", change), x, *reference(x, change))
+    assert (spec.is_transcoder, spec.site_out, spec.d_out) == (True, Site("mlp_out", 15), D)
+
+
+def test_older_names_and_pt_files(tmp_path: Path) -> None:
+    """R1-Distill has linear layers; a .pt holds {"sae": ..., "version": ...}."""
+    x, change = inputs(), {"act_fn": "jumprelu"}
+    now = stored()
+    norms = {name: value for name, value in now.items() if "norm." in name}
+    old = linear(tensors()) | norms | {"log_jumprelu_threshold": np.log(tensors()["threshold"])}
+    assert_parity(llamascopium(tmp_path / "old", change, old), x, *reference(x, change))
+    save_json(tmp_path / "pt" / "config.json", CONFIG | change)
+    state = {name: torch.tensor(value) for name, value in now.items()}
+    torch.save({"sae": state, "version": "2.0"}, tmp_path / "pt" / "sae_weights.pt")
+    assert_parity(tmp_path / "pt", x, *reference(x, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "weights", "point"),
+    [
+        ({"sae_type": "clt"}, {}, "sae_type is clt"),
+        ({"act_fn": "batchtopk"}, {}, "act_fn is batchtopk.*jumprelu"),
+        ({"act_fn": "tanh"}, {}, "act_fn is tanh"),
+        ({"norm_activation": "batch-wise"}, {}, "norm_activation is batch-wise"),
+        ({"use_decoder_bias": False}, {}, "use_decoder_bias"),
+        ({"top_k": 11}, {}, "top_k is 11"),
+        ({"expansion_factor": 3}, {}, "expansion_factor is 3: sae_weights.safetensors has 10"),
+        ({"expansion_factor": "x"}, {}, "expansion_factor is x"),
+        ({"hook_point_in": None}, {}, "no 'hook_point_in'"),
+        (
+            {"hook_point_in": "blocks.0.hook_mlp_out"},
+            {},
+            "no tensor 'dataset_average_activation_norm.blocks.0",
+        ),
+        ({}, {"W_E_glu": np.zeros((D, F), np.float32)}, "GLU"),
+        ({}, {"W_E": tensors()["W_enc"].T.copy()}, r"'W_E' has shape \[10, 6\].*swapped"),
+        (
+            {},
+            {f"dataset_average_activation_norm.{IN}": np.array(0, np.float32)},
+            "norm is 0.*after training",
+        ),
+        ({}, {"b_E": np.full(F, np.inf, np.float32)}, "10 values of 10 that are NaN or infinite"),
+    ],
+)
+def test_llamascopium_refuses(
+    tmp_path: Path, change: dict[str, Any], weights: dict[str, Array], point: str
+) -> None:
+    folder = llamascopium(tmp_path / "a", change, stored() | weights)
+    with pytest.raises(CheckpointError, match=point):
+        spec = find_dictionary(str(folder))
+        reader_of(spec).load(spec, "cpu")
+
+
+def test_distributed_checkpoints_say_the_way_out(tmp_path: Path) -> None:
+    save_json(tmp_path / "config.json", CONFIG)
+    (tmp_path / "sae_weights.dcp").mkdir()
+    with pytest.raises(CheckpointError, match=r"sae_weights\.dcp.*save_pretrained"):
+        find_dictionary(str(tmp_path))

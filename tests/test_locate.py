@@ -1,0 +1,114 @@
+"""What is fetched of a repository: one dictionary, its configuration, and no pickle nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dense_codes import save_json, save_torch, tensors
+
+from autointerp.dictionaries.locate import find_dictionary, wanted_files
+from autointerp.errors import CheckpointError
+from autointerp.sources import local
+from autointerp.types import Site
+from loopback_hub import LoopbackHub
+
+FILES = [
+    "README.md",
+    "config.json",
+    "a/cfg.json",
+    "a/sae.pt",
+    "a/sae.safetensors",
+    "b/ae.pt",
+    "b/config.json",
+    "many/layer0.sae.pt",
+    "many/layer1.sae.pt",
+    "scope/checkpoints/final.safetensors",
+    "scope/checkpoints/old/final.safetensors",
+    "scope/hyperparams.json",
+    *(f"clt/layer_{n}.safetensors" for n in range(6)),
+    "clt/config.yaml",
+    "npz/params.npz",
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "wanted"),
+    [
+        ("a", ["config.json", "a/cfg.json", "a/sae.safetensors"]),  # no pickle beside safetensors
+        ("a/sae.pt", ["config.json", "a/cfg.json", "a/sae.pt"]),  # but where it is named
+        ("b", ["config.json", "b/ae.pt", "b/config.json"]),
+        ("many", ["config.json"]),
+        ("many/layer1.sae.pt", ["config.json", "many/layer1.sae.pt"]),
+        ("scope", ["config.json", "scope/checkpoints/final.safetensors", "scope/hyperparams.json"]),
+        (
+            "scope/checkpoints/final.safetensors",
+            ["config.json", "scope/checkpoints/final.safetensors", "scope/hyperparams.json"],
+        ),
+        ("clt", ["config.json", "clt/config.yaml"]),
+        ("clt/layer_3.safetensors", ["config.json", "clt/layer_3.safetensors", "clt/config.yaml"]),
+        ("npz", ["config.json", "npz/params.npz"]),
+        ("", ["config.json"]),
+        ("nowhere", ["config.json"]),
+    ],
+)
+def test_wanted_files(place: str, wanted: list[str]) -> None:
+    assert wanted_files(FILES, place) == wanted
+
+
+def qwen(folder: Path, *layers: int) -> None:
+    t = tensors()
+    for layer in layers:
+        linear = {"W_enc": t["W_enc"].T.copy(), "W_dec": t["W_dec"].T.copy()}
+        save_torch(folder / f"layer{layer}.sae.pt", linear | {"b_enc": t["b_enc"], "b_dec": t["b_dec"]})
+
+
+QWEN = "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_3"
+
+
+def found_on(hub: LoopbackHub, home: Path, text: str) -> str:
+    """What a process of its own, which is online, finds, or the error's message."""
+    program = (
+        "from autointerp.dictionaries.locate import find_dictionary\n"
+        "from autointerp.errors import CheckpointError\n"
+        f"try: spec = find_dictionary({text!r}); print(spec.site, spec.k, spec.path.name)\n"
+        "except CheckpointError as error: print(error)"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    online = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=kept | online, capture_output=True, text=True, check=True).stdout
+
+
+def test_one_file_of_a_repository_is_fetched(tmp_path: Path) -> None:
+    qwen(tmp_path / "models" / QWEN, 0, 1)
+    with LoopbackHub(tmp_path) as hub:
+        assert found_on(hub, tmp_path / "home", f"{QWEN}:layer1.sae.pt") == "layers.1 3 layer1.sae.pt\n"
+        several = found_on(hub, tmp_path / "home", QWEN)
+        assert f"{QWEN}:layer0.sae.pt, {QWEN}:layer1.sae.pt. Name one" in several
+        assert "no file or folder 'layer7.sae.pt'" in found_on(
+            hub, tmp_path / "home", f"{QWEN}:layer7.sae.pt"
+        )
+    assert not list((tmp_path / "home").rglob("layer0.sae.pt"))
+    assert list((tmp_path / "home").rglob("layer1.sae.pt"))
+
+
+def test_a_link_keeps_its_name(tmp_path: Path) -> None:
+    """In the hub's cache a file is a link to its content, whose name is a hash."""
+    qwen(tmp_path / QWEN, 0)
+    link = tmp_path / "snapshots" / Path(QWEN).name / "layer5.sae.pt"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / QWEN / "layer0.sae.pt")
+    assert find_dictionary(local(str(link))).site == Site("resid_post", 5)
+
+
+def test_layers_of_a_folder_are_listed_with_folders(tmp_path: Path) -> None:
+    qwen(tmp_path / "one" / Path(QWEN).name, 0)
+    folder = tmp_path / "layers.3"
+    save_json(folder / "cfg.json", {"d_in": 6, "num_latents": 10, "k": 3})
+    (folder / "sae.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"layers\.3, one/SAE-Res.*/layer0\.sae\.pt\. Name one"):
+        find_dictionary(str(tmp_path))
