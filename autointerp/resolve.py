@@ -29,10 +29,12 @@ from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import CorpusSpec
 from autointerp.subject.sites import check_site, parse_hook, width_at
-from autointerp.types import FeatureId
+from autointerp.types import FeatureId, Point
 
 UNKNOWN_CONTEXT: Final = 256
 LONGEST_CONTEXT: Final = 1_024
+WRITTEN: Final[frozenset[Point]] = frozenset({"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"})
+"""The residual stream and what is written to it: the points that centred writing weights change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,7 @@ def resolve(recipe: Recipe) -> Resolved:
         return _from_files(recipe, recipe.activations)
     found = _find_dictionaries(recipe)
     model = _find_model(recipe, found)
-    for name, dictionary in found.items():
-        _check_fit(name, dictionary, model)
+    found = {name: _fitted(name, dictionary, model) for name, dictionary in found.items()}
     corpus = recipe.corpus or _corpus_of(found)
     cache = dataclasses.replace(
         recipe.cache,
@@ -125,6 +126,8 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     """As `resolve`, where no model is needed."""
     files = find_files(recipe, section)
     found = _find_dictionaries(recipe, files.hook)
+    if not files.has_firings:
+        _check_not_centred(found)
     named = fitted(recipe, files.activations, found)
     complete = dataclasses.replace(
         recipe,
@@ -201,7 +204,9 @@ def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles
         raise ModelError(f"{error} (The checkpoint names this model; --model gives another.)") from error
 
 
-def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> None:
+def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> DictionaryFound:
+    """The dictionary, with what only the model's family says. Raises CheckpointError or SiteError where it
+    doesn't fit."""
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
     check_site(dictionary.site, model.architecture, hook)
@@ -211,6 +216,31 @@ def _check_fit(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Non
             f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
             f"but {dictionary.site} of {model.name} has {width}. Is it the right --model and --hook?"
         )
+    if not dictionary.spec.model_was_centred or dictionary.site.point not in WRITTEN:
+        return dictionary
+    has_layer_norm = model.architecture.has_layer_norm
+    if has_layer_norm is None:
+        raise CheckpointError(
+            f"dictionary '{name}' ({dictionary.spec.path}) was trained with center_writing_weights, which "
+            "centres the activations of models with LayerNorm, and whether a "
+            f"'{model.architecture.model_type}' model has LayerNorm is not known. If it has RMSNorm, take "
+            "center_writing_weights out of the dictionary's configuration."
+        )
+    if not has_layer_norm:
+        return dictionary
+    spec = dataclasses.replace(dictionary.spec, transform=("centre", *dictionary.spec.transform))
+    return dataclasses.replace(dictionary, spec=spec)
+
+
+def _check_not_centred(found: dict[str, DictionaryFound]) -> None:
+    for name, one in found.items():
+        if one.spec.model_was_centred and one.site.point in WRITTEN:
+            raise CheckpointError(
+                f"dictionary '{name}' ({one.spec.path}) was trained with center_writing_weights, which centres "
+                "the activations of models with LayerNorm, and activations from files don't say their model's "
+                "norm. Take center_writing_weights out of the dictionary's configuration where the vectors "
+                "are centred already or the model has RMSNorm."
+            )
 
 
 def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:

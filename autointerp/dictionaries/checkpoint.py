@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -57,6 +58,15 @@ class Settings:
         if value < 1:
             self.refuse(key, "expected a number of at least 1.")
         return value
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= sys.float_info.max:
+            self.refuse(key, "expected a number.")
+        return float(value)
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)

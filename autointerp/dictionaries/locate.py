@@ -32,6 +32,8 @@ MANY: Final = 4
 """Of a folder with more files of tensors than these (a dictionary's weights, its statistics) each is one."""
 WEIGHTS_BELOW: Final = "checkpoints"
 """A sub-folder of this name belongs to the folder that holds it (Llama Scope)."""
+DECODER_BESIDE: Final = ("W_enc_", "W_dec_")
+"""A cross-layer transcoder has its encoder in one file and its decoder in another (circuit-tracer)."""
 
 
 def find_dictionary(text: str) -> DictionarySpec:
@@ -147,7 +149,8 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
     near = {folder, folder / WEIGHTS_BELOW}
-    tensors = [place] if place in files else _among(files, near, TENSORS)
+    named = (place, (folder / PurePosixPath(place).name.replace(*DECODER_BESIDE)).as_posix())
+    tensors = [file for file in files if file in named] if place in files else _among(files, near, TENSORS)
     if len(tensors) > MANY:
         tensors = []
     elif not tensors:

@@ -84,6 +84,10 @@ class DictionarySpec:
     """The decoder writes to another place than the encoder reads."""
     transform: tuple[Transform, ...] = ()
     """What is done to the input first, in this order."""
+    model_was_centred: bool = False
+    """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
+    written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
+    one, `centre` is put in front of `transform` (resolve.py)."""
     decoder_norm_gate: bool = False
     """The selector sees scores: pre-activations times the norm of the feature's decoder row."""
     value_is_score: bool = True

@@ -40,6 +40,11 @@ _DEFAULTS: Final[dict[str, Json]] = {
 }
 """What published config.json files leave out because transformers knows the family's value."""
 
+_LAYER_NORM: Final = frozenset("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi".split())
+_RMS_NORM: Final = frozenset(
+    "gemma gemma2 gemma3 gemma3_text gpt_oss llama mistral mixtral olmo2 olmo3 phi3 qwen2 qwen3 qwen3_moe".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -63,6 +68,11 @@ class Architecture:
     bos_token_id: int | None
     eos_token_id: int | None
     """As config.json has them, the first where there are several; None if it doesn't say."""
+
+    @property
+    def has_layer_norm(self) -> bool | None:
+        """LayerNorm (True) or RMSNorm (False) in its blocks; None of a family of which that isn't known here."""
+        return True if self.model_type in _LAYER_NORM else False if self.model_type in _RMS_NORM else None
 
     @classmethod
     def read(cls, config: Path) -> Architecture:

@@ -1,0 +1,255 @@
+"""What a SAELens cfg.json says, whatever version wrote it.
+
+Source: decoderesearch/SAELens 6.54.12: sae_lens/saes/*.py, and loading/pretrained_sae_loaders.py for files
+from before version 6.
+
+    version 6          nested: `metadata.hook_name`, `metadata.model_name`, ..., `k`
+    before version 6   flat: `hook_name` or `hook_point`, ...; a TopK dictionary calls itself
+                       `architecture: standard` with `activation_fn_str: topk`
+
+Defaults where a key is absent are SAELens' own: `apply_b_dec_to_input` and `prepend_bos` are true.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, cast
+
+from autointerp.dictionaries.checkpoint import Settings, read_settings
+from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Transform
+from autointerp.errors import CheckpointError, SiteError
+from autointerp.subject.sites import parse_hook
+from autointerp.types import Site
+
+CONFIG: Final = "cfg.json"
+SCALER: Final = "activation_scaler.json"
+"""Beside the weights of a training checkpoint: the factor that `expected_average_only_in` speaks of."""
+
+SELECTORS: Final[dict[str, Selector]] = {
+    "standard": "relu",
+    "gated": "gated",
+    "jumprelu": "jumprelu",
+    "topk": "topk",
+    "abstopk": "abstopk",
+    "batchtopk": "jumprelu",
+    "matryoshka_batchtopk": "jumprelu",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+BATCH_TOPK: Final = ("batchtopk", "matryoshka_batchtopk")
+"""Training dumps: SAELens exports these as jumprelu dictionaries, with the threshold tracked in training."""
+SKIP: Final = ("skip_transcoder", "jumprelu_skip_transcoder")
+TRANSCODERS: Final = ("transcoder", "jumprelu_transcoder", *SKIP)
+BY_DECODER_NORM: Final = ("topk", "abstopk", *BATCH_TOPK)
+"""Architectures that have `rescale_acts_by_decoder_norm`."""
+
+TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
+    "none": (),
+    "layer_norm": ("layer_norm",),
+    "constant_norm_rescale": ("constant_norm",),
+}
+AVERAGE: Final = "expected_average_only_in"
+
+READ: Final = f"Of SAELens' architectures these are read: {', '.join(SELECTORS)}."
+
+HUB_NAMES: Final = {"gpt2-small": "gpt2"}
+HUB_OWNERS: Final = {"pythia-": "EleutherAI", "gemma-": "google"}
+"""SAELens writes TransformerLens' names of models; these are the common ones that are no hub ids."""
+
+
+def configured(folder: Path) -> DictionarySpec:
+    """What cfg.json says, and the scaler's file beside it; the identity is left empty. Raises CheckpointError."""
+    settings = read_settings(folder / CONFIG)
+    # One look-up for both layouts: what version 6 nests lies flat before it.
+    origin = Settings(settings.path, settings.values | settings.section("metadata").values)
+    selector, k = _selector(settings)
+    is_transcoder = architecture(settings) in TRANSCODERS
+    _refuse_what_is_not_read(settings, origin, is_transcoder)
+    factor(settings)  # raises where it is needed and not there
+    hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
+    width = settings.count("d_sae")
+    if k is not None and k > width:
+        raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
+    gate = settings.flag("rescale_acts_by_decoder_norm", False)
+    if gate and architecture(settings) not in BY_DECODER_NORM:
+        settings.refuse(
+            "rescale_acts_by_decoder_norm", f"this is read for {', '.join(BY_DECODER_NORM)} only."
+        )
+    return DictionarySpec(
+        format="saelens",
+        path=folder,
+        identity="",
+        d_in=settings.count("d_in"),
+        width=width,
+        selector=selector,
+        k=k,
+        hook=hook,
+        site=_site(hook),
+        model=_hub_name(origin.text("model_name")),
+        corpus=origin.text("dataset_path"),
+        context_length=origin.integer("context_size"),
+        prepend_bos=origin.flag("prepend_bos", True),
+        hook_out=hook_out,
+        site_out=_site(hook_out),
+        d_out=settings.count("d_out") if is_transcoder else None,
+        is_transcoder=is_transcoder,
+        transform=_transform(settings),
+        model_was_centred=_was_centred(origin),
+        decoder_norm_gate=gate,
+        group_sizes=_group_sizes(settings, width),
+        expected=_expected(settings),
+        notes=_notes(settings, origin),
+    )
+
+
+def architecture(settings: Settings) -> str:
+    """As version 6 names it. Raises CheckpointError for one that is not read."""
+    name = settings.text("architecture") or "standard"
+    if name not in SELECTORS:
+        settings.refuse("architecture", f"this is not read. {READ}")
+    if name == "standard" and _activation(settings) == "topk":  # how versions before 6 wrote it
+        return "topk"
+    return name
+
+
+def subtracts_b_dec(settings: Settings) -> bool:
+    """Never in a transcoder, whose b_dec lies in another space."""
+    absent = architecture(settings) not in TRANSCODERS
+    return settings.flag("apply_b_dec_to_input", absent)
+
+
+def factor(settings: Settings) -> float:
+    """What the weights expect inputs to be multiplied with; 1 where it is folded in already."""
+    value = settings.values.get("normalize_activations")
+    if value is not True and value != AVERAGE:  # early versions wrote true
+        return 1.0
+    path = settings.path.with_name(SCALER)
+    found = read_settings(path).number("scaling_factor") if path.is_file() else None
+    if architecture(settings) in TRANSCODERS:
+        settings.refuse("normalize_activations", "for a transcoder this is not read.")
+    if found is None:
+        settings.refuse(
+            "normalize_activations",
+            f"the weights expect inputs times a factor that is not in these files (nor in {SCALER}, where "
+            "training checkpoints have it). Fold it in with SAELens "
+            "(sae.fold_activation_norm_scaling_factor(factor), sae.save_model(folder)) and use that folder.",
+        )
+    if not found > 0:
+        raise CheckpointError(f"{path}: scaling_factor is {found}: expected a number above 0.")
+    return found
+
+
+def _activation(settings: Settings) -> str:
+    return settings.text("activation_fn_str") or settings.text("activation_fn") or "relu"
+
+
+def _selector(settings: Settings) -> tuple[Selector, int | None]:
+    """(selector, k). Raises CheckpointError for what is not read."""
+    kind, activation = architecture(settings), _activation(settings)
+    if kind in ("topk", "abstopk"):
+        kwargs = settings.section("activation_fn_kwargs")
+        return SELECTORS[kind], settings.count("k") if "k" in settings.values else kwargs.count("k")
+    if activation != "relu":
+        key = "activation_fn_str" if settings.values.get("activation_fn_str") else "activation_fn"
+        settings.refuse(key, f"with architecture {kind}, only relu is read.")
+    return SELECTORS[kind], None
+
+
+def _transform(settings: Settings) -> tuple[Transform, ...]:
+    """`normalize_activations`, but for a factor, which `load` folds in."""
+    value = settings.values.get("normalize_activations")
+    if value in (None, False, True, AVERAGE):
+        return ()
+    if not isinstance(value, str) or value not in TRANSFORMS:
+        settings.refuse(
+            "normalize_activations", f"this is not read; these are: {', '.join((*TRANSFORMS, AVERAGE))}."
+        )
+    return TRANSFORMS[value]
+
+
+def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder: bool) -> None:
+    """Settings that change what an activation is, and that would otherwise pass unseen."""
+    reshape, hook = settings.text("reshape_activations") or "none", _hook(origin)
+    if reshape not in ("none", "hook_z") or (reshape == "hook_z" and hook and not hook.endswith("_z")):
+        settings.refuse("reshape_activations", f"this is not read at the hook point '{hook}'.")
+    head = next(
+        (k for k in ("hook_head_index", "hook_point_head_index") if origin.integer(k) is not None), None
+    )
+    if head is not None:
+        origin.refuse(head, "dictionaries of a single attention head are not read.")
+    if is_transcoder and settings.flag("apply_b_dec_to_input", False):
+        settings.refuse(
+            "apply_b_dec_to_input", "a transcoder's b_dec belongs to its output. Is the architecture right?"
+        )
+    out = origin.text("hook_name_out")
+    if not is_transcoder and out is not None and out != hook:
+        origin.refuse(
+            "hook_name_out",
+            f"it predicts another place than it reads, but its architecture, {architecture(settings)}, is no "
+            f"transcoder. {READ}",
+        )
+
+
+def _was_centred(origin: Settings) -> bool:
+    return origin.section("model_from_pretrained_kwargs").flag("center_writing_weights", False)
+
+
+def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
+    """From `matryoshka_widths`, which are sums: 4, 16, 64 are levels of 4, 12 and 48 features."""
+    ends = settings.values.get("matryoshka_widths")
+    if ends is None:
+        return ()
+    if not isinstance(ends, list) or not all(type(end) is int for end in cast(list[object], ends)):
+        settings.refuse("matryoshka_widths", "expected a list of whole numbers.")
+    known = cast(list[int], ends)
+    starts_and_ends = [0, *known] if known and known[-1] == width else [0, *known, width]
+    sizes = tuple(end - start for start, end in pairwise(starts_and_ends))
+    if min(sizes) < 1:
+        settings.refuse(
+            "matryoshka_widths", f"expected numbers that rise up to the {width} features (d_sae)."
+        )
+    return sizes
+
+
+def _expected(settings: Settings) -> Expected:
+    """Batch-top-k is trained to have k features a token on average, which need not be a whole number."""
+    return Expected(l0=settings.number("k") if architecture(settings) in BATCH_TOPK else None)
+
+
+def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
+    kind, value = architecture(settings), factor(settings)
+    notes = [f"b_dec is {'' if subtracts_b_dec(settings) else 'not '}subtracted"]
+    if kind in BATCH_TOPK:
+        notes.append("a training dump: the threshold tracked in training stands for the top k of a batch")
+    if value != 1.0:
+        notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
+    if _was_centred(origin):
+        notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
+    return tuple(notes)
+
+
+def _hook(origin: Settings) -> str | None:
+    """The hook's name; the earliest files have `blocks.{layer}.hook_resid_pre` and the layer beside it."""
+    hook = origin.text("hook_name") or origin.text("hook_point")
+    if hook and "{layer}" in hook:
+        layer = origin.integer("hook_layer", origin.integer("hook_point_layer"))
+        return None if layer is None else hook.replace("{layer}", str(layer))
+    return hook
+
+
+def _site(hook: str | None) -> Site | None:
+    """None also for a name that is not understood: the recipe can give another, and else says why."""
+    try:
+        return parse_hook(hook) if hook else None
+    except SiteError:
+        return None
+
+
+def _hub_name(name: str | None) -> str | None:
+    if name is None or "/" in name:
+        return name
+    owner = next((owner for prefix, owner in HUB_OWNERS.items() if name.startswith(prefix)), None)
+    return f"{owner}/{name}" if owner else HUB_NAMES.get(name, name)
