@@ -71,12 +71,10 @@ def _transforms(spec: DictionarySpec, weights: Weights) -> Iterator[Convention]:
 def scaled(weights: Weights, factor: float) -> Weights:
     """For inputs that are to be multiplied by a constant first, and outputs divided by it: folded in, so that
     they take and give what the model has."""
-    assert weights.w_enc_DF is not None and weights.w_dec_FO is not None
     return replace(
         weights,
-        w_enc_DF=weights.w_enc_DF * factor,
+        w_enc_DF=weights.encoder_DF * factor,
         b_pre_D=weights.b_pre_D / factor,
-        w_dec_FO=weights.w_dec_FO / factor,
+        w_dec_FO=weights.decoder_FO / factor,
         b_dec_O=weights.b_dec_O / factor,
-        w_skip_DO=weights.w_skip_DO,
     )

@@ -181,6 +181,18 @@ class Weights:
     encode: Encode | None = None
     """For custom."""
 
+    @property
+    def encoder_DF(self) -> Tensor:
+        """`w_enc_DF`, where there is one."""
+        assert self.w_enc_DF is not None
+        return self.w_enc_DF
+
+    @property
+    def decoder_FO(self) -> Tensor:
+        """`w_dec_FO`, where there is one."""
+        assert self.w_dec_FO is not None
+        return self.w_dec_FO
+
     def directions(self, features: Sequence[int]) -> Tensor:
         """Decoder rows [Q, O]."""
         if self.w_dec_FO is not None:
