@@ -85,7 +85,7 @@ def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
     (attached,) = opened.attached.values()
     spec = attached.encoder.spec
     weights = opened.weights["bench"]
-    w_enc_DF = weights.encoder_DF
+    w_enc_DF = weights.encoder
     bias_F = weights.b_enc_F - weights.b_pre_D @ w_enc_DF
     with torch.inference_mode():
         for batch in batches(rows, collector.batch_tokens, by_length=True):

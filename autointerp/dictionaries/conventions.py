@@ -73,8 +73,8 @@ def scaled(weights: Weights, factor: float) -> Weights:
     they take and give what the model has."""
     return replace(
         weights,
-        w_enc_DF=weights.encoder_DF * factor,
+        w_enc_DF=weights.encoder * factor,
         b_pre_D=weights.b_pre_D / factor,
-        w_dec_FO=weights.decoder_FO / factor,
+        w_dec_FO=weights.decoder / factor,
         b_dec_O=weights.b_dec_O / factor,
     )

@@ -59,7 +59,7 @@ class LlamaScope:
         weights = replace(
             weights,
             b_enc_F=weights.b_enc_F / n_in,
-            w_dec_FO=weights.decoder_FO * (n_in / n_out),
+            w_dec_FO=weights.decoder * (n_in / n_out),
             b_dec_O=weights.b_dec_O / n_out,
         )
         if settings.flag("apply_decoder_bias_to_pre_encoder", True):
@@ -68,7 +68,7 @@ class LlamaScope:
             return weights
         threshold_F = torch.full_like(weights.b_enc_F, _threshold(settings))
         if settings.flag("sparsity_include_decoder_norm", True):
-            threshold_F = threshold_F / weights.decoder_FO.norm(dim=1)
+            threshold_F = threshold_F / weights.decoder.norm(dim=1)
             # A feature without a decoder has the score 0, which is above no threshold.
             threshold_F = torch.nan_to_num(threshold_F, nan=torch.inf, posinf=torch.inf)
         return replace(weights, threshold_F=threshold_F)

@@ -111,7 +111,7 @@ class Llamascopium:
             threshold_F = tensors[stored.log_threshold].exp()
             if settings.flag("sparsity_include_decoder_norm", True):
                 # A feature without a decoder has the score 0, which is above no threshold.
-                threshold_F = torch.nan_to_num(threshold_F / weights.decoder_FO.norm(dim=1), nan=torch.inf)
+                threshold_F = torch.nan_to_num(threshold_F / weights.decoder.norm(dim=1), nan=torch.inf)
         n_in, n_out = 1.0, 1.0
         if _normalisation(settings) == "dataset-wise":
             root = math.sqrt(spec.d_in)
@@ -124,8 +124,8 @@ class Llamascopium:
             n_in, n_out = root / norms[0], root / norms[-1]
         return replace(
             weights,
-            w_enc_DF=weights.encoder_DF * n_in,
-            w_dec_FO=weights.decoder_FO / n_out,
+            w_enc_DF=weights.encoder * n_in,
+            w_dec_FO=weights.decoder / n_out,
             b_dec_O=weights.b_dec_O / n_out,
             threshold_F=threshold_F,
         )

@@ -182,13 +182,13 @@ class Weights:
     """For custom."""
 
     @property
-    def encoder_DF(self) -> Tensor:
+    def encoder(self) -> Tensor:
         """`w_enc_DF`, where there is one."""
         assert self.w_enc_DF is not None
         return self.w_enc_DF
 
     @property
-    def decoder_FO(self) -> Tensor:
+    def decoder(self) -> Tensor:
         """`w_dec_FO`, where there is one."""
         assert self.w_dec_FO is not None
         return self.w_dec_FO
