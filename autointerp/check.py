@@ -37,10 +37,9 @@ def check_dictionaries(
 ) -> list[Checked]:
     """Measures a recipe's dictionaries on so many tokens of its corpus. Raises InputErrors, Interrupted."""
     cache = {"n_tokens": n_tokens, "shard_tokens": max(n_tokens, 1)}
-    sampling = {"width": 1, "overlap": 1, "context_before": 0}  # nothing is sampled: contexts may be short
-    recipe = recipes.parse(
-        recipes.merge(recipes.over_default_plugins(dict(mapping)), {"cache": cache, "sampling": sampling})
-    )
+    sampling = {"width": 2, "overlap": 2, "context_before": 0}  # nothing is sampled: contexts may be short
+    given = recipes.over_default_plugins(dict(mapping))
+    recipe = recipes.parse(recipes.merge(given, {"cache": cache, "sampling": sampling}))
     resolved = resolve(recipe)
     with tempfile.TemporaryDirectory(prefix="autointerp-check-") as folder:
         run = Run.of(Path(folder) / "run", resolved)
