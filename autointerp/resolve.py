@@ -103,7 +103,7 @@ def resolve(recipe: Recipe) -> Resolved:
     complete = dataclasses.replace(
         recipe,
         dictionaries={
-            name: DictionarySection(section.path and local(section.path), str(found[name].site))
+            name: DictionarySection(section.path and local(section.path), found[name].place)
             for name, section in zip(found, recipe.dictionaries.values(), strict=True)
         },
         model=dataclasses.replace(recipe.model, path=local(model.name)),
@@ -120,7 +120,7 @@ def resolve(recipe: Recipe) -> Resolved:
         corpus=corpus_identity(corpus, hub_of(recipe)),
         dictionaries={name: dictionary.spec.identity for name, dictionary in found.items()},
         widths={name: dictionary.spec.width for name, dictionary in found.items()},
-        sites={name: str(dictionary.site) for name, dictionary in found.items()},
+        sites={name: dictionary.place for name, dictionary in found.items()},
         sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
         poles={name: dictionary.spec.n_poles for name, dictionary in found.items()},
     )
@@ -187,7 +187,9 @@ def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, Dic
         if section.path is None:
             continue
         spec = find_dictionary(section.path)
-        site = parse_hook(section.hook) if section.hook else spec.site
+        given = [parse_hook(text) for text in section.hook.split("+")] if section.hook else []
+        site = given[0] if given else spec.site
+        further = tuple(given[1:]) if given else spec.further_sites
         if site is None and spec.hook:
             site = parse_hook(spec.hook)  # raises, and says what is wrong with it
         if site is None and hook:
@@ -197,10 +199,11 @@ def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, Dic
                 f"{spec.path} doesn't say which activations it reads. Say it with --hook, e.g. "
                 f"--hook layers.12 (the residual stream after layer 12) or --hook layers.12.mlp."
             )
-        name = str(site) if name == "auto" else name
+        one = DictionaryFound(spec, site, _site_out(spec), further)
+        name = one.place.replace("+", "-") if name == "auto" else name
         if name in found:
             raise RecipeError(f"two dictionaries are called '{name}': name them, --sae NAME=PATH.")
-        found[name] = DictionaryFound(spec, site, _site_out(spec))
+        found[name] = one
     return found
 
 
@@ -242,11 +245,13 @@ def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Dictio
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
     check_site(dictionary.site, model.architecture, hook)
-    width = width_at(dictionary.site, model.architecture)
+    for site in dictionary.further_sites:
+        check_site(site, model.architecture)
+    width = sum(width_at(site, model.architecture) for site in dictionary.inputs)
     if dictionary.spec.d_in != width:
         raise CheckpointError(
             f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
-            f"but {dictionary.site} of {model.name} has {width}. Is it the right --model and --hook?"
+            f"but {dictionary.place} of {model.name} has {width}. Is it the right --model and --hook?"
         )
     out = dictionary.site_out
     if out is not None:

@@ -31,11 +31,23 @@ class DictionaryFound:
     site: Site
     site_out: Site | None = None
     """Where a transcoder writes, if that is known."""
+    further_sites: tuple[Site, ...] = ()
+    """What else a crosscoder reads, in order."""
+
+    @property
+    def place(self) -> str:
+        """Where it reads, written as `--hook` takes it: `layers.3`, or `layers.3+layers.5`."""
+        return "+".join(map(str, self.inputs))
+
+    @property
+    def inputs(self) -> tuple[Site, ...]:
+        """What it reads, one vector behind the other."""
+        return (self.site, *self.further_sites)
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """All that must be captured: what it reads and, to check a transcoder, what it predicts."""
-        return (self.site,) if self.site_out is None else (self.site, self.site_out)
+        return self.inputs if self.site_out is None else (*self.inputs, self.site_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,7 @@ def fitted(
     for name, found, section in pairs:
         assert found is not None
         _check_fit(activations, name, found, first)
-        complete = DictionarySection(section.path and local(section.path), str(found.site))
+        complete = DictionarySection(section.path and local(section.path), found.place)
         named[name] = Named(complete, found.spec.identity, found.spec.width)
     return named
 
@@ -167,6 +179,10 @@ def _check_fit(dump: Dump, name: str, found: DictionaryFound, first: DictionaryF
         raise CheckpointError(
             f"dictionary '{name}' ({found.spec.path}) reads vectors of {found.spec.d_in} numbers, but those "
             f"in {dump.folder} have {dump.d_in}. Are they of its model and site?"
+        )
+    if found.further_sites:
+        raise CheckpointError(
+            f"dictionary '{name}' reads {found.place}, but {dump.folder} holds the vectors of one site."
         )
     if dump.hook is not None and parse_hook(dump.hook) != found.site:
         raise CheckpointError(

@@ -187,7 +187,7 @@ def test_a_shard_is_what_a_loop_over_tokens_finds(
     subject = Recorded(table)
     collector = Collector(
         subject,
-        {"d": Attached(Site("resid_post", 1), encoder, Site("resid_post", 1))},
+        {"d": Attached((Site("resid_post", 1),), encoder, (Site("resid_post", 1),))},
         Masking(first, sink_ratio),
         batch_tokens,
     )
@@ -236,7 +236,7 @@ def test_activations_that_are_not_finite_stop_the_shard() -> None:
     encoder = Encoder(spec_of("topk", 3, 50, 7), weights_of(50, 7))
     collector = Collector(
         Recorded(table),
-        {"d": Attached(Site("resid_post", 1), encoder, Site("resid_post", 1))},
+        {"d": Attached((Site("resid_post", 1),), encoder, (Site("resid_post", 1),))},
         Masking(1, None),
         100,
     )

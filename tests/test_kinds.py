@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from typer.testing import CliRunner
 
 from autointerp import pipeline
@@ -70,6 +73,19 @@ MINE = '''
         return Dictionary(spec, lambda device: Weights(axes.T, zero, zero, w_dec, b_dec))
 
 
+    def crosscoder():
+        """Both of two layers' streams from one set of codes."""
+        zero, axes = torch.zeros(D), _basis(D)
+        both = torch.cat([axes.T, axes.T]) / 2
+        spec = replace(
+            _base(D), d_in=2 * D, k=30, site=Site("resid_post", 0), further_sites=(Site("resid_post", 1),)
+        )
+        decoder = torch.cat([axes, axes], dim=1)
+        return Dictionary(
+            spec, lambda device: Weights(both, zero, torch.zeros(2 * D), decoder, torch.zeros(2 * D))
+        )
+
+
     def nothing():
         return 3
 '''
@@ -78,6 +94,7 @@ MINE = '''
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_saes.py").write_text(textwrap.dedent(MINE))
+    monkeypatch.delitem(sys.modules, "my_saes", raising=False)  # another test's
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
@@ -216,3 +233,67 @@ def test_neurons_elsewhere_and_functions_that_give_nothing_are_refused(
         explained(made, "my_saes:nothing", tmp_path / "c")
     with pytest.raises(CheckpointError, match="has no attribute 'missing'"):
         explained(made, "my_saes:missing", tmp_path / "d")
+
+
+def test_a_crosscoder_reads_two_layers(made: Tiny, mine: Path, tmp_path: Path) -> None:
+    run = explained(made, "my_saes:crosscoder", tmp_path / "run", features={"first": 12})
+    name = "layers.0-layers.1"
+    assert list(run.recipe.dictionaries) == [name] and run.identities.sites == {name: "layers.0+layers.1"}
+    x_0, looked_at = states(made, run, "model.layers.0", "output")
+    x_1, _ = states(made, run, "model.layers.1", "output")
+    axes = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(1)))[0]
+    pre = (x_0 + x_1) @ axes.T / 2
+    kept = torch.zeros_like(pre, dtype=torch.bool).scatter(1, pre.abs().topk(30, dim=1).indices, True)
+    kept &= torch.from_numpy(looked_at)[:, None]
+    n = int(looked_at.sum())
+    for feature, share in density(run).items():
+        index, sign = int(feature.rpartition("/")[2].rstrip("-")), -1 if feature.endswith("-") else 1
+        expected = int((kept[:, index] & (sign * pre[:, index] > 0)).sum()) / n
+        assert share == pytest.approx(expected, abs=2 / n), feature
+    (check,) = (record for record in run.cache(name).records() if record["key"] == "check")
+    x = torch.cat([x_0, x_1], dim=1)[torch.from_numpy(looked_at)][: check["n_tokens"]]
+    codes = torch.where(kept, pre, 0)[torch.from_numpy(looked_at)][: check["n_tokens"]]
+    error = (x - codes @ torch.cat([axes, axes], dim=1)).double().square().sum()
+    assert check["fvu"] == pytest.approx(float(error / (x - x.mean(0)).double().square().sum()), rel=1e-4)
+    assert all(run.features().to_pydict()["promoted"])
+
+
+def test_experts_are_features_and_their_density_is_their_load(made: Tiny, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, num_local_experts=4, num_experts_per_tok=1,
+        bos_token_id=0, eos_token_id=0, initializer_range=0.3,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(made.model / name, tmp_path / "model")
+    mixture = replace(made, model=tmp_path / "model")
+    run = explained(mixture, "experts", tmp_path / "run", hook="layers.1.experts", features={"first": 4})
+    rows = RowStore.of(run.rows(), bos=True)
+    counts, n_tokens = torch.zeros(4), 0
+    with torch.inference_mode():
+        for at, n in enumerate(rows.length.tolist()):
+            ids = torch.from_numpy(rows.tokens(np.array([at]), np.array([0]), n).astype(np.int64))
+            logits = model(ids, output_router_logits=True).router_logits[1]
+            counts += torch.bincount(logits[1:].argmax(1), minlength=4)
+            n_tokens += n - 1
+    found = density(run)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-9), "each token has one expert"
+    for index in range(4):
+        assert found[f"layers.1.experts/{index}"] == pytest.approx(
+            float(counts[index]) / n_tokens, abs=3 / n_tokens
+        )
+
+
+def test_two_dictionaries_on_one_hook(made: Tiny, mine: Path, tmp_path: Path) -> None:
+    """Each gives what it gives alone."""
+    both = {"plain": {"path": str(made.sae)}, "signed": {"path": "my_saes:signed"}}
+    run = pipeline.explain(made.recipe(dictionaries=both, features={"first": 6}), out=tmp_path / "both")
+    alone = explained(made, str(made.sae), tmp_path / "alone", features={"first": 6})
+    assert len(run.features()) == 12
+    found, expected = density(run), density(alone)
+    assert {key.partition("/")[2]: share for key, share in found.items() if key.startswith("plain/")} == {
+        key.partition("/")[2]: share for key, share in expected.items()
+    }

@@ -9,7 +9,7 @@ Shape letters: B rows, T positions, N = tokens looked at, D = width of the site,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,12 +27,12 @@ from autointerp.types import Site
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """An encoder, the site it reads, and the site whose vectors its decoder makes (None: nobody knows, and
-    only its codes can be checked)."""
+    """An encoder, the sites it reads, one vector behind the other, and those whose vectors its decoder makes
+    (None: nobody knows, and only its codes can be checked)."""
 
-    site: Site
+    sites: tuple[Site, ...]
     encoder: Encoder
-    target: Site | None
+    target: tuple[Site, ...] | None
     only: NDArray[np.uint32] | None = None
     """Features whose firings are kept. None: all that the encoder has."""
 
@@ -161,7 +161,9 @@ class Collector:
         x_of = self.first_vectors(shards, CHECK_TOKENS)
         return {
             name: self._check(
-                entry.encoder, x_of[entry.site], None if entry.target is None else x_of[entry.target]
+                entry.encoder,
+                joined(x_of, entry.sites),
+                None if entry.target is None else joined(x_of, entry.target),
             )
             for name, entry in self._attached.items()
         }
@@ -209,7 +211,7 @@ class Collector:
         """One shard, whose rows begin with number `first_row` of the run. `on_batch(n)` after each batch with
         the tokens it held; it may raise to stop. Memory: the shard's codes, 12 bytes each."""
         n_tokens = len(rows) * rows.dtype["tokens"].shape[0]
-        sites = list(dict.fromkeys(entry.site for entry in self._attached.values()))
+        sites = list(dict.fromkeys(site for entry in self._attached.values() for site in entry.sites))
         collected = {
             name: Collected(entry.encoder, n_tokens, self._only[name])
             for name, entry in self._attached.items()
@@ -217,7 +219,7 @@ class Collector:
         for batch in batches(rows, self.batch_tokens, by_length=True):
             captured, token_N = self._forward(rows, batch, first_row, sites)
             for name, entry in self._attached.items():
-                x_ND = captured[entry.site]
+                x_ND = joined(captured, entry.sites)
                 collected[name].batches.append(
                     self._encoded(entry.encoder, x_ND, token_N, median_norms[name])
                 )
@@ -273,7 +275,15 @@ class Collector:
 
 
 def _read(entry: Attached) -> tuple[Site, ...]:
-    return (entry.site,) if entry.target is None else (entry.site, entry.target)
+    return (*entry.sites, *(entry.target or ()))
+
+
+def joined(x_of: Mapping[Site, Tensor], sites: Sequence[Site]) -> Tensor:
+    """The vectors of several sites, one behind the other, on the device of the first."""
+    if len(sites) == 1:
+        return x_of[sites[0]]
+    first_ND = x_of[sites[0]]
+    return torch.cat([first_ND, *(x_of[site].to(first_ND.device) for site in sites[1:])], dim=1)
 
 
 def unexplained(y_NO: Tensor, y_hat_NO: Tensor) -> float:

@@ -94,8 +94,8 @@ def _compare(clock: _Clock, opened: Opened, whole: Subject, rows: Rows) -> None:
             ids_BT = ids_BT.to(subject.device)
 
             def to_hook() -> torch.Tensor:
-                captured = subject.capture(ids_BT, [attached.site])  # noqa: B023  called at once
-                return captured[attached.site].flatten(0, 1).float()
+                (site,) = attached.sites
+                return subject.capture(ids_BT, [site])[site].flatten(0, 1).float()  # noqa: B023  called at once
 
             def with_torch_topk() -> None:
                 for x_nD in to_hook().split(256):

@@ -2,6 +2,7 @@
 
     demo                                 the dictionary that comes with this package
     neurons  neurons:200  experts        no dictionary: the model's own units (`basis.py`)
+    gpt2-small-res-jb/blocks.8.hook_...  a name of SAELens', where it is installed (`registry.py`)
     package.module:function              code of your own, which gives a `spec.Dictionary`
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
     ckpt/layer3.sae.pt                   a file that is a dictionary by itself
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Final, cast
 from autointerp import demo, plugins
 from autointerp.dictionaries.basis import NAME, Basis
 from autointerp.dictionaries.checkpoint import contents, dictionaries_below, listed, many_dictionaries
+from autointerp.dictionaries.registry import registered
 from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
 from autointerp.dictionaries.tensors import KINDS, PICKLED
 from autointerp.errors import CheckpointError
@@ -59,6 +61,8 @@ def find_dictionary(text: str) -> DictionarySpec:
         return describe_place(path)
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
+    if (known := registered(text)) is not None:
+        return known.completed(find_dictionary(known.place))
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(

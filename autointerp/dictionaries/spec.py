@@ -80,6 +80,8 @@ class DictionarySpec:
     """Tokens a context had in training, BOS included; None if it doesn't say."""
     prepend_bos: bool
     """Whether contexts began with BOS in training."""
+    further_sites: tuple[Site, ...] = ()
+    """Of a crosscoder: whose vectors are appended to those of `site`, in this order; `d_in` is the sum."""
     hook_out: str | None = None
     """For a transcoder: the hook point that it predicts, as the checkpoint spells it."""
     site_out: Site | None = None

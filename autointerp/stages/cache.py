@@ -157,7 +157,7 @@ def open_cache(
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     whole = {
         name: Attached(
-            entry.site,
+            entry.inputs,
             Encoder(entry.spec, weights[name], product_dtype=product_dtype),
             target_of(entry, from_model=resolved.model is not None),
         )
@@ -214,13 +214,15 @@ def _of_pass(whole: Attached, entry: Pass) -> Attached:
     return dataclasses.replace(whole, only=entry.features)
 
 
-def target_of(found: DictionaryFound, *, from_model: bool) -> Site | None:
+def target_of(found: DictionaryFound, *, from_model: bool) -> tuple[Site, ...] | None:
     """What decoding the codes should give, if it can be captured."""
     if not found.spec.reconstructs:
         return None
     if not found.spec.is_transcoder:
-        return found.site
-    return found.site_out if from_model else None  # files hold the vectors of one site
+        return found.inputs
+    if found.site_out is None or not from_model:  # files hold the vectors of one site
+        return None
+    return (found.site_out,)
 
 
 def choose_device(name: str) -> str:

@@ -11,7 +11,7 @@ import orjson
 import torch
 from torch import Tensor
 
-from autointerp.activations.collect import Attached, Collector, Masking, unexplained
+from autointerp.activations.collect import Attached, Collector, Masking, joined, unexplained
 from autointerp.activations.rows import row_shards
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
@@ -40,12 +40,12 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     for name, found in resolved.dictionaries.items():
         weights = reader_of(found.spec).load(found.spec, str(source.vectors.device))
         target = target_of(found, from_model=resolved.model is not None)
-        attached = Attached(found.site, Encoder(found.spec, weights), target)
+        attached = Attached(found.inputs, Encoder(found.spec, weights), target)
         masking = Masking(run.first_position, None)
         collector = Collector(source.vectors, {name: attached}, masking, CPU_BATCH)
         shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
         vectors = collector.first_vectors(shards, run.recipe.cache.n_tokens)
-        x_ND, y_NO = vectors[found.site], None if target is None else vectors[target]
+        x_ND, y_NO = joined(vectors, found.inputs), None if target is None else joined(vectors, target)
         usual_N = _usual(x_ND, run.recipe.cache.sink_ratio)
         x_ND, y_NO = x_ND[usual_N], None if y_NO is None else y_NO[usual_N]
         as_read = Convention("as read", found.spec, weights)

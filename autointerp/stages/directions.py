@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
+from torch import Tensor
+
 from autointerp.dictionaries.locate import reader_of
 from autointerp.dictionaries.neighbours import Nearest, Neighbourhood
 from autointerp.dictionaries.spec import Weights
@@ -55,7 +57,7 @@ def _unembedding(
 ) -> Unembedding | NoUnembedding:
     if resolved.model is None:
         return NoUnembedding("the model's weights are not here")
-    site = found.site_out if found.spec.is_transcoder else found.site
+    site = found.site_out if found.spec.is_transcoder else found.inputs[-1]
     if site is None:
         return NoUnembedding("the checkpoint doesn't say where the transcoder writes")
     return read_unembedding(resolved.model, site, n_tokens, device)
@@ -95,12 +97,17 @@ def _directions(
     nearest = [Nearest([], [])] * len(indices)  # units of a basis: each is at right angles to all others
     if neighbourhood is not None:
         nearest = neighbourhood.nearest(indices, N_NEIGHBOURS)
-    effects = None if unembedding is None else unembedding.effects(weights.directions(indices), N_TOKENS)
+    effects = None if unembedding is None else _effects(unembedding, weights.directions(indices))
     for at, near in enumerate(nearest):
         promoted, suppressed = (None, None) if effects is None else effects[at]
         if features[at].pole:  # what one pole raises the other lowers
             promoted, suppressed = _negative(suppressed), _negative(promoted)
         yield Directions(tuple(near.features), tuple(near.similarity), promoted, suppressed)
+
+
+def _effects(unembedding: Unembedding, directions_QO: Tensor) -> list[tuple[TokenEffects, TokenEffects]]:
+    """A crosscoder writes to several places: what its directions do at the last."""
+    return unembedding.effects(directions_QO[:, -unembedding.d_in :], N_TOKENS)
 
 
 def _negative(effects: TokenEffects | None) -> TokenEffects | None:

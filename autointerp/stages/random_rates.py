@@ -75,7 +75,7 @@ def _attached(
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
     is_whole = len(features) == found.spec.n_columns
-    return Attached(found.site, encoder if is_whole else encoder.sliced(features.tolist()), target=None)
+    return Attached(found.inputs, encoder if is_whole else encoder.sliced(features.tolist()), target=None)
 
 
 def _urn(run: Run, asked: RandomTokens, token_ids: NDArray[np.uint32], bos: int | None) -> TokenUrn:

@@ -108,6 +108,11 @@ class Unembedding:
         self._mean_D = torch.stack(sums).sum(dim=0) / len(rows_VD)
 
     @property
+    def d_in(self) -> int:
+        """Length of a direction."""
+        return len(self._gain_D) if self._projection_DH is None else self._projection_DH.shape[1]
+
+    @property
     def is_finite(self) -> bool:
         """False where a weight is NaN or infinite: the mean over the vocabulary then is too."""
         return bool(torch.isfinite(self._gain_D).all() and torch.isfinite(self._mean_D).all())

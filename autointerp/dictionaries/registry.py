@@ -1,0 +1,115 @@
+"""SAELens' names of dictionaries, `release/sae_id`, where its package is installed.
+
+Its list is one YAML file, read without importing the package: of a megabyte and a half only the lines of the
+release that is asked for. It says which repository and folder a name means, and often an L0 and a share of
+explained variance, which `sae check` compares.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+from autointerp.dictionaries.checkpoint import listed
+from autointerp.dictionaries.origin import hub_name
+from autointerp.dictionaries.spec import DictionarySpec, Expected
+from autointerp.errors import CheckpointError
+from autointerp.types import Json
+
+PACKAGE: Final = "sae_lens"
+LIST: Final = "pretrained_saes.yaml"
+KNOWN_OVERRIDES: Final = frozenset(
+    {"dataset_path", "model_name", "hook_name", "model_from_pretrained_kwargs"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the list says of one dictionary."""
+
+    place: str
+    """`org/repo:folder`."""
+    model: str | None
+    expected: Expected
+    overrides: Json
+    """Settings that take the place of the checkpoint's own."""
+
+    def completed(self, spec: DictionarySpec) -> DictionarySpec:
+        """`spec`, as described from the files, with what the list adds. Raises CheckpointError for an override
+        that would change what an activation is."""
+        unknown = self.overrides.keys() - KNOWN_OVERRIDES
+        if unknown:
+            raise CheckpointError(
+                f"SAELens overrides {listed(sorted(unknown))} of {self.place}, which is not read. Download it and "
+                "set these in its configuration."
+            )
+        kwargs = cast(Json, self.overrides.get("model_from_pretrained_kwargs") or {})
+        return replace(
+            spec,
+            model=spec.model or hub_name(self.model),
+            corpus=self.overrides.get("dataset_path") or spec.corpus,
+            model_was_centred=spec.model_was_centred or bool(kwargs.get("center_writing_weights", False)),
+            expected=Expected(
+                l0=spec.expected.l0 if self.expected.l0 is None else self.expected.l0,
+                fvu=spec.expected.fvu if self.expected.fvu is None else self.expected.fvu,
+            ),
+        )
+
+
+def registered(text: str) -> Registered | None:
+    """What `release/sae_id` is; None where SAELens isn't installed or has no such release. Raises CheckpointError
+    for a release without that id."""
+    release, slash, sae_id = text.partition("/")
+    path = _list()
+    if not slash or path is None:
+        return None
+    found = _release(path, release)
+    if found is None:
+        return None
+    for one in cast(list[Json], found.get("saes") or []):
+        if one.get("id") == sae_id:
+            return _registered(found, one)
+    ids = [str(one.get("id")) for one in cast(list[Json], found.get("saes") or [])]
+    raise CheckpointError(f"SAELens' release '{release}' has no '{sae_id}'. It has: {listed(ids)}.")
+
+
+def _registered(release: Json, one: Json) -> Registered:
+    explained = one.get("variance_explained")
+    return Registered(
+        place=f"{release['repo_id']}:{one['path']}",
+        model=release.get("model"),
+        expected=Expected(
+            l0=None if one.get("l0") is None else float(one["l0"]),
+            fvu=None if explained is None else 1 - float(explained),
+        ),
+        overrides=cast(Json, (release.get("config_overrides") or {}) | (one.get("config_overrides") or {})),
+    )
+
+
+def _list() -> Path | None:
+    found = importlib.util.find_spec(PACKAGE)  # finds a package without importing it
+    places = [] if found is None else list(found.submodule_search_locations or [])
+    return next((path for place in places if (path := Path(place) / LIST).is_file()), None)
+
+
+def _release(path: Path, name: str) -> Json | None:
+    import yaml
+
+    block = "".join(_lines(path, name))
+    if not block:
+        return None
+    return cast(dict[str, Any], yaml.safe_load(block))[name]
+
+
+def _lines(path: Path, name: str) -> Iterator[str]:
+    """Of one top-level key."""
+    inside = False
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line[0].isspace() and not line.startswith(("#", "-")):
+                inside = line.rstrip().rstrip(":").strip("'\"") == name
+            if inside:
+                yield line
