@@ -27,7 +27,7 @@ from autointerp.files import carry
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
-from autointerp.run import CHECK, ENVIRONMENT, PACKED, Run
+from autointerp.run import CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, Run
 from autointerp.types import Json
 from autointerp.union import united
 from autointerp.verify import STAGES
@@ -172,6 +172,12 @@ def _take_journal(run: Run, place: Path, merged: Merged) -> None:
 def _tolerated(place: Path, key: str, merged: Merged, part: Path) -> bool:
     """Whether two runs may say different things under one key."""
     if place.parts[0] in _MAY_DIFFER:
+        return True
+    if key == TOKEN_EMBEDDING:  # of the same model, which the digest says
+        merged.notes.append(
+            f"{part} differs from that of another portion: machines round its last bits differently; the "
+            f"first counts"
+        )
         return True
     if key != CHECK:
         return False

@@ -19,7 +19,7 @@ from autointerp.activations.random_rates import RANDOM_UNITS
 from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
 from autointerp.journal import unit_of_feature
-from autointerp.run import CHECK, ENVIRONMENT, PACKED, VOCABULARY, Run
+from autointerp.run import CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
 _WHOLE = ("directions", "sample", "explain", "score", "usage", "failed")
 
@@ -57,7 +57,8 @@ def pack(run: Run, out: Path, *, with_requests: bool) -> Packed:
 def _files(run: Run, with_requests: bool) -> Iterator[Path]:
     yield from (run.path / name for name in ("recipe.yaml", "identities.json", ENVIRONMENT))
     yield from run.rows().folder.glob("*.json")
-    yield from run.rows().folder.glob(f"{VOCABULARY}.*")
+    for unit in (VOCABULARY, TOKEN_EMBEDDING):
+        yield from run.rows().folder.glob(f"{unit}.*")
     for dictionary in run.recipe.dictionaries:
         yield from run.cache(dictionary).folder.glob("*.json")
         for units in (CHECK, f"{RANDOM_UNITS}*"):

@@ -303,6 +303,11 @@ def _source_faults(recipe: Recipe) -> Iterator[str]:
             "corpus: can't be used with activations, which are of their own text already; leave one of the "
             "two out (a run keeps what it began with: for the other use another --out)"
         )
+    if given is not None and recipe.sampling.n_embedding:
+        yield (
+            "sampling.n_embedding: windows are compared by the model's token embeddings, and of these "
+            f"activations the model is not here (found {recipe.sampling.n_embedding}); set it to 0"
+        )
     if given is not None and recipe.cache.random_tokens:
         yield (
             f"cache.random_tokens: no model runs where activations come from files, so nothing is known of "

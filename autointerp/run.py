@@ -60,6 +60,8 @@ CHECK: Final = "check"
 """Unit and key of what a dictionary does on the first tokens."""
 VOCABULARY: Final = "vocabulary"
 """Unit and key of the table of token texts."""
+TOKEN_EMBEDDING: Final = "embedding"
+"""Unit and key of the table of token embeddings, by which windows are compared."""
 
 PACKED: Final = "packed.json"
 ENVIRONMENT: Final = "environment.json"
@@ -194,11 +196,13 @@ class Run:
         return self._journal(f"directions/{dictionary}", made_from)
 
     def sample(self, dictionary: str) -> Journal:
-        cache = self.recipe.cache
+        cache, sampling = self.recipe.cache, dataclasses.asdict(self.recipe.sampling)
+        if not sampling["n_embedding"]:  # samples from before it could be asked for are the same
+            del sampling["n_embedding"]
         made_from: Json = {
             "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,
-            "sampling": dataclasses.asdict(self.recipe.sampling),
+            "sampling": sampling,
             "seed": self.recipe.seed,
         }
         if cache.top_up:  # named as in the recipe: a run that was sampled without one is told of these
@@ -272,6 +276,16 @@ class Run:
         """The table of token texts; there is no such file before it is whole."""
         located = self.rows().located(VOCABULARY).get(VOCABULARY)
         return (located[1] if located else self.rows().folder / VOCABULARY).with_suffix(".parquet")
+
+    @property
+    def token_embedding(self) -> Path:
+        """The table of token embeddings, [V, K] float16; there is no such file before it is whole."""
+        located = self.rows().located(TOKEN_EMBEDDING).get(TOKEN_EMBEDDING)
+        return (located[1] if located else self.rows().folder / TOKEN_EMBEDDING).with_suffix(".npy")
+
+    def lacks_token_embedding(self) -> bool:
+        """Whether windows are to be compared by token embeddings, and these are not there."""
+        return self.recipe.sampling.n_embedding > 0 and not self.token_embedding.is_file()
 
     @property
     def first_position(self) -> int:
@@ -356,9 +370,9 @@ class Run:
 
     def has_activations(self) -> bool:
         """Whether the subject model has nothing left to do: every row and every shard is there."""
-        return self.vocabulary.is_file() and all(
-            self.is_cached(name) and self.is_topped_up(name) for name in self.recipe.dictionaries
-        )
+        if self.lacks_token_embedding() or not self.vocabulary.is_file():
+            return False
+        return all(self.is_cached(name) and self.is_topped_up(name) for name in self.recipe.dictionaries)
 
     @property
     def has_ready_firings(self) -> bool:

@@ -37,7 +37,7 @@ class Journals(Protocol):
 
 _METRICS: Final = ("balanced_accuracy", "f1", "true_positive_rate", "true_negative_rate")
 _COUNTS: Final = ("n_positive", "n_negative", "n_unreadable")
-_HARD: Final = ("same_token", "neighbour", "same_document", "density")
+_HARD: Final = ("same_token", "neighbour", "same_document", "density", "embedding")
 """Strata beside the headline: their true negative rates and trials are columns of their own."""
 
 _FEATURES: Final = pa.schema(

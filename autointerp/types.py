@@ -125,11 +125,12 @@ class Site:
         return f"layers.{self.layer}{_SITE_SUFFIX[self.point]}"
 
 
-Stratum = Literal["random", "same_token", "neighbour", "same_document", "density", "graded"]
+Stratum = Literal["random", "same_token", "neighbour", "same_document", "density", "graded", "embedding"]
 """How a window that an active one is set against was chosen. Silent ones: `random`, any place of the same
 position and length; `same_token`, around one of the feature's top tokens; `neighbour`, where a feature alike
 is active; `same_document`, in a document where the feature fires elsewhere; `density`, where some feature of
-similar density is active. `graded`: of the lower half of all windows by maximum, silent or not."""
+similar density is active; `embedding`, whose text is nearest to that of the active ones. `graded`: of the
+lower half of all windows by maximum, silent or not. A new one goes to the end: stores keep the number."""
 
 Contrast = Literal["silent", "graded"]
 """What the active windows of a feature are set against: windows without any firing, or, for features that

@@ -195,6 +195,20 @@ def test_what_was_seen_is_found_again_and_nothing_else(made: Made, data: st.Data
     assert found == [bool(runs_of(places, at) & known[group[at]]) for at in range(60)]
 
 
+def test_windows_too_short_for_a_run_are_nothing_seen() -> None:
+    """Where they alone were shown, and more was selected on."""
+    text = make(0, 8, {}, boilerplate=1.0).text()
+    seen = Seen(1, text, Repeats(text, 16, 13), 16, 13)
+    row = np.flatnonzero(text.length > 40)
+    start = np.tile(np.arange(1, 25), len(row))
+    row, group = np.repeat(row, 24), np.zeros(24 * len(row), np.int64)
+    seen.add(group, Places(row, start, np.full_like(row, 5)))
+    whole = Places(row, start, np.full_like(row, 16))
+    assert not seen.holds(group, whole).any()
+    seen.add(group, whole)
+    assert seen.holds(group, whole).any()
+
+
 # --- the graded contrast -------------------------------------------------------------------------------
 
 GRADED = dataclasses.replace(FEW, contrast="auto", graded_from=0.03)

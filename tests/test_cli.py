@@ -84,7 +84,7 @@ def test_show_prints_windows_explanations_and_every_trial(done: Path) -> None:
     assert code == 0, stderr
     assert "fires on" in stdout and "Shown to the explainer" in stdout
     assert "most on " in stdout and "by position " in stdout and "activations from " in stdout
-    strata = ("same_token", "neighbour", "same_document", "density")
+    strata = ("same_token", "neighbour", "same_document", "density", "embedding")
     counts = ("n_positive", "n_negative", *(f"{name}_n" for name in strata))
     n_trials = sum(row[name] or 0 for row in scores if row["feature"] == feature for name in counts)
     assert stdout.count(" truth ") == n_trials

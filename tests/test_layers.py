@@ -52,6 +52,7 @@ TORCH_AT_IMPORT = (
     "stages/frozen.py",
     "stages/random_rates.py",
     "stages/sources.py",
+    "stages/token_embedding.py",
     "bench/",
 )
 

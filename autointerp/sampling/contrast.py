@@ -56,7 +56,7 @@ class Proposals(Protocol):
     """A stratum."""
 
     tries: ClassVar[int]
-    """Places tried for one slot before it is given up, at most `TRIES`."""
+    """Places tried for one slot before it is given up; where they are drawn by hash, at most `TRIES`."""
 
     def can(self, n_groups: int) -> NDArray[np.bool_]:
         """[P]: for which features there is anything to propose."""

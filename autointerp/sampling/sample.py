@@ -20,6 +20,7 @@ from autointerp.activations.shards import Firings, FiringStore
 from autointerp.activations.subset import chosen, with_silent
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.described import Described, describe
+from autointerp.sampling.embedding import Pool
 from autointerp.sampling.index import TokenIndex
 from autointerp.sampling.repeats import Repeats
 from autointerp.sampling.select import Picked, Shared, pick
@@ -60,6 +61,7 @@ class Sampler:
         is_whole: bool = True,
         n_poles: int = 1,
         codes: Codes | None = None,
+        token_embedding: NDArray[np.float16] | None = None,
     ) -> None:
         """`first`: the first position of a row that a window may use (1 where position 0 is masked).
         `neighbours`: for features asked about, those with the most similar decoder or encoder rows, the
@@ -67,7 +69,8 @@ class Sampler:
         doesn't depend on what is asked for; else only neighbours are donors. `n_poles`: of each feature;
         firings, neighbours and donors go by column (`FeatureId.column`). `codes`: where `firings` know of
         some features in more of the rows than of others, what fires together where all are known (rows that
-        come first among `rows`): shares of other rows would be compared with each other."""
+        come first among `rows`): shares of other rows would be compared with each other. `token_embedding`
+        [V, K]: where windows are compared by it."""
         self._is_whole = is_whole
         self._n_poles = n_poles
         self._store = firings
@@ -82,6 +85,7 @@ class Sampler:
             index=TokenIndex(text, text.rows_of[heldout]) if settings.n_same_token else None,
             codes=self._codes,
             donor_places=DonorPlaces.of(self._codes, text, heldout) if self._codes else None,
+            pool=None if token_embedding is None else Pool.of(text, settings, token_embedding),
         )
         self._tokens_by_position = statistics.tokens_by_position(
             text.length, first, text.masked, text.context_length

@@ -29,6 +29,8 @@ class Seen:
             return
         keys = self._keys(group[at], places[at])
         keys = keys[keys >= 0]
+        if not len(keys):  # windows too short to hold a run
+            return
         self._table[self._slot(keys)] = True
         keys.sort()
         self._sorted.append(keys)

@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.shards import Firings, group_of
+from autointerp.activations.shards import Firings
 from autointerp.sampling import choose, graded
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.contrast import Placed, Proposals, Slots, fill, slots_of
 from autointerp.sampling.described import Described
+from autointerp.sampling.embedding import Nearest, Pool
 from autointerp.sampling.graded import LowerHalf
 from autointerp.sampling.index import TokenIndex
 from autointerp.sampling.repeats import Repeats
 from autointerp.sampling.seen import Seen
 from autointerp.sampling.selected import STRATA, Selected, gathered
-from autointerp.sampling.settings import SamplingSettings, read_active_above
+from autointerp.sampling.settings import SamplingSettings
 from autointerp.sampling.silence import Known
 from autointerp.sampling.strata import (
     AnyPlace,
@@ -34,6 +35,7 @@ from autointerp.sampling.strata import (
     SimilarDensity,
 )
 from autointerp.sampling.text import SPLITS, Ints, SplitName, Text
+from autointerp.sampling.thresholds import thresholds
 from autointerp.sampling.windows import Active, Places, active_windows, firing_keys
 from autointerp.types import Contrast, Stratum
 
@@ -50,6 +52,7 @@ class Shared:
     index: TokenIndex | None
     codes: Codes | None
     donor_places: DonorPlaces | None
+    pool: Pool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def pick(
     text, settings, n_groups = shared.text, shared.settings, len(firings.features)
     keys = firing_keys(firings, text)
     known = Known(firings, keys, text)
-    threshold = _thresholds(firings, described, settings)
+    threshold = thresholds(firings, described, settings)
     is_graded = contrast == "graded"
     active = active_windows(
         firings,
@@ -117,26 +120,6 @@ def _window_hashes(text: Text, active: Active, feature_keys: draw.Hashes) -> dra
     places = active.places
     keys = _keyed(text, "window", feature_keys)
     return draw.mix(keys[active.group], text.items(places.row, places.start))
-
-
-def _thresholds(firings: Firings, described: Described, settings: SamplingSettings) -> NDArray[np.float32]:
-    """[P]: above what a token counts as active."""
-    above = read_active_above(settings.active_above)
-    assert above is not None  # checked with the recipe
-    if not above.quantile:
-        return (described.maximum * np.float32(above.of_maximum)).astype(np.float32)
-    group = group_of(firings.offsets)
-    order = np.argsort((group << 32) | firings.values.view(np.uint32).astype(np.int64), kind="stable")
-    weight = np.rint(firings.weights[order].astype(np.float64) * choose.ONE).astype(np.int64)
-    ends = np.concatenate([[0], np.cumsum(weight)])
-    begin, end = ends[firings.offsets[:-1]], ends[firings.offsets[1:]]
-    # The first value by which that share of all firings is reached.
-    aim = begin + np.ceil((end - begin) * above.quantile).astype(np.int64)
-    at = np.minimum(np.searchsorted(ends, aim) - 1, max(0, len(order) - 1))
-    threshold = np.zeros(len(firings.features), np.float32)
-    fires = np.flatnonzero(np.diff(firings.offsets))
-    threshold[fires] = firings.values[order[np.maximum(at[fires], firings.offsets[fires])]]
-    return threshold
 
 
 def _graded(
@@ -233,11 +216,11 @@ class _Strata:
             return good
 
         n_groups = len(self.feature_keys)
-        taken = Placed(active.group, active.places)
+        taken = own = Placed(active.group, active.places)
         pieces: list[Selected] = []
-        for stratum, n, propose in self._wanted(name):
+        for stratum, n, propose in self._wanted(name, own):
             keys = _keyed(self.shared.text, f"{stratum} {name}", self.feature_keys)
-            slots = slots_of(Placed(active.group, active.places), hashes, n, keys)
+            slots = slots_of(own, hashes, n, keys)
             places = fill(slots, propose, is_good, taken, n_groups)
             at = np.flatnonzero(places.row >= 0)
             piece = self._piece(stratum, SPLITS.index(name), slots.group[at], places[at])
@@ -262,7 +245,7 @@ class _Strata:
             high=high,
         )
 
-    def _wanted(self, name: SplitName) -> list[tuple[Stratum, int, Proposals]]:
+    def _wanted(self, name: SplitName, active: Placed) -> list[tuple[Stratum, int, Proposals]]:
         shared, settings = self.shared, self.shared.settings
         text = shared.text
         any_place = AnyPlace(text.rows_of[SPLITS.index(name)])
@@ -293,4 +276,7 @@ class _Strata:
                 shared.donor_places, shared.codes, self.firings.features.astype(np.int64), around
             )
             wanted.append(("density", settings.n_density, density))
+        if settings.n_embedding and shared.pool is not None:
+            nearest = Nearest.of(shared.pool, text, active, len(self.feature_keys))
+            wanted.append(("embedding", settings.n_embedding, nearest))
         return wanted

@@ -45,6 +45,9 @@ class SamplingSettings:
     """Silent windows for scorers from documents in which the feature fires elsewhere."""
     n_density: int = 0
     """Silent windows for scorers in which some feature of similar density is active."""
+    n_embedding: int = 0
+    """Silent windows for scorers whose text is nearest to that of the feature's active ones, by the subject
+    model's own token embeddings."""
     active_above: int | float | str = 0
     """A token counts as active above this: 0, `10% of maximum` (of the feature), or `quantile 0.9` (of its
     firing values). A window that fires only below it is neither active nor silent."""
@@ -74,7 +77,8 @@ class SamplingSettings:
     @property
     def n_hard(self) -> int:
         """Held-out silent windows beside the headline."""
-        return self.n_same_token + self.n_neighbour + self.n_same_document + self.n_density
+        by_feature = self.n_same_token + self.n_neighbour + self.n_density
+        return by_feature + self.n_same_document + self.n_embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def faults(sampling: SamplingSettings) -> Iterator[str]:
         ("n_shown_silent", "n_select", "n_heldout_silent", "n_same_token", "n_neighbour", "n_same_document"),
         0,
     )
-    least |= dict.fromkeys(("n_density", "minimum_split", "minimum_documents"), 0)
+    least |= dict.fromkeys(("n_density", "n_embedding", "minimum_split", "minimum_documents"), 0)
     for name, minimum in least.items():
         if getattr(sampling, name) < minimum:
             yield f"sampling.{name}: at least {minimum} (found {getattr(sampling, name)})"

@@ -5,6 +5,7 @@
     neighbour      a window around a token on which a donor fires, a feature like this one
     density        the same of a feature of similar density
     same_document  another place of the document of an active window
+    embedding      those whose text is nearest to the active ones (`embedding.py`)
     graded         as `random`, for windows that fire weakly or not at all
 
 Each proposes with the same odds whatever was refused before. Shape letters: P features, S slots, D donors.

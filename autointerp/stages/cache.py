@@ -32,6 +32,7 @@ from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch, within_memory
 from autointerp.stages.random_rates import run_random_rates
 from autointerp.stages.sources import ReadyFirings, Source, open_source
+from autointerp.stages.token_embedding import run_token_embedding
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Site
 
@@ -82,6 +83,8 @@ def run_cache(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         CHECK in run.cache(name).read(CHECK) for name in run.recipe.dictionaries
     ):
         run_directions(run, resolved, device, progress, stop)
+    if run.vocabulary.is_file():  # of a run cached before: all else may be there, and no model be needed
+        run_token_embedding(run, resolved, device)
     codes = None
     _note_lacking(run, progress, stop)  # of a run cached before: perhaps there is nothing to load a model for
     if not run.has_activations():
@@ -142,6 +145,7 @@ def open_cache(
     if not run.vocabulary.is_file():
         with Part(run.rows(), VOCABULARY) as part:
             part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(source.tokenizer).save))
+    run_token_embedding(run, resolved, device)
     if not run.has_all_rows():
         source.make_rows(run, progress, stop)
     names = [n for n in run.recipe.dictionaries if not (run.is_cached(n) and run.is_topped_up(n))]

@@ -66,6 +66,7 @@ def _sample_missing(
     if settings.needs_codes:
         text = Text(base.rows, base.firings.masked, seed=seed, first=first, shares=settings.shares)
         codes = Codes(base.firings, text)
+    token_embedding = np.load(run.token_embedding) if settings.n_embedding else None
     for known, features in _by_what_is_known(run, dictionary, missing, base):
         sampler = Sampler(
             known.rows,
@@ -77,6 +78,7 @@ def _sample_missing(
             is_whole=not identities.sliceable[dictionary],
             n_poles=identities.poles[dictionary],
             codes=codes,
+            token_embedding=token_embedding,
         )
         n_firings = known.firings.counts(identities.n_columns(dictionary))[identities.columns(features)]
         for block in blocks(features, n_firings, run.recipe.resources.sample_firings):

@@ -21,18 +21,15 @@ Shapes: Q directions, D = d_model, V tokens, H = width at a site (d_mlp for `neu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from autointerp.errors import ModelError
 from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
-from autointerp.subject.model_files import ModelFiles, weight_files
+from autointerp.subject.model_files import ModelFiles
+from autointerp.subject.named_tensors import EMBEDDING, FLOATS, NamedTensors
 from autointerp.types import Point, Site, TokenEffects
 
 SIGNIFICANT: Final = 6
@@ -64,11 +61,6 @@ it is, so a family that is not here has no promoted vocabulary rather than a wro
 
 _NORM: Final = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm)\.weight")
 _HEAD: Final = re.compile(r"(.*\.)?(lm_head|embed_out)\.weight")
-_EMBEDDING: Final = re.compile(r"(.*\.)?(embed_tokens|wte|embed_in)\.weight")
-_ELSEWHERE: Final = re.compile(r".*(vision|audio).*|.*\.\d+\..*")
-"""Names of tensors in layers, or of other modalities than text."""
-_FLOATS: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
 _WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
 _READ_ONLY: Final = "'{site}' is read from the residual stream, nothing there is written to it"
 _NOT_WRITTEN: Final[dict[Point, str]] = {
@@ -175,10 +167,10 @@ def read_unembedding(
         return NoUnembedding(f"how a '{model_type}' model's final norm works is not known here")
     if site.point not in (*_WRITES_TO_STREAM, "neurons"):
         return NoUnembedding(_NOT_WRITTEN.get(site.point, _READ_ONLY).format(site=site))
-    tensors = _Tensors(files.with_weights(), device)
+    tensors = NamedTensors(files.with_weights(), device)
     gain = tensors.only(_NORM)
     # Where a file has a head of its own, transformers doesn't tie it to the embedding.
-    rows = tensors.only(_HEAD) or tensors.only(_EMBEDDING)
+    rows = tensors.only(_HEAD) or tensors.only(EMBEDDING)
     if gain is None or rows is None:
         what = "final norm" if gain is None else "unembedding"
         return NoUnembedding(f"the weights of '{files.name}' have no single tensor that is the {what}")
@@ -186,7 +178,7 @@ def read_unembedding(
     d_model = files.architecture.d_model
     for name, tensor, fits in ((gain, gain_D, gain_D.shape == (d_model,)),
                                (rows, rows_VD, rows_VD.shape[1:] == (d_model,))):  # fmt: skip
-        if tensor.dtype not in _FLOATS or not fits:
+        if tensor.dtype not in FLOATS or not fits:
             shape = list(tensor.shape)
             return NoUnembedding(
                 f"'{name}' of '{files.name}' is {tensor.dtype} of shape {shape}, not plain weights"
@@ -206,7 +198,7 @@ def read_unembedding(
     return found if found.is_finite else NoUnembedding(f"'{rows}' of '{files.name}' holds NaN or infinities")
 
 
-def _projection(tensors: _Tensors, site: Site, files: ModelFiles) -> Tensor | None:
+def _projection(tensors: NamedTensors, site: Site, files: ModelFiles) -> Tensor | None:
     """[D, H]: what a neuron adds to the residual stream, as a column; the gain of a norm behind the MLP
     (Gemma 2 and 3) in it. None where no such tensor is found."""
     layer = rf"(.*\.)?(layers|h)\.{site.layer}\."
@@ -216,7 +208,7 @@ def _projection(tensors: _Tensors, site: Site, files: ModelFiles) -> Tensor | No
     weight_DH = tensors.read(name)
     if files.architecture.model_type == "gpt2":  # its Conv1D keeps [in, out]
         weight_DH = weight_DH.T
-    if weight_DH.dtype not in _FLOATS or weight_DH.shape != (
+    if weight_DH.dtype not in FLOATS or weight_DH.shape != (
         files.architecture.d_model,
         files.architecture.d_mlp,
     ):
@@ -227,37 +219,3 @@ def _projection(tensors: _Tensors, site: Site, files: ModelFiles) -> Tensor | No
         offset = FINAL_NORMS[files.architecture.model_type].offset
         weight_DH = weight_DH * (tensors.read(behind).to(torch.float64) + offset)[:, None]
     return weight_DH.contiguous()
-
-
-class _Tensors:
-    """The tensors of a model's safetensors files, by name, in the dtype they are stored in."""
-
-    def __init__(self, folder: Path, device: str) -> None:
-        self._device = device
-        self._file_of = {name: path for path in weight_files(folder) for name in _names(path)}
-
-    def only(self, pattern: re.Pattern[str], *, in_layers: bool = False) -> str | None:
-        """The one name that matches; None where none does, or several do."""
-        found = [
-            name
-            for name in self._file_of
-            if pattern.fullmatch(name)
-            and not (("vision" in name or "audio" in name) if in_layers else _ELSEWHERE.fullmatch(name))
-        ]
-        return found[0] if len(found) == 1 else None
-
-    def read(self, name: str) -> Tensor:
-        path = self._file_of[name]
-        try:
-            with cast(Any, safe_open)(path, framework="pt", device=self._device) as file:
-                return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} can't be read: {error}. Copy or download the model again.") from error
-
-
-def _names(path: Path) -> Iterator[str]:
-    try:
-        with cast(Any, safe_open)(path, framework="pt") as file:
-            yield from cast(list[str], file.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} can't be read: {error}. Copy or download the model again.") from error
