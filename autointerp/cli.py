@@ -301,6 +301,22 @@ def sae_inspect(
             typer.echo(f"{what:12} {value}")
 
 
+@sae_app.command("convert")
+def sae_convert(
+    sae: Annotated[str, typer.Argument(help="Folder, file or hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Write a dictionary of any format as safetensors in SAELens' layout.
+
+    Example: autointerp sae convert ckpt/ae.pt converted/layers.12
+    """
+    with _errors():
+        from autointerp.dictionaries.convert import convert
+
+        spec = convert(sae, out)
+        typer.echo(f"Written: {out} ({spec.selector}, {spec.width:,} features, identity {spec.identity})")
+
+
 @sae_app.command("check")
 def sae_check(
     sae: Annotated[list[str], typer.Argument(help="As for 'explain --sae'.")],

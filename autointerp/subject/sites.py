@@ -177,6 +177,12 @@ def parse_hook(text: str, model_type: str | None = None, layer: int | None = Non
     return _in_layer(Site(point, number), text, layer)
 
 
+def transformer_lens_name(site: Site) -> str | None:
+    """`blocks.3.hook_resid_post`, ...; None where TransformerLens has no name for the point."""
+    names = {point: name for name, point in _TRANSFORMER_LENS.items()}
+    return f"blocks.{site.layer}.{names[site.point]}" if site.point in names else None
+
+
 def _below_layer(text: str) -> str:
     """What stands behind the layer's number; of a name without one all of it."""
     match = _HOOK.fullmatch(text)

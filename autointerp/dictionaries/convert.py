@@ -1,0 +1,153 @@
+"""Any dictionary -> SAELens' layout in safetensors: cfg.json and sae_weights.safetensors.
+
+What SAELens has no setting for is folded into the weights, so that the activations stay what they are; what
+can't be folded is refused.
+
+    scores times decoder norms, and scores are activations    W_enc, b_enc times the norms, W_dec divided by them
+    the same, jumprelu, and pre-activations are activations   thresholds divided by the norms
+    a pre-bias that is neither b_dec nor nothing              b_enc - b_pre @ W_enc
+
+Shapes: D = d_in, F = width, O = d_out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.saelens import WEIGHTS
+from autointerp.dictionaries.saelens_config import CONFIG, TRANSFORMS
+from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
+from autointerp.errors import CheckpointError
+from autointerp.files import write_atomically
+from autointerp.subject.sites import transformer_lens_name
+from autointerp.types import Json, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARCHITECTURES: Final[dict[Selector, str]] = {
+    "relu": "standard",
+    "gated": "gated",
+    "jumprelu": "jumprelu",
+    "topk": "topk",
+    "abstopk": "abstopk",
+}
+TRANSCODERS: Final[dict[Selector, str]] = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
+WITH_SKIP: Final[dict[Selector, str]] = {"relu": "skip_transcoder", "jumprelu": "jumprelu_skip_transcoder"}
+
+
+def convert(text: str, out: Path) -> DictionarySpec:
+    """Writes the dictionary that `text` names into the new folder `out`, in float32; the spec of what was
+    written. Raises CheckpointError."""
+    from safetensors.torch import save
+
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: name a folder that is not.")
+    spec = find_dictionary(text)
+    loaded = reader_of(spec).load(spec, "cpu")
+    kind = _architecture(spec, has_skip=loaded.w_skip_DO is not None)
+    weights = _folded(spec, loaded)
+    subtracts = bool(weights.b_pre_D.any())
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(spec, weights).items()}
+    out.mkdir(parents=True)
+    write_atomically(out / WEIGHTS, save(tensors))
+    config = _config(spec, kind, subtracts=subtracts)
+    write_atomically(out / CONFIG, json.dumps(config, indent=2).encode())
+    return find_dictionary(str(out))
+
+
+def _architecture(spec: DictionarySpec, *, has_skip: bool) -> str:
+    names = ARCHITECTURES
+    if spec.is_transcoder:
+        names = WITH_SKIP if has_skip else TRANSCODERS
+    if spec.selector not in names:
+        _refuse(
+            spec, f"a {'transcoder' if spec.is_transcoder else 'dictionary'} with selector {spec.selector}"
+        )
+    if spec.is_basis or spec.further_sites or not spec.reconstructs:
+        _refuse(spec, "a basis, a crosscoder or one layer of a cross-layer transcoder")
+    if spec.transform not in TRANSFORMS.values():
+        _refuse(spec, f"the input transform {', '.join(spec.transform)}")
+    if spec.decoder_norm_gate and not spec.value_is_score and spec.selector != "jumprelu":
+        _refuse(spec, "a top k chosen by scores whose activations are pre-activations")
+    return names[spec.selector]
+
+
+def _refuse(spec: DictionarySpec, what: str) -> NoReturn:
+    raise CheckpointError(f"{spec.path} can't be written in SAELens' layout, which has no place for {what}.")
+
+
+def _folded(spec: DictionarySpec, weights: Weights) -> Weights:
+    """Without decoder norms in scores; `b_pre` is b_dec or zeros."""
+    import torch
+
+    if spec.decoder_norm_gate and spec.value_is_score:
+        norm_F = weights.decoder.norm(dim=1)
+        weights = replace(
+            weights,
+            w_enc_DF=weights.encoder * norm_F,
+            b_enc_F=weights.b_enc_F * norm_F,
+            w_dec_FO=weights.decoder / norm_F.clamp_min(1e-30)[:, None],
+        )
+    elif spec.decoder_norm_gate and weights.threshold_F is not None:
+        threshold_F = weights.threshold_F / weights.decoder.norm(dim=1)
+        weights = replace(weights, threshold_F=torch.nan_to_num(threshold_F, nan=torch.inf))
+    is_b_dec = not spec.is_transcoder and torch.equal(weights.b_pre_D, weights.b_dec_O)
+    if is_b_dec or not weights.b_pre_D.any():
+        return weights
+    shift_F = (weights.b_pre_D.double() @ weights.encoder.double()).float()
+    gate = weights.gate
+    if gate is not None:
+        magnitude = gate.magnitude_bias_F - shift_F * gate.scale_F
+        gate = replace(gate, bias_F=gate.bias_F - shift_F, magnitude_bias_F=magnitude)
+    none_D = torch.zeros_like(weights.b_pre_D)
+    return replace(weights, b_enc_F=weights.b_enc_F - shift_F, b_pre_D=none_D, gate=gate)
+
+
+def _tensors(spec: DictionarySpec, weights: Weights) -> dict[str, Tensor]:
+    tensors = {"W_enc": weights.encoder, "W_dec": weights.decoder, "b_dec": weights.b_dec_O}
+    if weights.gate is not None and spec.selector == "gated":
+        gate = weights.gate
+        tensors |= {"b_gate": gate.bias_F, "b_mag": gate.magnitude_bias_F, "r_mag": gate.scale_F.log()}
+    else:
+        tensors["b_enc"] = weights.b_enc_F
+    if spec.selector == "jumprelu" and weights.threshold_F is not None:
+        tensors["threshold"] = weights.threshold_F
+    if weights.w_skip_DO is not None:
+        tensors["W_skip"] = weights.w_skip_DO.T
+    return tensors
+
+
+def _config(spec: DictionarySpec, kind: str, *, subtracts: bool) -> Json:
+    metadata: Json = {
+        "model_name": spec.model,
+        "hook_name": _hook(spec.site, spec.hook),
+        "hook_name_out": _hook(spec.site_out, spec.hook_out) if spec.is_transcoder else None,
+        "dataset_path": spec.corpus,
+        "context_size": spec.context_length,
+        "prepend_bos": spec.prepend_bos,
+        "model_from_pretrained_kwargs": {"center_writing_weights": True} if spec.model_was_centred else None,
+    }
+    ends = [sum(spec.group_sizes[: n + 1]) for n in range(len(spec.group_sizes))]
+    config: Json = {
+        "architecture": kind,
+        "d_in": spec.d_in,
+        "d_sae": spec.width,
+        "d_out": spec.d_out if spec.is_transcoder else None,
+        "k": spec.k,
+        "dtype": "float32",
+        "apply_b_dec_to_input": subtracts,
+        "normalize_activations": next(name for name, steps in TRANSFORMS.items() if steps == spec.transform),
+        "matryoshka_widths": ends or None,
+        "metadata": {name: value for name, value in metadata.items() if value is not None},
+    }
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _hook(site: Site | None, hook: str | None) -> str | None:
+    """As SAELens writes it, if it has a name for the place."""
+    return hook if site is None else transformer_lens_name(site) or str(site)

@@ -1,0 +1,133 @@
+"""`autointerp sae convert`: what was written has the activations and reconstructions of what was read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from autointerp.cli import app
+from autointerp.dictionaries import convert as converting
+from autointerp.dictionaries.convert import convert
+from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
+from autointerp.errors import CheckpointError
+from autointerp.types import Site
+
+D, F, D_OUT = 6, 20, 5
+PLAIN = DictionarySpec(
+    format="made up", path=Path("made/up"), identity="x", d_in=D, width=F, selector="relu", k=None,
+    hook="blocks.3.hook_resid_post", site=Site("resid_post", 3), model="org/m", corpus="org/text",
+    context_length=64, prepend_bos=False,
+)  # fmt: skip
+OUT: dict[str, Any] = {
+    "is_transcoder": True,
+    "d_out": D_OUT,
+    "site": Site("mlp_in", 3),
+    "site_out": Site("mlp_out", 3),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "relu": {},
+    "layer norm": {"transform": ("layer_norm",)},
+    "jumprelu": {"selector": "jumprelu"},
+    "jumprelu by norms": {"selector": "jumprelu", "decoder_norm_gate": True, "value_is_score": False},
+    "scores": {"selector": "topk", "k": 4, "decoder_norm_gate": True},
+    "topk": {"selector": "topk", "k": 4},
+    "signed": {"selector": "abstopk", "k": 4},
+    "gated": {"selector": "gated"},
+    "levels": {"selector": "jumprelu", "group_sizes": (4, 6, 10)},
+    "transcoder": OUT,
+    "skip": OUT | {"selector": "jumprelu"},
+}
+
+
+def weights_of(spec: DictionarySpec, pre_bias: str, skip: bool) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    d_out = spec.d_out or D
+    b_dec = normal(d_out)
+    pre = {"b_dec": b_dec[:D], "none": torch.zeros(D), "other": normal(D)}[pre_bias]
+    return Weights(
+        normal(D, F), normal(F), pre, normal(F, d_out), b_dec, threshold_F=torch.rand(F, generator=generator),
+        gate=Gate(normal(F), torch.rand(F, generator=generator) + 0.5, normal(F)),
+        w_skip_DO=normal(D, d_out) if skip else None,
+    )  # fmt: skip
+
+
+class Given:
+    """A reader of what is in memory."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def load(self, spec: DictionarySpec, device: str) -> Weights:
+        return self.weights
+
+
+def converted(
+    spec: DictionarySpec, weights: Weights, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> DictionarySpec:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            converting, "find_dictionary", lambda text: find_dictionary(text) if out.exists() else spec
+        )
+        patch.setattr(converting, "reader_of", lambda _: Given(weights))
+        return convert("given", out)
+
+
+@pytest.mark.parametrize("pre_bias", ["b_dec", "none", "other"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_codes_and_reconstructions_stay(
+    name: str, pre_bias: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(PLAIN, **VARIANTS[name])
+    if spec.is_transcoder and pre_bias == "b_dec":
+        pytest.skip("a transcoder's b_dec lies in another space")
+    weights = weights_of(spec, pre_bias, skip=name == "skip")
+    written = converted(spec, weights, tmp_path / "out", monkeypatch)
+    x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) * 2
+    before, after = Encoder(spec, weights), Encoder(written, reader_of(written).load(written, "cpu"))
+    codes, again = before.encode(x), after.encode(x)
+    assert torch.equal(codes.token_M, again.token_M) and torch.equal(codes.feature_M, again.feature_M)
+    assert torch.allclose(codes.value_M, again.value_M, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(before.decode(codes, x), after.decode(again, x), rtol=1e-4, atol=1e-4)
+    assert written.format == "saelens" and len(codes) > 60
+    for field in ("site", "site_out", "model", "corpus", "context_length", "prepend_bos", "group_sizes", "k"):
+        assert getattr(written, field) == getattr(spec, field), field
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"selector": "groupmax", "k": 4}, "selector groupmax"),
+        ({"transform": ("centre",)}, "the input transform centre"),
+        ({"reconstructs": False}, "one layer of a cross-layer transcoder"),
+        ({"selector": "topk", "k": 4, "decoder_norm_gate": True, "value_is_score": False}, "a top k chosen"),
+        (OUT | {"selector": "topk", "k": 4}, "a transcoder with selector topk"),
+    ],
+)
+def test_what_has_no_place_is_refused(
+    change: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(PLAIN, **change)
+    with pytest.raises(CheckpointError, match=what):
+        converted(spec, weights_of(spec, "none", skip=False), tmp_path / "out", monkeypatch)
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["sae", "convert", "demo", str(out)])
+    assert done.exit_code == 0 and "topk, 2,048 features" in done.output, done.output
+    demo, written = find_dictionary("demo"), find_dictionary(str(out))
+    assert replace(written, path=demo.path, identity=demo.identity) == demo
+    again = CliRunner().invoke(app, ["sae", "convert", "demo", str(out)])
+    assert again.exit_code == 2 and "is there already" in again.output
