@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from autointerp import recipe as recipes
-from autointerp.activations.rows import Mark, Rows, make_rows
+from autointerp.activations.rows import SHORTEST_TAIL, Mark, Rows, make_rows
 from autointerp.errors import RecipeError
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
@@ -147,8 +147,9 @@ def _read(recipe: Recipe, tokenizer: Any, hub: Hub, progress: Progress, stop: St
         progress.advance(mark.n_tokens - done)
         done = mark.n_tokens
 
-    # What tops up begins in the document at which the first rows end; here behind it, which is not less.
-    for n_tokens in (cache.n_tokens, cache.top_up):
+    # What tops up begins in the document at which the first rows end; here behind it, which is not less, but for
+    # a tail too short to be kept, in whose place further documents are read.
+    for n_tokens in (cache.n_tokens, cache.top_up, SHORTEST_TAIL if cache.top_up else 0):
         done = 0
         make_rows(
             source,

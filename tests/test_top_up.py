@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -25,7 +25,17 @@ from typer.testing import CliRunner
 
 import delphi_files
 from autointerp import pipeline
-from autointerp.activations.rows import START, Mark, Rows, RowShard, behind, make_rows, row_shards, save_rows
+from autointerp.activations.rows import (
+    SHORTEST_TAIL,
+    START,
+    Mark,
+    Rows,
+    RowShard,
+    behind,
+    make_rows,
+    row_shards,
+    save_rows,
+)
 from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.activations.top_up import lacking
 from autointerp.cli import app
@@ -134,13 +144,15 @@ def test_rows_go_on_where_the_budget_ended(
 
 
 @settings(max_examples=100, deadline=None)
+@example(lengths=[39, 40, 0], n_tokens=1, n_more=40)  # 24 left: a row of 23, a tail too short
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=1, max_size=12),
     n_tokens=st.integers(1, 250),
     n_more=st.integers(1, 250),
 )
 def test_prefetch_reads_as_many_documents(lengths: list[int], n_tokens: int, n_more: int) -> None:
-    """Both budgets one behind the other, as `prefetch` reads, end behind no earlier document."""
+    """Both budgets one behind the other and a short tail, as `prefetch` reads, end behind no earlier
+    document."""
     asked = 0
 
     def lists(first: int = 0) -> Iterator[tuple[int, NDArray[np.uint32]]]:
@@ -157,6 +169,7 @@ def test_prefetch_reads_as_many_documents(lengths: list[int], n_tokens: int, n_m
     source = lists()
     read(source, n_tokens)
     read(source, n_more)
+    read(source, SHORTEST_TAIL)
     prefetched, asked = asked, 0
     shards, end = packed(lengths, 24, 2, n_tokens)
     if shards:
