@@ -249,9 +249,12 @@ def n_written(out: Path, stage: str) -> int:
     return sum(n_lines(path) for path in (out / stage).rglob("*.jsonl"))
 
 
+LINE = ("rows", "cache", "sample", "explain", "score")
+
+
 def reached(out: Path) -> str:
     """The last stage that has written anything."""
-    stages = [stage for stage in ("rows", "cache", "sample", "explain", "score") if n_written(out, stage)]
+    stages = [stage for stage in LINE if n_written(out, stage)]
     return stages[-1] if stages else "start"
 
 
@@ -261,13 +264,15 @@ EARLY = ("rows", "cache", "sample")
 def kill_at_a_random_moment(
     process: subprocess.Popen[bytes], rng: random.Random, out: Path, log: Path, most: int, early: str | None
 ) -> bool:
-    """Kills after a random time or a random number of requests; with an `early` stage, as soon as that has
-    written something new. False if it ended before."""
+    """Kills after a random time or a random number of requests; with an `early` stage, as soon as that or a later
+    one has written something new. False if it ended before."""
     until = time.monotonic() + (rng.uniform(0.2, 6.0) if not early and rng.random() < 0.3 else 120.0)
     requests = n_lines(log) + rng.randint(1, most)
-    written = n_written(out, early or "rows") + rng.randint(1, 2)
+    stages = LINE[LINE.index(early or "rows") :]
+    written = sum(n_written(out, stage) for stage in stages) + rng.randint(1, 2)
     while time.monotonic() < until:
-        if n_written(out, early) >= written if early else n_lines(log) >= requests:
+        done = sum(n_written(out, stage) for stage in stages) if early else n_lines(log)
+        if done >= (written if early else requests):
             break
         if process.poll() is not None:
             return False
