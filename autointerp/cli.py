@@ -278,7 +278,7 @@ def cache_verify(
         found = verify(opened, progress)
         _say(verified(opened, found))
         if repair and (found.faults or found.leftovers):
-            with _stoppable(f"autointerp cache verify {run} --repair") as stop:
+            with _stoppable(f"{_KEPT} autointerp cache verify {run} --repair") as stop:
                 _say(repaired(opened, repair_run(opened, found, progress, stop)))
             found = verify(opened, progress)
             _say(list(verified(opened, found))[-1:])
@@ -338,7 +338,7 @@ def sae_check(
         from autointerp.report.terminal import TerminalProgress
 
         mapping = _with_plugins(_mapping(None, sae, hook, model, corpus, {}), None, None, settings)
-        with _stoppable("type the same again") as stop:
+        with _stoppable("a check writes nothing; type the same again.") as stop:
             checked = check_dictionaries(mapping, n_tokens, TerminalProgress(_console()), stop)
         for one in checked:
             print_fits(_console(), one.name, one.spec, one.fits)
@@ -527,16 +527,19 @@ def _run(run: Run, until: Stage, resolved: Any = None) -> None:
     from autointerp.pipeline import run_line
     from autointerp.report.terminal import TerminalProgress
 
-    with _stoppable(f"autointerp resume {run.path}") as stop:
+    with _stoppable(f"{_KEPT} autointerp resume {run.path}") as stop:
         progress = TerminalProgress(_console())
         outcome = run_line(run, until=until, progress=progress, stop=stop, resolved=resolved)
     _print_outcome(run, outcome.seconds)
     _end(run, outcome)
 
 
+_KEPT = "all that was finished is written. Go on:"
+
+
 @contextmanager
-def _stoppable(go_on: str) -> Generator[Stop]:
-    """Work that a signal ends with exit code 130; `go_on` is what to type then."""
+def _stoppable(then: str) -> Generator[Stop]:
+    """Work that a signal ends with exit code 130; `then` says what is kept and what to type."""
     from autointerp.errors import Interrupted
     from autointerp.progress import Stop
 
@@ -545,7 +548,7 @@ def _stoppable(go_on: str) -> Generator[Stop]:
         try:
             yield stop
         except (Interrupted, KeyboardInterrupt):
-            typer.echo(f"\nStopped; all that was finished is written. Go on: {go_on}", err=True)
+            typer.echo(f"\nStopped; {then}", err=True)
             raise typer.Exit(130) from None
 
 

@@ -77,14 +77,16 @@ def prefetch(
 
 
 def _dictionary(resolved: Resolved, name: str) -> Prefetched:
-    path = cast(str, resolved.recipe.dictionaries[name].path)
-    is_local = path == "demo" or Path(path).exists()
-    return _found(f"dictionary {name}", path, Path(resolved.dictionaries[name].spec.path), is_local=is_local)
+    path, spec = cast(str, resolved.recipe.dictionaries[name].path), resolved.dictionaries[name].spec
+    if spec.is_basis:
+        return Prefetched(f"dictionary {name}", path, None, 0, is_local=True)
+    is_local = path == "demo" or Path(path).exists() or spec.format == path  # a function's name is its format
+    return _found(f"dictionary {name}", path, spec.path, is_local=is_local)
 
 
-def _found(what: str, name: str, folder: Path, *, is_local: bool) -> Prefetched:
-    n_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    return Prefetched(what, name, folder, n_bytes, is_local)
+def _found(what: str, name: str, place: Path, *, is_local: bool) -> Prefetched:
+    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
+    return Prefetched(what, name, place, sum(path.stat().st_size for path in files), is_local)
 
 
 # --- the corpus ----------------------------------------------------------------------------------------

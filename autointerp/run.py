@@ -32,12 +32,13 @@ from autointerp.activations.top_up import passes_to_top_up
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
 from autointerp.files import write_atomically
+from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
 from autointerp.lock import locked
 from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
-from autointerp.resolve import Identities, Resolved, asked_features
+from autointerp.resolve import Resolved
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import FeatureId, Json
 
@@ -89,7 +90,11 @@ class Run:
         try:
             identities = pydantic.TypeAdapter(Identities).validate_json((path / _IDENTITIES).read_bytes())
         except pydantic.ValidationError as error:
-            raise RunError(f"{path / _IDENTITIES} can't be read ({error.errors()[0]['msg']}).") from error
+            fault = error.errors()[0]
+            raise RunError(
+                f"{path / _IDENTITIES} can't be read ({'.'.join(map(str, fault['loc']))}: {fault['msg']}). A run "
+                f"of another version of autointerp looks so: start another with --out."
+            ) from error
         return cls(path, recipe, identities)
 
     @classmethod

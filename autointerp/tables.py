@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 import pyarrow as pa
 
 from autointerp.activations.random_rates import RandomRates
+from autointerp.identities import Identities
 from autointerp.journal import Journal
 from autointerp.recipe import Recipe
-from autointerp.resolve import Identities
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from autointerp.errors import RunError
+from autointerp.identities import Identities
 from autointerp.journal import differing
 from autointerp.recipe import DEFAULT_FEATURES, FeatureSection, Recipe, to_mapping
-from autointerp.resolve import Identities
 from autointerp.run import Run
 from autointerp.types import FeatureId, Json
 

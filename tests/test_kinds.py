@@ -227,7 +227,7 @@ def test_neurons_elsewhere_and_functions_that_give_nothing_are_refused(
 ) -> None:
     with pytest.raises(SiteError, match=r"has no neurons: say --hook layers\.1\.neurons"):
         explained(made, "neurons", tmp_path / "a", hook="layers.1")
-    with pytest.raises(CheckpointError, match="doesn't say which activations it reads"):
+    with pytest.raises(CheckpointError, match=r"which neurons\? .* --hook layers\.12\.neurons"):
         explained(made, "neurons", tmp_path / "b")
     with pytest.raises(CheckpointError, match="gives a int; it must give"):
         explained(made, "my_saes:nothing", tmp_path / "c")

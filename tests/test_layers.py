@@ -23,7 +23,7 @@ LAYERS = [
     {"asking"},
     {"explainers", "scorers"},
     {"recipe"},
-    {"sources"},
+    {"sources", "identities"},
     {"fits", "centring"},
     {"resolve"},
     {"tables"},

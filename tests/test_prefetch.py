@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from transformers import AutoTokenizer
 
 from autointerp import pipeline
@@ -235,6 +237,20 @@ def test_what_is_local_is_named_and_left_where_it_is(
     assert got["corpus"].place == made.corpus and got["corpus"].n_bytes == made.corpus.stat().st_size
     drawn = prefetch(made.recipe(corpus={"path": "random-tokens"}))[-1]
     assert (drawn.name, drawn.place, drawn.n_bytes) == ("random-tokens", None, 0)
+
+
+def test_neurons_are_nothing_to_fetch_and_a_lone_file_is_itself(
+    made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online(monkeypatch)
+    neurons = {"dictionaries": {"neurons": {"path": "neurons", "hook": "layers.1.neurons"}}}
+    got = prefetch(made.recipe(**neurons))[0]
+    assert (got.what, got.place, got.n_bytes, got.is_local) == ("dictionary neurons", None, 0, True)
+    lone = tmp_path / "lone.safetensors"
+    shapes = {"W_enc": (64, 20), "W_dec": (20, 64), "b_enc": (20,), "b_dec": (64,)}
+    save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, lone)
+    got = prefetch(made.recipe(dictionaries={"lone": {"path": str(lone), "hook": "layers.1"}}))[0]
+    assert (got.place, got.n_bytes, got.is_local) == (lone, lone.stat().st_size, True)
 
 
 def test_the_reference_of_random_tokens_is_copied(

@@ -53,7 +53,7 @@ class Basis:
             context_length=None,
             prepend_bos=True,
             reconstructs=False,  # what it leaves out it leaves out on purpose
-            is_basis=True,
+            basis="experts" if kind == "experts" else "neurons",
         )
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:

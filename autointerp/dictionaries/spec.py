@@ -107,9 +107,9 @@ class DictionarySpec:
     group_sizes: tuple[int, ...] = ()
     """For a Matryoshka dictionary: how many features its levels add, the coarsest first."""
     expected: Expected = Expected()
-    is_basis: bool = False
-    """The features are the coordinates of the site: no weights, and `d_in` and `width` are 0 until the model
-    is known (`sized`)."""
+    basis: Literal["neurons", "experts"] | None = None
+    """The features are the coordinates of such a site: no weights, and `d_in` and `width` are 0 until the model
+    is known (`sized`). None for a dictionary that was trained."""
     has_signs: bool = False
     """For custom: activations may be negative."""
     approximation: str | None = None
@@ -121,6 +121,10 @@ class DictionarySpec:
     def signed(self) -> bool:
         """Whether activations have signs; then each feature has two poles, explained apart."""
         return self.selector == "abstopk" or (self.selector == "custom" and self.has_signs)
+
+    @property
+    def is_basis(self) -> bool:
+        return self.basis is not None
 
     @property
     def n_poles(self) -> int:
