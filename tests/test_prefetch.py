@@ -32,7 +32,7 @@ from autointerp.subject.corpus import corpus_identity, documents
 from autointerp.subject.corpus_hub import Copy, Hub
 from autointerp.subject.corpus_spec import CorpusSpec
 from loopback_hub import LoopbackHub, commit_of
-from tiny import Tiny
+from tiny import D_MODEL, Tiny
 
 N_TOKENS = 6_000
 FLAGS = ["--sae", "org/saes:layers.1", "--model", "org/model", "--corpus", "org/texts"]
@@ -247,7 +247,7 @@ def test_neurons_are_nothing_to_fetch_and_a_lone_file_is_itself(
     got = prefetch(made.recipe(**neurons))[0]
     assert (got.what, got.place, got.n_bytes, got.is_local) == ("dictionary neurons", None, 0, True)
     lone = tmp_path / "lone.safetensors"
-    shapes = {"W_enc": (64, 20), "W_dec": (20, 64), "b_enc": (20,), "b_dec": (64,)}
+    shapes = {"W_enc": (D_MODEL, 20), "W_dec": (20, D_MODEL), "b_enc": (20,), "b_dec": (D_MODEL,)}
     save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, lone)
     got = prefetch(made.recipe(dictionaries={"lone": {"path": str(lone), "hook": "layers.1"}}))[0]
     assert (got.place, got.n_bytes, got.is_local) == (lone, lone.stat().st_size, True)
