@@ -25,7 +25,7 @@ from autointerp.sampling.store import Windows, save_windows
 from autointerp.sampling.text import SPLITS, split_of
 from autointerp.sampling.windows import Active, active_windows, firing_keys
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import FeatureId, Window
+from autointerp.types import FeatureId
 
 ALIGNED = dataclasses.replace(FEW, window="aligned")
 KINDS = st.sampled_from([FEW, ALIGNED])
@@ -424,7 +424,6 @@ def test_windows_come_back_from_the_store_as_they_were(made: Made, which: slice)
                 assert (window.band, window.stratum) == (one.band, one.stratum)
                 assert list(window.token_ids) == made.ids(one.row, one.start, one.length)
                 assert window.texts == TOKENS.pieces(window.token_ids)
-                assert type(window) is Window and window == dataclasses.replace(window)
                 expected = [made.fired[feature].get(token, 0.0) for token in sorted(one.tokens)]
                 assert list(window.activations) == expected
                 assert int(window.document, 16) == int(made.rows.document[one.row])

@@ -253,7 +253,7 @@ def test_hard_windows_change_no_question_of_the_headline(scorer: Scorer) -> None
     """Prompts, answers and metrics are those of a feature without them; detection judges them beside it."""
     plain = heldout_of(12, 12, random.Random(0))
     hard = tuple(
-        dataclasses.replace(window, stratum=stratum)
+        window._replace(stratum=stratum)
         for stratum in ("same_token", "neighbour")
         for window in heldout_of(0, 7, random.Random(1)).silent
     )
@@ -288,7 +288,7 @@ SAID_YES: dict[Stratum | None, int] = {None: 8, "random": 3, "same_token": 4, "n
 def named_windows(stratum: Stratum | None) -> tuple[Window, ...]:
     firing = {1: 2.0} if stratum is None else None
     windows = (make_window([f" {stratum}", f" {n}"], firing) for n in range(STRATA[stratum]))
-    return tuple(dataclasses.replace(window, stratum=stratum) for window in windows)
+    return tuple(window._replace(stratum=stratum) for window in windows)
 
 
 def by_stratum(asked: list[set[str]]) -> Callable[[Prompt, int], str]:

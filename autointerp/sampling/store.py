@@ -16,7 +16,6 @@ file beside the unit's part. Later stages need neither the corpus nor the shards
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from autointerp.sampling.sample import Sampled
 from autointerp.sampling.selected import STRATA, Selected
 from autointerp.sampling.text import SPLITS, Ints, SplitName
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Heldout, Json, Select, Shown, Stratum, Window
+from autointerp.types import Heldout, Json, Select, Shown, Window
 
 
 def save_windows(path: Path, sampled: Sampled, which: slice) -> Json:
@@ -191,8 +190,8 @@ class Windows:
         ids, length = self._token_ids[these], self._length[these]
         lengths = length.tolist()
         documents = self._document[these].astype(">u8").tobytes().hex()
-        drafts = map(
-            _Draft,
+        return map(
+            Window,
             [documents[at : at + 16] for at in range(0, len(documents), 16)],
             self._position[these].tolist(),
             _rows_of(ids, lengths),
@@ -201,7 +200,6 @@ class Windows:
             [None if band < 0 else band for band in self._band[these].tolist()],
             [_STRATUM_OF[code] for code in self._stratum[these].tolist()],
         )
-        return cast(Iterator[Window], drafts)
 
     def _activations_of(self, these: slice, lengths: list[int]) -> Iterator[tuple[float, ...]]:
         edges: list[int] = self._fired.offsets[these.start : these.stop + 1].tolist()
@@ -216,36 +214,6 @@ class Windows:
             for at in range(begin - edges[0], end - edges[0]):
                 activations[places[at]] = values[at]
             yield tuple(activations)
-
-
-class _Draft:
-    """A window: made with fields that can be set, and what it says it is when they are.
-
-    Naughty, but a frozen dataclass sets each of its eight fields by `object.__setattr__`, which takes four
-    times as long and made up a quarter of reading back.
-    """
-
-    __slots__ = tuple(field.name for field in dataclasses.fields(Window))
-
-    def __init__(
-        self,
-        document: str,
-        position: int,
-        token_ids: tuple[int, ...],
-        texts: tuple[str, ...],
-        activations: tuple[float, ...],
-        band: int | None,
-        stratum: Stratum | None,
-    ) -> None:
-        self.document = document
-        self.position = position
-        self.token_ids = token_ids
-        self.texts = texts
-        self.activations = activations
-        self.band = band
-        self.stratum = stratum
-        self.source = "corpus"
-        self.__class__ = cast(Any, Window)
 
 
 def _rows_of(ids: NDArray[np.int32], lengths: list[int]) -> list[tuple[int, ...]]:
