@@ -39,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FENCES = {
     "vllm": {"llm/vllm_engine.py"},
     "openai": {"llm/openai.py"},
-    "asyncio_throttle": {"llm/openai.py"},
+    "asyncio_throttle": {"llm/pacing.py"},
     "typer": {"cli.py"},
 }
 TORCH_AT_IMPORT = (
