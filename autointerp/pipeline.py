@@ -29,7 +29,13 @@ from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.device import run_on_device
 from autointerp.stages.explain import run_explain
-from autointerp.stages.llms import check_llms_are_named, connected, llm_section, with_default_llm
+from autointerp.stages.llms import (
+    check_llms_are_named,
+    connected,
+    llm_section,
+    with_default_llm,
+    with_dialects,
+)
 from autointerp.stages.preflight import check_disk, check_llms, plan
 from autointerp.stages.sample import run_sample
 from autointerp.stages.score import run_score
@@ -192,6 +198,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     if STAGES.index(until) >= STAGES.index("explain"):
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
+        recipe = with_dialects(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     run.check()

@@ -155,8 +155,9 @@ class Resources:
     tried once."""
     sample_firings: int = 700_000
     """Firings sampled at once, some 200 bytes of memory each."""
-    n_in_flight: int = 64
-    """LLM work on so many features at once."""
+    n_in_flight: int | None = None
+    """Requests at once to an LLM's server, and features worked on at once. None: as many requests as make the
+    server faster, and 256 features."""
     engine: EngineResources = field(default_factory=EngineResources)
     """What an LLM that runs on this machine (`vllm`) takes of its cards."""
     prompts: str | None = None
@@ -338,7 +339,10 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "cache.max_rows": (cache.max_rows, 2),
         "cache.random_tokens": (cache.random_tokens, 0),
         "resources.sample_firings": (recipe.resources.sample_firings, 1),
-        "resources.n_in_flight": (recipe.resources.n_in_flight, 1),
+        "resources.n_in_flight": (
+            1 if recipe.resources.n_in_flight is None else recipe.resources.n_in_flight,
+            1,
+        ),
         "resources.engine.tensor_parallel": (engine.tensor_parallel, 1),
         "resources.engine.data_parallel": (1 if engine.data_parallel is None else engine.data_parallel, 1),
     }
@@ -402,16 +406,19 @@ def read_file(name: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], mapping)
 
 
+_WHOLE: Final = ("use", "model")
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`, section by section. `features`, whose fields exclude each other, and a
-    plug-in section with another `use` replace what was there."""
+    plug-in section with another `use` or another LLM's model replace what was there."""
     merged = dict(base)
     for key, value in over.items():
         before = None if key == "features" else merged.get(key)
         same_plugin = (
             not isinstance(value, Mapping)
             or not isinstance(before, Mapping)
-            or (value.get("use", before.get("use")) == before.get("use"))
+            or all(value.get(name, before.get(name)) == before.get(name) for name in _WHOLE)
         )
         if isinstance(value, Mapping) and isinstance(before, Mapping) and same_plugin:
             merged[key] = merge(typing.cast(Mapping[str, Any], before), typing.cast(Mapping[str, Any], value))

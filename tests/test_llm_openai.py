@@ -496,7 +496,7 @@ def test_the_key_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Openai("tiny", base_url="http://127.0.0.1:1/v1")
 
     async def work(llm: LLM) -> str:
-        return repr(llm) + repr(vars(llm)["_server"]) + str(llm.identity)
+        return repr(llm) + repr([vars(one) for one in vars(llm)["_endpoints"]]) + str(llm.identity)
 
     assert KEY not in repr(backend) + using(backend, work)
     with pytest.raises(RecipeError, match="must not hold a user or password") as caught:

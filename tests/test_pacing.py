@@ -1,4 +1,4 @@
-"""Pacing: the level that is found, the bucket's promise for every minute, and the order at the door."""
+"""Pace: the level that is found, the bucket's promise for every minute, and the order at the door."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autointerp.llm.pacing import HIGHEST_LEVEL, Bucket, Level, Pacing
+from autointerp.llm.pacing import HIGHEST_LEVEL, Bucket, Level, Pace
 
 
 def served(level: Level, *, lanes: int, n: int, refuses_above: int | None = None) -> list[int]:
@@ -114,7 +114,7 @@ def test_what_costs_more_than_was_thought_is_waited_for_by_the_next() -> None:
 
 def test_who_comes_first_goes_first_and_no_more_than_the_level_at_once() -> None:
     async def main() -> tuple[list[int], int]:
-        pacing, order, at_once = Pacing(n_in_flight=3), list[int](), 0
+        pacing, order, at_once = Pace(n_in_flight=3), list[int](), 0
 
         async def ask(number: int) -> None:
             nonlocal at_once
@@ -136,7 +136,7 @@ def test_who_comes_first_goes_first_and_no_more_than_the_level_at_once() -> None
 
 def test_a_large_request_is_not_passed_by_small_ones() -> None:
     async def main() -> list[str]:
-        pacing, order = Pacing(tokens_per_minute=60_000), list[str]()  # 3,000 at once, 950 a second
+        pacing, order = Pace(tokens_per_minute=60_000), list[str]()  # 3,000 at once, 950 a second
 
         async def ask(name: str, n_tokens: int) -> None:
             async with pacing.turn(n_tokens):
@@ -151,7 +151,7 @@ def test_a_large_request_is_not_passed_by_small_ones() -> None:
 
 def test_a_server_that_asks_to_wait_is_asked_by_nobody() -> None:
     async def main() -> list[float]:
-        pacing, began = Pacing(), time.monotonic()
+        pacing, began = Pace(), time.monotonic()
 
         async def ask() -> float:
             async with pacing.turn(1):
@@ -166,7 +166,7 @@ def test_a_server_that_asks_to_wait_is_asked_by_nobody() -> None:
 
 def test_who_gives_up_waiting_holds_nobody_up() -> None:
     async def main() -> None:
-        pacing = Pacing(n_in_flight=1)
+        pacing = Pace(n_in_flight=1)
 
         async def hold(seconds: float) -> None:
             async with pacing.turn(1):
@@ -185,7 +185,7 @@ def test_who_gives_up_waiting_holds_nobody_up() -> None:
 
 def test_requests_a_second_are_kept() -> None:
     async def main() -> list[float]:
-        pacing, times = Pacing(requests_per_second=20), list[float]()
+        pacing, times = Pace(requests_per_second=20), list[float]()
 
         async def ask() -> None:
             async with pacing.turn(1):

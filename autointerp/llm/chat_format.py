@@ -102,11 +102,16 @@ def read_model_names(answer: Json) -> list[str]:
 
 def _usage(answer: Json, latency_s: float) -> Usage:
     counts: Json = answer.get("usage") or {}
-    details: Json = counts.get("prompt_tokens_details") or {}
+    prompt: Json = counts.get("prompt_tokens_details") or {}
+    completion: Json = counts.get("completion_tokens_details") or {}
+    cost: object = counts.get("cost")
     return Usage(
         prompt_tokens=counts.get("prompt_tokens") or 0,
-        cached_tokens=details.get("cached_tokens") or 0,
+        cached_tokens=prompt.get("cached_tokens") or 0,
+        written_tokens=prompt.get("cache_write_tokens") or 0,
         completion_tokens=counts.get("completion_tokens") or 0,
+        reasoning_tokens=completion.get("reasoning_tokens") or 0,
+        cost=float(cost) if isinstance(cost, int | float) else None,
         latency_s=latency_s,
     )
 

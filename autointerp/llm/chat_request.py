@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from autointerp.llm.chat_format import N_TOP, messages
+from autointerp.llm.dialects import Dialect, Options
 from autointerp.llm.protocol import LLMIdentity
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
 
-class ChatOptions(Protocol):
-    """The options of a backend that say what is sent; what each means stands at `Openai`."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def revision(self) -> str: ...
-
-    @property
-    def system_role(self) -> bool: ...
-
-    @property
-    def max_tokens_field(self) -> Literal["max_tokens", "max_completion_tokens"]: ...
-
-    @property
-    def constrain(self) -> Literal["none", "structured_outputs"]: ...
-
-    @property
-    def extra_body(self) -> Mapping[str, Any]: ...
-
-
-def identity(options: ChatOptions) -> LLMIdentity:
+def identity(options: Options, revision: str) -> LLMIdentity:
     """Model and revision; behind a `+` the digest of those options that change answers, if any is set."""
-    asked = [options.system_role, options.constrain, options.extra_body]
+    asked: list[Any] = [
+        options.system_role is not False,
+        options.constrain or "none",
+        options.extra_body or {},
+    ]
     plain = asked == [True, "none", {}]
-    return LLMIdentity(
-        options.model, options.revision if plain else f"{options.revision}+{digest(asked)[:8]}"
-    )
+    return LLMIdentity(options.model, revision if plain else f"{revision}+{digest(asked)[:8]}")
 
 
 def chat_body(
-    options: ChatOptions,
+    model: str,
+    dialect: Dialect,
     prompt: Prompt,
     *,
     max_tokens: int,
@@ -59,15 +41,20 @@ def chat_body(
     probabilities among the allowed answers alone.
     """
     body: Json = {
-        "model": options.model,
-        "messages": messages(prompt, system_role=options.system_role),
-        options.max_tokens_field: max_tokens,
+        "model": model,
+        "messages": messages(prompt, system_role=dialect.system_role),
+        dialect.max_tokens_field: max_tokens,
         "temperature": temperature,
         "seed": seed,
     }
-    if label_tokens:
+    if label_tokens and dialect.logprobs:
         body |= {"logprobs": True, "top_logprobs": N_TOP}
-    elif options.constrain == "structured_outputs" and (choices or schema):
+    elif dialect.constrain == "structured_outputs" and (choices or schema):
         body["structured_outputs"] = {"choice": list(choices)} if choices else {"json": schema}
-    body |= options.extra_body
+    elif dialect.constrain == "response_format" and schema:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        }
+    body |= dialect.extra_body
     return {name: value for name, value in body.items() if value is not None}

@@ -60,7 +60,7 @@ class Engine:
         return len(self._waiting)
 
     @property
-    def is_dead(self) -> bool:
+    def is_down(self) -> bool:
         return self._dead is not None
 
     async def ask(self, request: Json) -> Json:

@@ -35,6 +35,7 @@ class Lexical:
     version: ClassVar[str] = VERSION
     paid: ClassVar[bool] = False
     local: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
 
     def identity(self) -> LLMIdentity:
         return LLMIdentity("lexical", VERSION)

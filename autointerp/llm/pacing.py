@@ -119,21 +119,21 @@ class Bucket:
 class Turn:
     """One try of a request, from its going out to its end."""
 
-    def __init__(self, pacing: Pacing, n_tokens: float) -> None:
-        self._pacing = pacing
+    def __init__(self, pace: Pace, n_tokens: float) -> None:
+        self._pace = pace
         self._n_tokens = n_tokens
         self.number = 0
 
     def used(self, n_tokens: int) -> None:
         """What the server counted, prompt and answer."""
-        self._pacing.used(self._n_tokens, n_tokens)
+        self._pace.used(self._n_tokens, n_tokens)
 
     def refused(self, wait_s: float | None) -> None:
         """The server is asked too much; nobody asks it before `wait_s` have passed."""
-        self._pacing.refused(self.number, wait_s)
+        self._pace.refused(self.number, wait_s)
 
 
-class Pacing:
+class Pace:
     """The door to one server."""
 
     def __init__(

@@ -38,6 +38,8 @@ class Capabilities:
     embed: bool = False
     all_windows_at_once: bool = False
     """Any number of windows in one prompt costs nothing in quality (no language model is behind it)."""
+    left_out: tuple[str, ...] = ()
+    """Settings that the server refused, and that are not sent any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,17 @@ class Usage:
     """What one request cost. Kept apart from records, which hold only what is deterministic."""
 
     prompt_tokens: int = 0
+    """All of the prompt, from a cache or not."""
     cached_tokens: int = 0
+    """Of these: read from the prompt cache."""
+    written_tokens: int = 0
+    """Of these: written to it, where that has a price."""
     completion_tokens: int = 0
+    """All of the answer, its thought included."""
+    reasoning_tokens: int = 0
+    """Of these: thought."""
+    cost: float | None = None
+    """US dollars: as the server says, else by the prices known; None where neither is."""
     latency_s: float = 0.0
 
 
@@ -130,6 +141,8 @@ class Place:
     engine: EngineResources = EngineResources()
     n_sharing: int = 1
     """LLMs on the same cards, this one included."""
+    n_in_flight: int | None = None
+    """Requests at once to a server. None: as many as make it faster."""
     folder: Path | None = None
     """For logs: the run's. None: a folder of the user's own, see `engine_pids`."""
 
@@ -144,7 +157,9 @@ class Backend(Protocol):
     paid: ClassVar[bool]
     """Answers cost money or time, so each is kept in the request journal and never asked for twice."""
     local: ClassVar[bool]
-    """The model runs on this machine's cards, and queues by itself: requests to it need no limit of ours."""
+    """The model runs on this machine's cards, which several such LLMs share."""
+    queues: ClassVar[bool]
+    """Requests wait inside until it is their turn; those to other backends are limited from outside."""
 
     def identity(self) -> LLMIdentity:
         """Which LLM will answer; digested. No connection is made."""

@@ -31,6 +31,7 @@ class Scripted:
     paid: ClassVar[bool] = True
     """True, so that answers are kept in the request journal as those of any LLM are."""
     local: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
 
     def identity(self) -> LLMIdentity:
         return LLMIdentity(self.model, self.revision)

@@ -15,7 +15,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable
 from autointerp.llm.retries import Passing
@@ -35,10 +35,28 @@ _BAD_REQUEST = {
 }
 
 
+_ADAPTABLE: Final = (
+    *("temperature", "seed", "top_logprobs", "logprobs", "max_tokens", "max_completion_tokens"),
+    *("response_format", "structured_outputs"),
+)
+_REFUSAL = re.compile(r"unsupported|not support|not allowed|unrecognized|unknown|extra inputs|not permitted")
+
+
+class RefusedSetting(Exception):
+    """The server takes no field of this name (`system`: no system turn): a signal, which no user sees."""
+
+    def __init__(self, name: str, stopped: LLMStopped) -> None:
+        super().__init__(name)
+        self.name = name
+        self.stopped = stopped
+        """What to raise where nothing can be left out."""
+
+
 class Server:
     """A server as messages show it: its address, and its words without the key."""
 
     def __init__(self, address: str, model: str, key_env: str, key: str) -> None:
+        self.url = address
         self.address = _without_secrets(address)
         self._model = model
         self._key_env = key_env
@@ -54,7 +72,7 @@ class Server:
 
     def verdict(
         self, status: int, error: object, headers: Mapping[str, str], models: Sequence[str] = ()
-    ) -> LLMError | Passing:
+    ) -> LLMError | Passing | RefusedSetting:
         """What to raise for an error; `models` are the names of those the server has, if known.
 
         A status that nobody foresaw stops the run: to go on would record a failure for each feature.
@@ -66,11 +84,13 @@ class Server:
             return LLMStopped(f"the account at {self.address} has no credit left ({status}): {said}")
         if is_missing(status, error):
             return LLMStopped(f"{self.address} has no model '{self._model}': {said} {self._hint(models)}")
-        if status == 400 and kinds & _SETTING:
-            return LLMStopped(
-                f"{self.address} refuses a setting (400): {said} The LLM's options max_tokens_field, "
+        name = _refused_setting(error) if status in (400, 403, 422) else None
+        if name or (status == 400 and kinds & _SETTING):
+            stopped = LLMStopped(
+                f"{self.address} refuses a setting ({status}): {said} The LLM's options max_tokens_field, "
                 "system_role and extra_body change what is sent; null in extra_body takes a field out."
             )
+            return RefusedSetting(name, stopped) if name else stopped
         if status in (400, 413, 422) or _is_flagged(error):
             return LLMBadRequest(f"{self.address} refuses this request ({status}): {said}")
         if status in (402, 408, 409, 425, 429) or status >= 500:
@@ -132,6 +152,20 @@ def _message(error: object) -> str:
     if isinstance(error, dict):
         return str(cast(Json, error).get("message") or cast(Json, error))
     return str(error)
+
+
+def _refused_setting(error: object) -> str | None:
+    """The field that the server doesn't take, if that is what it says and we could do without; `system` where
+    the model's template has no system turn."""
+    text = _message(error).lower()
+    if not _REFUSAL.search(text):
+        return None
+    if re.search(r"\bsystem (role|message|prompt|turn)", text):
+        return "system"
+    param = cast(Json, error).get("param") if isinstance(error, dict) else None
+    if param in _ADAPTABLE:
+        return str(param)
+    return next((name for name in _ADAPTABLE if re.search(rf"\b{name}\b", text)), None)
 
 
 def _is_flagged(error: object) -> bool:

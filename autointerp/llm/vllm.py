@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -35,6 +34,7 @@ from autointerp.llm.protocol import (
     Reply,
     Usage,
 )
+from autointerp.llm.routing import place_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
@@ -78,6 +78,7 @@ class Vllm:
     version: ClassVar[str] = "1"
     paid: ClassVar[bool] = True
     local: ClassVar[bool] = True
+    queues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 1:
@@ -193,8 +194,8 @@ class VllmLLM:
         finish = _FINISH.get(answer["finish_reason"], "other")
         # Behind a thought the first token is not the answer's.
         labels = answer["label_logprobs"] if text == answer["text"] else None
-        counts = (answer[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
-        return Reply(text, finish, labels, Usage(*counts, latency_s=time.monotonic() - start))
+        counts = {name: answer[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}
+        return Reply(text, finish, labels, Usage(**counts, latency_s=time.monotonic() - start))
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         turns = messages(prompt, system_role=self._system_role)
@@ -210,24 +211,11 @@ class VllmLLM:
         await asyncio.gather(*(engine.close() for engine in self._engines))
 
     async def _ask(self, request: Json) -> Json:
-        return await _engine_for(request["messages"], self._engines).ask(request)
+        turns = [turn["content"] for turn in request["messages"]]
+        return await place_of(turns, self._engines).ask(request)
 
 
 _FINISH: Final[dict[object, FinishReason]] = {"stop": "stop", "length": "length"}
-_LIKE_N_CHARACTERS: Final = 200
-"""Beginning of the last turn that prompts about one thing share (an explanation and its windows)."""
-_AHEAD: Final = 16
-"""Requests by which an engine may be busier than the idlest before others get its prompts."""
-
-
-def _engine_for(turns: list[Json], engines: Sequence[Engine]) -> Engine:
-    """Prompts that begin alike go to one engine, whose prefix cache has their beginning; a dead engine gets
-    none while others live."""
-    living = [engine for engine in engines if not engine.is_dead] or engines
-    beginning = f"{turns[:-1]}{turns[-1]['content'][:_LIKE_N_CHARACTERS]}".encode()
-    place = int.from_bytes(hashlib.blake2b(beginning, digest_size=8).digest()) % len(living)
-    idlest = min(living, key=lambda engine: engine.n_waiting)
-    return idlest if living[place].n_waiting > idlest.n_waiting + _AHEAD else living[place]
 
 
 # --- what is here --------------------------------------------------------------------------------------

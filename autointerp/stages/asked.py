@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.fill import Filled, Item, fill
@@ -20,6 +21,9 @@ from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.sample import load_vocabulary, unit_windows
 from autointerp.types import Json
+
+FEATURES_AT_ONCE: Final = 256
+"""Unless the recipe says otherwise: an explanation is one request, and engines take hundreds."""
 
 Work = Callable[[Windows, Json, Asking], Awaitable[Json]]
 """One feature's work: its windows, its record of the stage before, and an LLM in; its record out."""
@@ -68,7 +72,7 @@ async def run_over_features(
         return await fill(
             journal,
             _items(run, dictionary, before, todo, work, replays),
-            n_in_flight=run.recipe.resources.n_in_flight,
+            n_in_flight=run.recipe.resources.n_in_flight or FEATURES_AT_ONCE,
             stop=stop.event(),
             on_done=lambda key: progress.advance(),
             on_open=replays.failed,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
+from autointerp.llm.dialects import Addressed, written_out
 from autointerp.llm.protocol import Backend, Place
 from autointerp.llm.replay import Limited
 from autointerp.progress import Progress
@@ -28,6 +29,20 @@ def llm_section(text: str) -> dict[str, Any]:
     if colon:
         section["function" if use == "scripted" else "model"] = model
     return section
+
+
+def with_dialects(recipe: Recipe) -> Recipe:
+    """What is known of the models and their servers, written into the sections that leave it open. Raises
+    LLMErrors for an address or a table that can't be read."""
+    sections = {role: _with_dialect(getattr(recipe.llms, role)) for role in ("explainer", "judge")}
+    return dataclasses.replace(recipe, llms=dataclasses.replace(recipe.llms, **sections))
+
+
+def _with_dialect(section: recipes.PluginSection | None) -> recipes.PluginSection | None:
+    if section is None:
+        return None
+    backend = recipes.instance("llm", section)
+    return written_out(section, backend.addresses()[0]) if isinstance(backend, Addressed) else section
 
 
 def _unnamed(recipe: Recipe) -> dict[str, list[str]]:
@@ -62,6 +77,10 @@ def check_llms_are_named(recipe: Recipe) -> None:
         )
 
 
+N_IN_FLIGHT: Final = 64
+"""Requests at once to an LLM that doesn't limit itself."""
+
+
 @asynccontextmanager
 async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, Asked]]:
     """The run's LLMs by role; two roles with the same section share one connection."""
@@ -71,7 +90,8 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
         if section is not None and all(section != known for known, _ in backends):
             backends.append((section, recipes.instance("llm", section)))
     n_local = sum(backend.local for _, backend in backends)
-    place = Place(run.recipe.resources.engine, n_local, run.path)
+    resources = run.recipe.resources
+    place = Place(resources.engine, n_local, resources.n_in_flight, run.path)
     living: list[tuple[Any, Asked]] = []
     try:
         for section, backend in backends:
@@ -79,8 +99,8 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
             if backend.local:
                 progress.note(f"{llm.identity} starts on this machine when it is first asked.")
             # Nothing is gained by limiting what queues by itself, or is computed here at once.
-            limited = backend.paid and not backend.local
-            asked = Limited(llm, run.recipe.resources.n_in_flight) if limited else llm
+            limited = backend.paid and not backend.queues
+            asked = Limited(llm, resources.n_in_flight or N_IN_FLIGHT) if limited else llm
             living.append((section, Asked(asked, backend.paid)))
         yield {
             role: next((asked for known, asked in living if known == section), NOBODY)

@@ -1,0 +1,154 @@
+"""One server's address: one POST, what its answer is, and how fast it may be asked.
+
+A POST goes through the SDK's `AsyncOpenAI.post` on its aiohttp transport. The response is asked for raw and
+read by orjson: the typed `chat.completions.create` costs half as much again. The SDK's own retries are off:
+what is retried is said once, in `server_errors.py`, and how, in `retries.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import orjson
+
+from autointerp.llm import chat_format
+from autointerp.llm.pacing import Pace, Turn
+from autointerp.llm.retries import Passing
+from autointerp.llm.server_errors import (
+    Server,
+    causes_of,
+    error_in,
+    is_missing,
+    is_this_machine,
+    said,
+    status_of,
+)
+from autointerp.types import Json
+
+T = TypeVar("T")
+
+MAX_CONNECT_S: Final = 10.0
+TOKENS_A_CHARACTER: Final = 0.3
+"""Of English with some markup, until the server's own counts are known."""
+DOWN_S: Final = 5.0
+"""An address at which nothing listens gets no requests for so long, while others do."""
+
+
+class Endpoint:
+    """A server at one address."""
+
+    def __init__(self, server: Server, key: str, timeout_s: float, pace: Pace) -> None:
+        import openai
+
+        self.server = server
+        self.pace = pace
+        self.has_answered = False
+        self._timeout_s = timeout_s
+        self._tokens_a_character = TOKENS_A_CHARACTER
+        self._down_until = 0.0
+        local = is_this_machine(server.url)
+        # Loading certificates takes 50 ms, and http needs none. (A redirect to https would fail, safely.)
+        tls = True if server.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._client = openai.AsyncOpenAI(
+            api_key=key or "none",  # the SDK insists on one
+            base_url=server.url,
+            max_retries=0,
+            timeout=openai.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S)),
+            # A proxy from the environment can't reach this machine's own servers.
+            http_client=openai.DefaultAioHttpClient(trust_env=not local, verify=tls),
+        )
+
+    @property
+    def is_down(self) -> bool:
+        return time.monotonic() < self._down_until
+
+    @property
+    def n_waiting(self) -> int:
+        return self.pace.n_waiting
+
+    async def ask(self, path: str, body: Json, n_characters: int, read: Callable[[Json, float], T]) -> T:
+        """`read(answer, seconds)` of the answer to one POST, when it is its turn. `n_characters`: of the prompt.
+
+        Raises Passing, or what `server_errors` makes of the answer."""
+        answers = sum(body.get(name, 0) for name in ("max_tokens", "max_completion_tokens"))
+        async with self.pace.turn(n_characters * self._tokens_a_character + answers) as turn:
+            answer, seconds = await self._post(path, body, turn)
+            self._count(answer, n_characters, turn)
+        try:
+            value = read(answer, seconds)
+        except chat_format.NotAnAnswer as fault:
+            raise Passing(f"its answer can't be read: {fault}") from None
+        self.has_answered = True
+        return value
+
+    async def _post(self, path: str, body: Json, turn: Turn) -> tuple[Json, float]:
+        import aiohttp
+        import httpx2
+        import openai
+
+        start = time.monotonic()
+        try:
+            # The SDK's limit is for a single read; a server that drips would hold us forever.
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.post(path, body=body, cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            await self._fail(error.status_code, error.body, error.response.headers, turn)
+        except TimeoutError:
+            raise Passing(f"no answer within {self._timeout_s:g} s") from None
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            # The SDK calls every lost connection on this transport a timeout; the causes tell them apart.
+            causes = causes_of(error)
+            unconnected = any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
+            if unconnected:
+                self._down_until = time.monotonic() + DOWN_S
+            raise Passing(self.server.shown(said(causes[-1])), unconnected=unconnected) from None
+        seconds = time.monotonic() - start
+        try:
+            answer = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            excerpt = self.server.shown(response.text, 80)
+            raise Passing(f"its answer is not JSON, or not all of it: '{excerpt}'") from None
+        if not isinstance(answer, dict):
+            raise Passing(f"its answer is no JSON object but {type(answer).__name__}")
+        answer = cast(Json, answer)
+        error = error_in(answer)
+        if error is not None:  # gateways say 200 before the model behind them has begun
+            await self._fail(status_of(error), error, response.headers, turn)
+        return answer, seconds
+
+    def _count(self, answer: Json, n_characters: int, turn: Turn) -> None:
+        """Tokens as the server counts them, for the limit and for what the next requests are thought to be."""
+        usage = cast(Any, answer.get("usage"))
+        if not isinstance(usage, dict):
+            return
+        prompt, all_of_it = (cast(Json, usage).get(name) for name in ("prompt_tokens", "total_tokens"))
+        if isinstance(prompt, int) and prompt > 0 and n_characters:
+            self._tokens_a_character += 0.1 * (prompt / n_characters - self._tokens_a_character)
+        if isinstance(all_of_it, int):
+            turn.used(all_of_it)
+
+    async def _fail(self, status: int, error: object, headers: Mapping[str, str], turn: Turn) -> NoReturn:
+        models = await self.models() if is_missing(status, error) else []
+        verdict = self.server.verdict(status, error, headers, models)
+        if status == 429 and isinstance(verdict, Passing):
+            turn.refused(verdict.wait_s)
+        raise verdict from None  # the SDK's may quote the key
+
+    async def models(self) -> list[str]:
+        """The names of what the server has: a wrong one is a user's most frequent fault. Empty if unknown."""
+        import aiohttp
+        import httpx2
+        import openai
+
+        try:
+            response = await self._client.get("/models", cast_to=httpx2.Response, options={"timeout": 5.0})
+            return chat_format.read_model_names(orjson.loads(response.content))
+        except (openai.OpenAIError, aiohttp.ClientError, ValueError):
+            return []
+
+    async def close(self) -> None:
+        await self._client.close()
