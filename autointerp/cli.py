@@ -52,6 +52,10 @@ class Until(StrEnum):
     score = "score"
 
 
+MaxCost = Annotated[
+    float | None, typer.Option(help="US dollars that LLM requests may cost in all: the run stops before.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens that they may take in all, prompts and answers.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 
@@ -98,6 +102,8 @@ def explain(
     shard: Annotated[
         str | None, typer.Option(help="Cache the i-th of n portions, from 0: --until cache --shard 0/4.")
     ] = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
@@ -115,6 +121,7 @@ def explain(
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         mapping = _with_top_up(mapping, top_up)
+        mapping = _with_limits(mapping, max_cost, max_tokens)
         folder = out or Path("outputs") / _run_name(sae, mapping)
         mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
@@ -161,7 +168,10 @@ def prefetch(
 
 @app.command()
 def resume(
-    run: RunFolder, until: Annotated[Until, typer.Option(help="Stop behind this stage.")] = Until.score
+    run: RunFolder,
+    until: Annotated[Until, typer.Option(help="Stop behind this stage.")] = Until.score,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
 ) -> None:
     """Go on with a run that was killed, stopped, or met a dead server.
 
@@ -172,6 +182,10 @@ def resume(
 
         opened = Run.open(run)
         opened.check()
+        if max_cost is not None or max_tokens is not None:
+            opened = opened.within(max_cost, max_tokens)
+            with opened.lock():
+                opened.save()  # the next resume keeps to them
         _run(opened, until.value)
 
 
@@ -508,6 +522,13 @@ def _feature_list(text: str) -> list[str]:
         except UnicodeDecodeError as error:
             raise RecipeError(f"--features {text}: the file is not UTF-8 text ({error.reason}).") from error
     return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
+
+
+def _with_limits(mapping: dict[str, Any], max_cost: float | None, max_tokens: int | None) -> dict[str, Any]:
+    from autointerp.recipe import merge
+
+    given = {"max_cost": max_cost, "max_tokens": max_tokens}
+    return merge(mapping, {"resources": {name: most for name, most in given.items() if most is not None}})
 
 
 def _run_name(sae: list[str] | None, mapping: dict[str, Any]) -> str:

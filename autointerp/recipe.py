@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -158,6 +159,10 @@ class Resources:
     n_in_flight: int | None = None
     """Requests at once to an LLM's server, and features worked on at once. None: as many requests as make the
     server faster, and 256 features."""
+    max_cost: float | None = None
+    """US dollars that the run's LLM requests may cost in all; it stops before it passes them."""
+    max_tokens: int | None = None
+    """Tokens that they may take in all, prompts and answers."""
     engine: EngineResources = field(default_factory=EngineResources)
     """What an LLM that runs on this machine (`vllm`) takes of its cards."""
     prompts: str | None = None
@@ -354,6 +359,9 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     yield from settings.faults(recipe.sampling)
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
         yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
+    for name, most in (("max_cost", recipe.resources.max_cost), ("max_tokens", recipe.resources.max_tokens)):
+        if most is not None and not 0 <= most < math.inf:
+            yield f"resources.{name}: 0 or more (found {most:g})"
     if not 0 < engine.memory <= 1:
         yield f"resources.engine.memory: above 0, at most 1 (found {engine.memory:g})"
     if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:

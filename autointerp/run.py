@@ -112,6 +112,13 @@ class Run:
             content = orjson.dumps(environment(), option=orjson.OPT_INDENT_2)
             write_atomically(self.path / ENVIRONMENT, content)
 
+    def within(self, max_cost: float | None, max_tokens: int | None) -> Run:
+        """The same with other limits, where some are given; written down by `save`."""
+        given = {"max_cost": max_cost, "max_tokens": max_tokens}
+        limits: dict[str, Any] = {name: most for name, most in given.items() if most is not None}
+        resources = dataclasses.replace(self.recipe.resources, **limits)
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, resources=resources))
+
     # --- journals, in the order of the line ---
 
     def check(self) -> None:

@@ -10,9 +10,9 @@ import jinja2
 import pytest
 
 from autointerp.errors import LLMBadRequest, LLMStopped
-from autointerp.llm.dialects import Dialect, Prices, dialect_of, look_up, written_out
+from autointerp.llm.dialects import Dialect, dialect_of, look_up, written_out
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import Reply, Usage
+from autointerp.llm.protocol import Prices, Reply, Usage
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
 from fault_server import Behaviour, FaultServer, Json, ok, rate_limited, refused_url, status

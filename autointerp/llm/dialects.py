@@ -19,39 +19,13 @@ import pydantic
 import yaml
 
 from autointerp.errors import LLMStopped
-from autointerp.llm.protocol import Usage
+from autointerp.llm.protocol import Prices
 
 OWN_TABLE: Final = "AUTOINTERP_DIALECTS"
 """Environment variable: a table of the user's own."""
 
 Constrain = Literal["none", "structured_outputs", "response_format"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """US dollars for a million tokens."""
-
-    input: float
-    output: float
-    """Thought included."""
-    cached: float | None = None
-    """Read from the prompt cache. None: as `input`."""
-    written: float | None = None
-    """Written to the prompt cache. None: as `input`."""
-    batch: float = 1.0
-    """Factor for requests in batch files."""
-
-    def of(self, usage: Usage, *, batch: bool = False) -> float:
-        """US dollars for a request."""
-        plain = usage.prompt_tokens - usage.cached_tokens - usage.written_tokens
-        millions = (
-            plain * self.input
-            + usage.cached_tokens * (self.input if self.cached is None else self.cached)
-            + usage.written_tokens * (self.input if self.written is None else self.written)
-            + usage.completion_tokens * self.output
-        )
-        return millions / 1e6 * (self.batch if batch else 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, TypeVar
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request
-from autointerp.llm.dialects import Constrain, Dialect, MaxTokensField, Prices, dialect_of
+from autointerp.llm.dialects import Constrain, Dialect, MaxTokensField, dialect_of
 from autointerp.llm.endpoints import Endpoint
 from autointerp.llm.pacing import Pace
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
+from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Prices, Reply
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
@@ -155,7 +155,7 @@ class OpenaiLLM:
     @property
     def capabilities(self) -> Capabilities:
         """`logprobs` is False although `label_tokens` are answered: a continuation can't be scored here."""
-        return Capabilities(embed=True, left_out=tuple(self._left_out))
+        return Capabilities(embed=True, prices=self._dialect.prices, left_out=tuple(self._left_out))
 
     async def generate(
         self,

@@ -38,6 +38,8 @@ class Capabilities:
     embed: bool = False
     all_windows_at_once: bool = False
     """Any number of windows in one prompt costs nothing in quality (no language model is behind it)."""
+    prices: Prices | None = None
+    """None: nobody knows."""
     left_out: tuple[str, ...] = ()
     """Settings that the server refused, and that are not sent any more."""
 
@@ -59,6 +61,32 @@ class Usage:
     cost: float | None = None
     """US dollars: as the server says, else by the prices known; None where neither is."""
     latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """US dollars for a million tokens."""
+
+    input: float
+    output: float
+    """Thought included."""
+    cached: float | None = None
+    """Read from the prompt cache. None: as `input`."""
+    written: float | None = None
+    """Written to the prompt cache. None: as `input`."""
+    batch: float = 1.0
+    """Factor for requests in batch files."""
+
+    def of(self, usage: Usage, *, batch: bool = False) -> float:
+        """US dollars for a request."""
+        plain = usage.prompt_tokens - usage.cached_tokens - usage.written_tokens
+        millions = (
+            plain * self.input
+            + usage.cached_tokens * (self.input if self.cached is None else self.cached)
+            + usage.written_tokens * (self.input if self.written is None else self.written)
+            + usage.completion_tokens * self.output
+        )
+        return millions / 1e6 * (self.batch if batch else 1.0)
 
 
 @dataclass(frozen=True, slots=True)

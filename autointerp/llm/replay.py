@@ -12,30 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from autointerp.journal import Journal, Part
-from autointerp.llm.protocol import LLM, Capabilities, LLMIdentity, Reply
+from autointerp.llm.front import InFront
+from autointerp.llm.protocol import LLM, Reply
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
 
-class _InFront:
-    """Stands in front of an LLM and passes for it."""
-
-    def __init__(self, llm: LLM) -> None:
-        self._llm = llm
-
-    @property
-    def identity(self) -> LLMIdentity:
-        return self._llm.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._llm.capabilities
-
-    async def close(self) -> None:
-        await self._llm.close()
-
-
-class Limited(_InFront):
+class Limited(InFront):
     """An LLM that is asked at most so many things at once; who comes first is served first."""
 
     def __init__(self, llm: LLM, n_in_flight: int) -> None:
@@ -75,7 +58,7 @@ class Limited(_InFront):
             return await self._llm.embed(texts)
 
 
-class Replayed(_InFront):
+class Replayed(InFront):
     """An LLM with a memory, for the requests of one unit."""
 
     def __init__(self, llm: LLM, requests: Journal, usage: Journal, unit: str) -> None:

@@ -11,13 +11,15 @@ from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
 from autointerp.llm.dialects import Addressed, written_out
-from autointerp.llm.protocol import Backend, Place
+from autointerp.llm.protocol import LLM, Backend, Place, Prices
 from autointerp.llm.replay import Limited
+from autointerp.llm.spending import Budget, Budgeted, check_is_priced
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
 from autointerp.run import Run
 from autointerp.stages.asked import NOBODY, Asked
+from autointerp.stages.spent import spent_in_all
 
 
 def llm_section(text: str) -> dict[str, Any]:
@@ -77,6 +79,14 @@ def check_llms_are_named(recipe: Recipe) -> None:
         )
 
 
+def _budget(run: Run) -> Budget | None:
+    """What is left of the run's, if it has one."""
+    limits = run.recipe.resources.max_cost, run.recipe.resources.max_tokens
+    return None if limits == (None, None) else Budget(*limits, spent_in_all(run))
+
+
+FREE: Final = Prices(input=0.0, output=0.0)
+"""One's own cards."""
 N_IN_FLIGHT: Final = 64
 """Requests at once to an LLM that doesn't limit itself."""
 
@@ -89,23 +99,37 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     for section in sections.values():
         if section is not None and all(section != known for known, _ in backends):
             backends.append((section, recipes.instance("llm", section)))
-    n_local = sum(backend.local for _, backend in backends)
+    budget = _budget(run)
     resources = run.recipe.resources
-    place = Place(resources.engine, n_local, resources.n_in_flight, run.path)
-    living: list[tuple[Any, Asked]] = []
+    place = Place(
+        resources.engine, sum(backend.local for _, backend in backends), resources.n_in_flight, run.path
+    )
+    living: list[LLM] = []
+    by_section: list[tuple[Any, Asked]] = []
     try:
         for section, backend in backends:
-            llm = backend.connect(place)
+            living.append(backend.connect(place))
             if backend.local:
-                progress.note(f"{llm.identity} starts on this machine when it is first asked.")
-            # Nothing is gained by limiting what queues by itself, or is computed here at once.
-            limited = backend.paid and not backend.queues
-            asked = Limited(llm, resources.n_in_flight or N_IN_FLIGHT) if limited else llm
-            living.append((section, Asked(asked, backend.paid)))
+                progress.note(f"{living[-1].identity} starts on this machine when it is first asked.")
+            llm = _in_front_of(living[-1], backend, resources, budget)
+            by_section.append((section, Asked(llm, backend.paid)))
         yield {
-            role: next((asked for known, asked in living if known == section), NOBODY)
+            role: next((asked for known, asked in by_section if known == section), NOBODY)
             for role, section in sections.items()
         }
     finally:
-        for _, asked in living:
-            await asked.llm.close()
+        for llm in living:
+            await llm.close()
+
+
+def _in_front_of(llm: LLM, backend: Backend, resources: recipes.Resources, budget: Budget | None) -> LLM:
+    """What limits an LLM. Raises LLMStopped where its cost is limited and not known."""
+    # Nothing is gained by limiting what queues by itself, or is computed here at once.
+    limited = backend.paid and not backend.queues
+    asked: LLM = Limited(llm, resources.n_in_flight or N_IN_FLIGHT) if limited else llm
+    if budget is None or not backend.paid:
+        return asked
+    prices = FREE if backend.local else llm.capabilities.prices
+    if resources.max_cost is not None:
+        check_is_priced(str(llm.identity), prices)
+    return Budgeted(asked, budget, prices)
