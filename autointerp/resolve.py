@@ -208,6 +208,13 @@ def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Dictio
     """The dictionary, with what only the model's family says. Raises CheckpointError or SiteError where it
     doesn't fit."""
     dictionary = _sized(dictionary, model)
+    if dictionary.spec.n_models > 1:
+        raise CheckpointError(
+            f"dictionary '{name}' ({dictionary.spec.path}) is a crosscoder of {dictionary.spec.n_models} models, and "
+            "a run has one: codes of one model's vectors are not the crosscoder's. Store the vectors of both at that "
+            f"site, those of a token one behind the other ({dictionary.spec.d_in} numbers), and read them with "
+            "--activations FOLDER."
+        )
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
     check_site(dictionary.site, model.architecture, hook)

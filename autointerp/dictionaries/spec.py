@@ -20,13 +20,18 @@ from autointerp.types import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-Selector = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "groupmax", "custom"]
+Selector = Literal[
+    "relu", "jumprelu", "gated", "topk", "abstopk", "groupmax", "top_afa", "pursuit", "nnls", "custom"
+]
 """Which pre-activations become activations.
 `relu`: the positive ones. `jumprelu`: those strictly above a threshold a feature, then the positive ones.
 `gated`: where one affine map of x W_enc is positive, another one, rectified (arXiv 2404.16014).
 `topk`: of each token the k largest, then the positive ones of those. `abstopk`: the k largest by magnitude,
 signs kept. `groupmax`: features stand in k groups of equal size, in order; of each group the largest, then
-the positive ones. `custom`: what `Weights.encode` says."""
+the positive ones. `top_afa`: of each token the largest, as many as bring the root of the sum of their squared
+scores nearest to the norm of the input minus b_pre (arXiv 2503.24277). `pursuit`: matching pursuit with the decoder
+rows as atoms, see `Pursuit`. `nnls`: the non-negative codes that reconstruct the input best, without a bound on
+their number (arXiv 2506.10920). `custom`: what `Weights.encode` says."""
 
 Transform = Literal["centre", "layer_norm", "constant_norm"]
 """A step that the input takes before the encoder, token by token; what is linear and the same for all tokens
@@ -35,6 +40,8 @@ Transform = Literal["centre", "layer_norm", "constant_norm"]
 divided by the (unbiased) standard deviation + 1e-5. `constant_norm`: scaled to norm sqrt(d_in)."""
 
 ELEMENTWISE: Final[frozenset[Selector]] = frozenset({"relu", "jumprelu", "gated"})
+BY_DECODER: Final[frozenset[Selector]] = frozenset({"pursuit", "nnls"})
+"""Codes are found with the decoder alone: there is no encoder, and `w_enc_DF` is None."""
 
 
 BASIS_SHARE: Final = 64
@@ -52,6 +59,18 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class Pursuit:
+    """How matching pursuit goes: a step takes the feature whose decoder row has the largest product with what is
+    left of the input, adds the product to the feature's code and subtracts that much of the row. A token's pursuit
+    ends after k steps (d_in where k is None), or by one of these, looked at after each step."""
+
+    residual_below: float = 0.0
+    """What is left has a smaller norm than this; 0: never."""
+    ends_on_repeat: bool = False
+    """The step added no feature that the token did not have yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class DictionarySpec:
     """What is known of a dictionary without reading its weights."""
 
@@ -66,7 +85,8 @@ class DictionarySpec:
     """Number of features F."""
     selector: Selector
     k: int | None
-    """For topk and abstopk: how many a token may have. For groupmax: the number of groups."""
+    """For topk and abstopk: how many a token may have. For groupmax: the number of groups. For pursuit: the
+    number of steps."""
     hook: str | None
     """The hook point as the checkpoint spells it (`blocks.3.hook_resid_post`, `layers.3.mlp.output`, ...);
     None if it doesn't say."""
@@ -104,6 +124,11 @@ class DictionarySpec:
     reconstructs: bool = True
     """Whether decoding its codes alone gives what it was trained to give; not so for one layer of a
     cross-layer transcoder."""
+    pursuit: Pursuit = Pursuit()
+    """For pursuit."""
+    n_models: int = 1
+    """Of a crosscoder of several models: whose vectors at `site` are read, one behind the other, `d_in` in all. A
+    run has one model, so that more than one are read from files only."""
     group_sizes: tuple[int, ...] = ()
     """For a Matryoshka dictionary: how many features its levels add, the coarsest first."""
     expected: Expected = Expected()
@@ -111,7 +136,8 @@ class DictionarySpec:
     """The features are the coordinates of such a site: no weights, and `d_in` and `width` are 0 until the model
     is known (`sized`). None for a dictionary that was trained."""
     has_signs: bool = False
-    """For custom: activations may be negative."""
+    """For custom and pursuit: activations may be negative, and in pursuit the largest product is that by
+    magnitude."""
     approximation: str | None = None
     """What is left out against the dictionary as trained; None if nothing."""
     notes: tuple[str, ...] = ()
@@ -120,7 +146,7 @@ class DictionarySpec:
     @property
     def signed(self) -> bool:
         """Whether activations have signs; then each feature has two poles, explained apart."""
-        return self.selector == "abstopk" or (self.selector == "custom" and self.has_signs)
+        return self.selector == "abstopk" or (self.selector in ("custom", "pursuit") and self.has_signs)
 
     @property
     def is_basis(self) -> bool:
@@ -169,9 +195,9 @@ class Weights:
     """A dictionary's tensors, float32, on one device. D = d_in, F = width, O = d_out (D but in transcoders)."""
 
     w_enc_DF: Tensor | None
-    """None: the identity (a basis), or custom."""
+    """None: the identity (a basis), custom, or codes that are found `BY_DECODER`."""
     b_enc_F: Tensor
-    """Unused where there is a gate."""
+    """Unused where there is a gate, or no encoder."""
     b_pre_D: Tensor
     """Subtracted from the (transformed) input before encoding; zeros where the format does not."""
     w_dec_FO: Tensor | None
