@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from autointerp.prefetch import Prefetched
     from autointerp.progress import Stop
     from autointerp.run import Run
-    from autointerp.stages.preflight import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,6 +103,9 @@ def explain(
     ] = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second that the LLM answers: the plan tells hours.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
@@ -125,7 +127,7 @@ def explain(
         folder = out or Path("outputs") / _run_name(sae, mapping)
         mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
-        _print_plan(run, resolved)
+        _print_plan(run, resolved, rate)
         if not dry_run:
             _run(run, until.value, resolved)
 
@@ -196,9 +198,14 @@ def status(run: RunFolder) -> None:
     Example: autointerp status outputs/demo
     """
     with _errors():
+        from autointerp.report.plan import spending
         from autointerp.run import Run
+        from autointerp.stages.spent import spent
 
-        _print_outcome(Run.open(run), {})
+        opened = Run.open(run)
+        _print_outcome(opened, {})
+        if by_place := spent(opened):
+            _console().print(spending(by_place))
 
 
 @app.command()
@@ -356,6 +363,41 @@ def sae_check(
             checked = check_dictionaries(mapping, n_tokens, TerminalProgress(_console()), stop)
         for one in checked:
             print_fits(_console(), one.name, one.spec, one.fits)
+
+
+llm_app = typer.Typer(
+    no_args_is_help=True, help="LLMs that explain and judge.\n\nExample: autointerp llm check openai:MODEL"
+)
+app.add_typer(llm_app, name="llm")
+
+
+@llm_app.command("check")
+def llm_check(
+    llm: Annotated[str, typer.Argument(help="As --llm of 'explain': openai:MODEL, vllm:MODEL.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of it: --set base_url=http://node7:8000/v1.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each anchor question is asked.")] = 6,
+) -> None:
+    """What an LLM can do, how fast it answers, and whether it judges well: some 60 requests.
+
+    Example: autointerp llm check openai:gpt-4.1-mini
+    """
+    with _errors():
+        import asyncio
+
+        from autointerp.recipe import instance, merge, setting
+        from autointerp.report.llm_check import checked
+        from autointerp.stages.llm_check import check_llm
+        from autointerp.stages.llms import llm_section
+
+        section = llm_section(llm)
+        for text in settings or []:
+            section = merge(section, setting(text))
+        found = asyncio.run(check_llm(instance("llm", section), n_rounds=rounds))
+        _say(checked(found))
+        if not found.is_fit:
+            raise typer.Exit(1)
 
 
 bench = typer.Typer(
@@ -591,37 +633,14 @@ def _signals(stop: Stop) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _print_plan(run: Run, resolved: Any) -> None:
+def _print_plan(run: Run, resolved: Any, rate: float | None) -> None:
+    import asyncio
+
+    from autointerp.report.plan import planned
+    from autointerp.stages.expected import expected
     from autointerp.stages.preflight import plan
 
-    planned: Plan = plan(run, resolved)
-    recipe, names = run.recipe, ", ".join(run.recipe.dictionaries)
-    source = recipe.activations or recipe.corpus
-    model = "" if recipe.activations else f" on {recipe.model.path}"
-    typer.echo(
-        f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)}{model}; "
-        f"{planned.n_tokens:,} tokens of {source.path if source else ''} "
-        f"in contexts of {planned.context_length}; {_more(run)}"
-        f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
-        f"{run.path}{_llms(run)}"
-    )
-
-
-def _more(run: Run) -> str:
-    """What tops up the cache."""
-    n_tokens, below = run.recipe.cache.top_up, run.recipe.cache.top_up_below
-    return f"{n_tokens:,} more for features that fire in fewer than {below:,} rows; " if n_tokens else ""
-
-
-def _llms(run: Run) -> str:
-    """Who explains and judges."""
-    from autointerp.recipe import instance
-
-    sections = {"explained": run.recipe.llms.explainer, "judged": run.recipe.llms.judge}
-    models = {done: (s["use"], instance("llm", s).identity().model) for done, s in sections.items() if s}
-    return "".join(
-        f"; {done} by {use if use == model else f'{use}:{model}'}" for done, (use, model) in models.items()
-    )
+    _say(planned(run, plan(run, resolved), asyncio.run(expected(run)), rate))
 
 
 def _print_prefetched(got: list[Prefetched]) -> None:
@@ -629,11 +648,6 @@ def _print_prefetched(got: list[Prefetched]) -> None:
         where = f"in {one.place}" if one.place else "nothing to fetch"
         kept = " (local: must be readable there too)" if one.is_local and one.place else ""
         typer.echo(f"{one.what}: {one.name}, {one.n_bytes / 1e6:,.1f} MB, {where}{kept}")
-
-
-def _all_there_are(run: Run) -> str:
-    asked, most = run.recipe.features.n, max(map(run.identities.n_columns, run.recipe.dictionaries))
-    return f" (all there are; {asked:,} asked for)" if asked and asked > most else ""
 
 
 def _print_outcome(run: Run, seconds: dict[str, float]) -> None:

@@ -198,8 +198,7 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
 def test_a_limit_on_cost_needs_prices(made: Tiny, tmp_path: Path) -> None:
     with FaultServer(priced_answer) as server:
         mapping = recipe(made, server.url, max_cost=1.0)
-        for section in mapping["llms"].values():
-            del section["prices"]
+        mapping["llms"] = {role: {**one, "prices": None} for role, one in mapping["llms"].items()}
         with pytest.raises(LLMStopped, match="nobody knows what tiny costs"):
             pipeline.explain(mapping, out=tmp_path / "run")
         assert not server.requests
