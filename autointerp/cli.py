@@ -327,15 +327,17 @@ def sae_convert(
     sae: Annotated[str, typer.Argument(help="Folder, file or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
-    """Write a dictionary of any format as safetensors in SAELens' layout.
+    """Write a dictionary of any format as safetensors in SAELens' layout, or ours where that has no place.
 
     Example: autointerp sae convert ckpt/ae.pt converted/layers.12
     """
     with _errors():
         from autointerp.dictionaries.convert import convert
 
-        spec = convert(sae, out)
+        done = convert(sae, out)
+        spec = done.spec
         typer.echo(f"Written: {out} ({spec.selector}, {spec.width:,} features, identity {spec.identity})")
+        typer.echo(f"In {done.layout}.")
 
 
 @sae_app.command("check")

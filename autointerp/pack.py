@@ -19,7 +19,7 @@ from autointerp.activations.random_rates import RANDOM_UNITS
 from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
 from autointerp.journal import unit_of_feature
-from autointerp.run import CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
+from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
 _WHOLE = ("directions", "sample", "explain", "score", "usage", "failed")
 
@@ -61,7 +61,7 @@ def _files(run: Run, with_requests: bool) -> Iterator[Path]:
         yield from run.rows().folder.glob(f"{unit}.*")
     for dictionary in run.recipe.dictionaries:
         yield from run.cache(dictionary).folder.glob("*.json")
-        for units in (CHECK, f"{RANDOM_UNITS}*"):
+        for units in (CALIBRATION, CHECK, f"{RANDOM_UNITS}*"):
             yield from run.cache(dictionary).folder.glob(f"{units}.*")
     for stage in (*_WHOLE, *(("requests",) if with_requests else ())):
         found = (path for path in (run.path / stage).rglob("*") if path.is_file())

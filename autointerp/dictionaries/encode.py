@@ -89,6 +89,10 @@ class Encoder:
         if spec.feature_sliceable:
             self._columns = self._columns.padded(COLUMNS)
 
+    @property
+    def device(self) -> torch.device:
+        return self._weights.b_enc_F.device
+
     def sliced(self, features: Sequence[int]) -> Encoder:
         """An encoder of these features alone (ascending), whose codes are what the whole one would give
         them. Only for a `feature_sliceable` dictionary; it can't decode."""
@@ -125,13 +129,23 @@ class Encoder:
         if not tiles:
             return self._empty(x_ND.device)
         token_M, feature_M, value_M = (torch.cat(column) for column in zip(*tiles, strict=True))
-        if self._norm_F is not None and not self.spec.value_is_score:
-            value_M = value_M / self._norm_F[feature_M]
         if self._features is not None:
             feature_M = self._features[feature_M]
+        if self._norm_F is not None and not self.spec.value_is_score:
+            value_M = value_M / self._norm_F[feature_M]
         if self.spec.signed:
             feature_M, value_M = 2 * feature_M + (value_M < 0), value_M.abs()
         return Codes(token_M, feature_M, value_M)
+
+    @torch.no_grad()
+    def score_tiles(self, x_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What the selector sees, whatever it makes of it: scores [n, f] of some tokens, each tile with its
+        first feature; all of a tile of tokens before the next. A tile may be overwritten by whoever takes it."""
+        n_step, f_step = self._tile(len(x_ND))
+        for start in range(0, len(x_ND), n_step):
+            x_nD = transformed(x_ND[start : start + n_step].to(torch.float32), self.spec.transform)
+            for first, score_nf in self._scores(x_nD, f_step):
+                yield first, score_nf[:, : self.spec.width - first]
 
     def check_finite(self, n_bad: int, n_tokens: int) -> None:
         """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autointerp.activations.collect import Attached, Collector, Masking, joined, unexplained
 from autointerp.activations.rows import row_shards
+from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
@@ -70,7 +71,15 @@ def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
 
 @torch.inference_mode()
 def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
-    encoder, n_columns = Encoder(convention.spec, convention.weights), convention.spec.n_columns
+    """On these tokens, on which thresholds are found first where the dictionary stores none. Raises
+    CheckpointError where they can't be."""
+    weights, n_columns, thresholds = convention.weights, convention.spec.n_columns, None
+    if convention.spec.calibration is not None:
+        found = calibrated(Encoder(convention.spec, weights), lambda: iter([x_ND]), len(x_ND))
+        finite = found.threshold_F[torch.isfinite(found.threshold_F)]
+        thresholds = (float(finite.min()), float(finite.max()))
+        weights = dataclasses.replace(weights, threshold_F=found.threshold_F)
+    encoder = Encoder(convention.spec, weights)
     codes = encoder.encode(x_ND)
     n_alive = int((torch.bincount(codes.feature_M, minlength=n_columns) > 0).sum())
     fvu = ratio = None
@@ -85,4 +94,5 @@ def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
         fvu=fvu,
         n_dead=n_columns - n_alive,
         norm_ratio=ratio,
+        thresholds=thresholds,
     )
