@@ -51,6 +51,8 @@ class Architecture:
     d_heads: int | None
     """Width of all attention heads together, which isn't d_model in every family; None if config.json
     doesn't say."""
+    n_heads: int | None
+    """Attention heads (of queries); None if config.json doesn't say."""
     n_experts: int | None
     """Experts of a layer that has any; None in a dense model."""
     expert_layers: frozenset[int]
@@ -109,6 +111,7 @@ class Architecture:
             n_layers=n_layers,
             d_mlp=d_mlp,
             d_heads=n_heads and n_heads * (_number(known, ("head_dim",)) or d_model // n_heads),
+            n_heads=n_heads,
             n_experts=_number(known, ("num_local_experts", "num_experts")),
             expert_layers=_expert_layers(model_type, known, n_layers),
             vocab_size=_needed(known, ("vocab_size",), source),
