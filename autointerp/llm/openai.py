@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, cas
 import orjson
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import chat_format
+from autointerp.llm import chat_format, chat_request
+from autointerp.llm.chat_request import chat_body
 from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.server_errors import (
@@ -34,7 +35,7 @@ from autointerp.llm.server_errors import (
     status_of,
 )
 from autointerp.prompting import Prompt
-from autointerp.types import Json, digest
+from autointerp.types import Json
 
 if TYPE_CHECKING:  # importing them takes a second, so it waits until somebody connects
     from asyncio_throttle.throttler import Throttler
@@ -100,9 +101,7 @@ class Openai:
 
     def identity(self) -> LLMIdentity:
         """Model and revision; behind a `+` the digest of those options that change answers, if any is set."""
-        asked = [self.system_role, self.constrain, self.extra_body]
-        plain = asked == [True, "none", {}]
-        return LLMIdentity(self.model, self.revision if plain else f"{self.revision}+{digest(asked)[:8]}")
+        return chat_request.identity(self)
 
     def connect(self, place: Place = ANYWHERE) -> OpenaiLLM:
         """Raises LLMStopped for a missing key or an address that is none."""
@@ -171,24 +170,18 @@ class OpenaiLLM:
         seed: int | None = None,
         index: int = 0,
     ) -> Reply:
-        """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
-
-        With `label_tokens`, `choices` and `schema` are not sent: under a grammar a server reports
-        probabilities among the allowed answers alone. `latency_s` is that of the try that succeeded.
-        """
-        options = self._options
-        body: Json = {
-            "model": options.model,
-            "messages": chat_format.messages(prompt, system_role=options.system_role),
-            options.max_tokens_field: max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        if label_tokens:
-            body |= {"logprobs": True, "top_logprobs": chat_format.N_TOP}
-        elif options.constrain == "structured_outputs" and (choices or schema):
-            body["structured_outputs"] = {"choice": list(choices)} if choices else {"json": schema}
-        body |= options.extra_body
+        """See `LLM` and `chat_body`. `index` is not sent: where the temperature is 0, one more try needs
+        another prompt. `latency_s` is that of the try that succeeded."""
+        body = chat_body(
+            self._options,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            choices=choices,
+            schema=schema,
+            label_tokens=label_tokens,
+            seed=seed,
+        )
         return await self._ask(
             "/chat/completions", body, lambda answer, s: chat_format.read_reply(answer, s, label_tokens)
         )
@@ -213,7 +206,6 @@ class OpenaiLLM:
 
     async def _ask(self, path: str, body: Json, read: Callable[[Json, float], T]) -> T:
         """`read(answer, seconds)` of the answer to `body`, tried again while the failure may pass."""
-        body = {name: value for name, value in body.items() if value is not None}
         once = partial(self._once, path, body, read)
         options, address = self._options, self._server.address
         try:
