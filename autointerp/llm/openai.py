@@ -34,6 +34,7 @@ from autointerp.llm.server_errors import (
     said,
     status_of,
 )
+from autointerp.llm.server_key import key_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -111,7 +112,7 @@ class Openai:
         if fault := address_fault(address):
             raise LLMStopped(f"OPENAI_BASE_URL: {fault}")
         local = is_this_machine(address)
-        key = self._key(required=not local)
+        key = key_of(self.api_key_env, self.model, required=not local)
         # Loading certificates takes 50 ms, and http needs none. (A redirect to https would fail, safely.)
         tls = True if address.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client = openai.AsyncOpenAI(
@@ -123,20 +124,6 @@ class Openai:
             http_client=openai.DefaultAioHttpClient(trust_env=not local, verify=tls),
         )
         return OpenaiLLM(self, client, Server(address, self.model, self.api_key_env, key))
-
-    def _key(self, *, required: bool) -> str:
-        name = self.api_key_env
-        key = os.environ.get(name, "").strip() if name else ""
-        if required and name and not key:
-            raise LLMStopped(
-                f"the environment variable {name} is not set, and the LLM '{self.model}' needs a key.\n"
-                f"  export {name}=...        the server's key, or\n"
-                "  api_key_env: OTHER_NAME  if the key is in another variable, or\n"
-                "  api_key_env: ''          if the server asks for no key."
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise LLMStopped(f"{name} holds characters that no key has (not printable ASCII). Set it again.")
-        return key
 
 
 class OpenaiLLM:
