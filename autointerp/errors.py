@@ -20,7 +20,8 @@
     └── LLMError                    the LLM side
         ├── LLMUnavailable          no answer after all tries: the item stays open for the next run
         ├── LLMBadRequest           the server will never take this request: only this item fails
-        └── LLMStopped              key, quota or credit: no request can succeed, the run stops
+        ├── LLMStopped              key, quota or credit: no request can succeed, the run stops
+        └── AnswersError            a file of answers that is none, or of another run
     Pending                         (signal) the answer is not there yet: go on with other items
     Unreadable                      (signal) an answer that could not be read, also after one more try
     Refused                         (signal) the LLM declined to answer
@@ -126,6 +127,10 @@ class LLMBadRequest(LLMError):
 
 class LLMStopped(LLMError):
     """A wrong key, an empty account, no such model: no request can succeed, so the run stops."""
+
+
+class AnswersError(LLMError):
+    """A file of answers that can't be read, or that answers nothing of this run."""
 
 
 class Pending(Exception):

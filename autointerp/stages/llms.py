@@ -10,7 +10,7 @@ from typing import Any
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
-from autointerp.llm.protocol import Backend, Place
+from autointerp.llm.protocol import Backend, Delayed, Place
 from autointerp.llm.replay import Limited
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
@@ -57,6 +57,7 @@ def check_llms_are_named(recipe: Recipe) -> None:
             f"                       `--llm vllm` takes {vllm.DEFAULT_MODEL}\n"
             "  --llm openai:MODEL   any OpenAI-compatible server: set OPENAI_BASE_URL and OPENAI_API_KEY\n"
             "                       (a `vllm serve` of your own: http://localhost:8000/v1 and no key)\n"
+            "  --llm batch:MODEL    the same in OpenAI's batches, at half the price and within a day\n"
             "  --llm lexical        no language model: corpus statistics, the baseline an LLM must beat\n"
             "  --explainer-llm and --judge-llm choose one each."
         )
@@ -78,10 +79,11 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
             llm = backend.connect(place)
             if backend.local:
                 progress.note(f"{llm.identity} starts on this machine when it is first asked.")
-            # Nothing is gained by limiting what queues by itself, or is computed here at once.
-            limited = backend.paid and not backend.local
+            delayed = llm if isinstance(llm, Delayed) else None
+            # Nothing is gained by limiting what queues by itself, is computed here at once, or only noted down.
+            limited = backend.paid and not backend.local and delayed is None
             asked = Limited(llm, run.recipe.resources.n_in_flight) if limited else llm
-            living.append((section, Asked(asked, backend.paid)))
+            living.append((section, Asked(asked, backend.paid, delayed)))
         yield {
             role: next((asked for known, asked in living if known == section), NOBODY)
             for role, section in sections.items()
