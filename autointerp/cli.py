@@ -40,6 +40,11 @@ sae_app = typer.Typer(
     help="Look at a dictionary.\n\nExample: autointerp sae inspect ckpt/layers.12",
 )
 app.add_typer(sae_app, name="sae")
+llm_app = typer.Typer(
+    no_args_is_help=True,
+    help="The LLM side of a run.\n\nExample: autointerp llm answers outputs/demo answers.jsonl",
+)
+app.add_typer(llm_app, name="llm")
 
 
 class Until(StrEnum):
@@ -305,6 +310,30 @@ def cache_verify(
             _say(list(verified(opened, found))[-1:])
         if found.faults:
             raise typer.Exit(1)
+
+
+@llm_app.command("answers")
+def llm_answers(
+    run: RunFolder,
+    files: Annotated[list[Path], typer.Argument(help="Answers: OpenAI's batch format, a line each.")],
+) -> None:
+    """Take in answers to a run's batch files that were made by any means, complete or not, in any order.
+
+    A line is what OpenAI's batches and `vllm run-batch` write, or {"custom_id": ..., "text": ...}.
+
+    Example: autointerp llm answers outputs/demo answers.jsonl
+    """
+    with _errors():
+        from autointerp.llm.batch import FOLDER
+        from autointerp.llm.batch_import import import_answers
+        from autointerp.llm.batch_jobs import said_of
+        from autointerp.run import Run
+
+        opened = Run.open(run)
+        with opened.lock():
+            taken = import_answers(opened.path / FOLDER, files)
+        _say(said_of(path, one) for path, one in zip(files, taken, strict=True))
+        typer.echo(f"Next: autointerp resume {run}")
 
 
 @sae_app.command("inspect")
@@ -663,7 +692,7 @@ def _print_outcome(run: Run, seconds: dict[str, float]) -> None:
 
 
 def _end(run: Run, outcome: Outcome) -> None:
-    """What to type next; exit code 1 where features stayed open."""
+    """What to type next; exit code 1 where features stayed open, or wait for answers by other means."""
     from autointerp.report.feature import worth_showing
 
     if run.recipe.resources.shard:
@@ -678,6 +707,12 @@ def _end(run: Run, outcome: Outcome) -> None:
     if outcome.open:
         for reason, n in outcome.open.items():
             typer.echo(f"{n:,} open: {reason}", err=True)
+    if outcome.awaited:
+        from autointerp.report.awaited import lines
+
+        for line in lines(run.path, outcome.awaited):
+            typer.echo(line, err=True)
+    if outcome.open or outcome.awaited:
         typer.echo(f"Go on: autointerp resume {run.path}", err=True)
         raise typer.Exit(1)
 

@@ -22,11 +22,14 @@ from autointerp import recipe as recipes
 from autointerp.activations.delphi import site_name
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
+from autointerp.llm.protocol import Awaited
 from autointerp.pack import check_packed
-from autointerp.progress import Progress, Silent, Stop
+from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
+from autointerp.stages.asked import Asked
+from autointerp.stages.delayed import answers_between, delayed_of, open_all
 from autointerp.stages.device import run_on_device
 from autointerp.stages.explain import run_explain
 from autointerp.stages.llms import (
@@ -36,7 +39,7 @@ from autointerp.stages.llms import (
     with_default_llm,
     with_dialects,
 )
-from autointerp.stages.preflight import check_disk, check_llms, plan
+from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.stages.score import run_score
 from autointerp.subject.corpus import check_first_documents
@@ -54,10 +57,14 @@ class Outcome:
     """Wall time a stage, of this call."""
     open: dict[str, int] = field(default_factory=dict[str, int])
     """Why features stayed open, counted by message."""
+    awaited: list[Awaited] = field(default_factory=list[Awaited])
+    """Files of requests that somebody else is to answer."""
 
-    def add(self, filled: Filled) -> None:
+    def add(self, filled: Filled) -> int:
+        """Counts what one stage left open; returns how many items wait for answers."""
         for reason, n in filled.reasons.items():
             self.open[reason] = self.open.get(reason, 0) + n
+        return filled.n_pending
 
 
 def run_line(
@@ -93,7 +100,7 @@ def run_line(
                 Run.of(run.path, resolved).check()  # the model, dictionary and corpus are still the same
             check_disk(run, plan(run, resolved))
             if "explain" in wanted:
-                _anywhere(lambda: _preflight(run, progress, stop), stop)
+                _anywhere(lambda: preflight(run, progress, stop), stop)
             stop.check()
             if extending:
                 run.save()  # not before the checks: a run that is refused leaves nothing to resume
@@ -112,36 +119,38 @@ def run_line(
 
 
 async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
+    """Passes over the features: one, or with an LLM that answers later as many as it takes."""
     async with connected(run, progress) as llms:
-        for dictionary in run.recipe.dictionaries:
-            stop.check()
-            with _timed(outcome, "explain"):
-                for name in run.recipe.explainers:
-                    asked = llms["explainer"]
-                    outcome.add(await run_explain(run, dictionary, name, asked, progress, stop))
-            if "score" not in wanted:
-                continue
-            with _timed(outcome, "score"):
-                for name in run.recipe.explainers:
-                    for scorer in run.recipe.scorers:
-                        asked = llms["judge"]
-                        filled = await run_score(run, dictionary, name, scorer, asked, progress, stop)
-                        outcome.add(filled)
+        later = delayed_of(llms)
+        await until_stopped(open_all(later, progress), stop)
+        while not outcome.awaited and await _pass(run, llms, wanted, outcome, progress, stop) and later:
+            outcome.awaited = await until_stopped(answers_between(later, progress), stop)
 
 
-async def _preflight(run: Run, progress: Progress, stop: Stop) -> None:
-    """Checks the LLMs; a wish to stop need not wait for a server that hangs."""
-    async with connected(run, progress) as llms:
-        checking = asyncio.ensure_future(check_llms(run, llms))
-        stopping = asyncio.ensure_future(stop.event().wait())
-        try:
-            await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stop.check()
-            await checking
-        finally:
-            checking.cancel()
-            stopping.cancel()
-            await asyncio.gather(checking, stopping, return_exceptions=True)
+async def _pass(
+    run: Run,
+    llms: Mapping[str, Asked],
+    wanted: tuple[Stage, ...],
+    outcome: Outcome,
+    progress: Progress,
+    stop: Stop,
+) -> int:
+    """Does what can be done now; how many items wait for answers that come by other means."""
+    explainer, judge, n_pending = llms["explainer"], llms["judge"], 0
+    outcome.open.clear()
+    for dictionary in run.recipe.dictionaries:
+        stop.check()
+        with _timed(outcome, "explain"):
+            for name in run.recipe.explainers:
+                n_pending += outcome.add(await run_explain(run, dictionary, name, explainer, progress, stop))
+        if "score" not in wanted:
+            continue
+        with _timed(outcome, "score"):
+            for name in run.recipe.explainers:
+                for scorer in run.recipe.scorers:
+                    filled = await run_score(run, dictionary, name, scorer, judge, progress, stop)
+                    n_pending += outcome.add(filled)
+    return n_pending
 
 
 # --- from Python ---------------------------------------------------------------------------------------

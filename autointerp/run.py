@@ -9,6 +9,7 @@ sample/<dictionary>/                      samples and window stores
 explain/<dictionary>/<explainer>/         explanations
 score/<dictionary>/<explainer>/<scorer>/  scores
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
+batch/<round>/                            requests in files, and the answers to them (`llm/batch.py`)
 """
 
 from __future__ import annotations
@@ -287,7 +288,9 @@ class Run:
         if not needed or section is None:
             return None
         backend = instance("llm", section)
-        return {"use": section["use"], "version": backend.version} | dataclasses.asdict(backend.identity())
+        # A backend that says whom it answers as is not told from it: `batch` asks what `openai` would.
+        use = getattr(backend, "answers_as", section["use"])
+        return {"use": use, "version": backend.version} | dataclasses.asdict(backend.identity())
 
     # --- what is there, what is asked for, who works on it ---
 

@@ -14,7 +14,7 @@ from typing import Final
 from autointerp.asking import Asking
 from autointerp.fill import Filled, Item, fill
 from autointerp.journal import Journal, Part
-from autointerp.llm.protocol import LLM, NoLLM
+from autointerp.llm.protocol import LLM, Delayed, NoLLM
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
@@ -35,6 +35,8 @@ class Asked:
 
     llm: LLM
     paid: bool
+    delayed: Delayed | None = None
+    """The same LLM, where its answers come between two passes."""
 
 
 NOBODY = Asked(NoLLM(), paid=False)

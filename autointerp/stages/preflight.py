@@ -13,11 +13,13 @@ from autointerp.errors import DiskFull, LLMBadRequest, Refused, Unreadable
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.replay import Replayed
+from autointerp.progress import Progress, Stop, until_stopped
 from autointerp.recipe import PluginSection, instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.asked import Asked
+from autointerp.stages.llms import connected
 from autointerp.types import Heldout, Shown, Stratum, Window
 
 _BYTES_A_FIRING: Final = 8
@@ -80,17 +82,26 @@ def check_disk(run: Run, planned: Plan) -> None:
         )
 
 
+async def preflight(run: Run, progress: Progress, stop: Stop) -> None:
+    """Connects the LLMs and checks them. Raises LLMErrors and Interrupted."""
+    async with connected(run, progress) as llms:
+        await until_stopped(check_llms(run, llms), stop)
+
+
 async def check_llms(run: Run, llms: Mapping[str, Asked]) -> None:
     """One prompt of full size to each LLM that costs something, as its explainers and scorers will send.
 
     Always asked anew, so that a run which goes on learns what the server says today; each time the
-    prompts differ, so no request is made twice. Raises LLMErrors.
+    prompts differ, so no request is made twice. One that answers later is only asked whether it can work.
+    Raises LLMErrors.
     """
     requests = Journal(run.path / "requests" / "preflight", None)
     usage = Journal(run.path / "usage" / "preflight", None)
     turn = f"{len(requests.units()):04d}"
     for role, asked in llms.items():
-        if asked.paid:
+        if asked.delayed is not None:
+            await asked.delayed.check()
+        elif asked.paid:
             noted = Replayed(asked.llm, requests, usage, turn)
             try:
                 await _try(run, role, Asking(noted, f"preflight {turn}", run.recipe.seed, run.prompts))
