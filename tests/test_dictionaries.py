@@ -534,7 +534,11 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("activation", FLAT | {"activation_fn_str": "tanh-relu"}, "activation_fn_str is tanh-relu.*relu"),
     ("average", V6 | {"normalize_activations": "expected_average_only_in"}, "fold_activation_norm"),
     ("average, early", FLAT | {"normalize_activations": True}, "fold_activation_norm"),
-    ("whitening", V6 | {"normalize_activations": "covariance_whitening"}, "covariance_whitening.*not read"),
+    (
+        "whitening",
+        V6 | {"normalize_activations": "covariance_whitening"},
+        "whitened inputs.*fold_activation_whitening",
+    ),
     ("a head", FLAT | {"hook_point_head_index": 3}, "head_index is 3"),
     ("out", V6 | {"metadata": META | {"hook_name_out": "blocks.3.hook_mlp_out"}}, "transcoder"),
     (

@@ -280,6 +280,37 @@ def test_the_factor_of_a_training_checkpoint(tmp_path: Path) -> None:
     assert len(identities) == 4
 
 
+@pytest.mark.parametrize("kind", ["standard", "gated"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_the_whitening_of_a_training_checkpoint(tmp_path: Path, kind: str, subtracts: bool) -> None:
+    """z = (x - mean) M goes in, what comes out is mapped back. It is part of the identity."""
+    t, x = gated_tensors() if kind == "gated" else tensors(), inputs()
+    matrix = (np.eye(D) + 0.2 * normal(D, D, seed=11)).astype(np.float32)
+    maps = {"mean": normal(D, seed=12), "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
+    z = (x.astype(np.float64) - maps["mean"]) @ matrix - t["b_dec"] * subtracts
+    if kind == "gated":
+        magnitude = np.maximum(z @ t["W_enc"] * np.exp(t["r_mag"].astype(np.float64)) + t["b_mag"], 0)
+        acts = magnitude * (z @ t["W_enc"] + t["b_gate"] > 0)
+    else:
+        acts = np.maximum(z @ t["W_enc"] + t["b_enc"], 0)
+    config = V6 | {
+        "normalize_activations": "covariance_whitening",
+        "apply_b_dec_to_input": subtracts,
+        "architecture": kind,
+    }
+    folder = checkpoint(tmp_path, config, t)
+    save_file(maps, folder / "activation_whitening.safetensors")
+    assert_equal(
+        run(folder, x), acts, (acts @ t["W_dec"] + t["b_dec"]) @ maps["inverse_matrix"] + maps["mean"]
+    )
+    identity = describe_place(folder).identity
+    save_file(maps | {"mean": normal(D, seed=13)}, folder / "activation_whitening.safetensors")
+    assert describe_place(folder).identity != identity
+    save_file(maps | {"matrix": matrix[:-1]}, folder / "activation_whitening.safetensors")
+    with pytest.raises(CheckpointError, match="'matrix' has shape"):
+        describe_place(folder)
+
+
 def test_hook_z_is_read_at_the_heads_outputs(tmp_path: Path) -> None:
     metadata = V6["metadata"] | {"hook_name": "blocks.3.attn.hook_z"}
     config = V6 | {"reshape_activations": "hook_z", "metadata": metadata}

@@ -28,6 +28,7 @@ from autointerp.dictionaries.saelens_config import (
     factor,
     subtracts_b_dec,
 )
+from autointerp.dictionaries.saelens_whitening import whitened, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
@@ -84,6 +85,8 @@ class Saelens:
         files = [folder / CONFIG, weights]
         if factor(settings) != 1.0:
             files.append(folder / SCALER)
+        if (whitening := whitening_file(settings)) is not None:
+            files.append(whitening)
         return replace(spec, identity=fingerprint(files))
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
@@ -94,6 +97,8 @@ class Saelens:
         tensors = _read(spec, device)
         if (scale := factor(settings)) != 1.0:
             tensors = _scaled(tensors, scale, by_decoder_norm=spec.decoder_norm_gate)
+        if (path := whitening_file(settings)) is not None:
+            tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)
         if spec.selector == "pursuit":
             b_dec_O = b_dec_O if subtracts_b_dec(settings) else torch.zeros_like(b_dec_O)

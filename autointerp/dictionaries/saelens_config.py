@@ -18,6 +18,7 @@ from typing import Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
+from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
 from autointerp.errors import CheckpointError
 
@@ -65,6 +66,7 @@ def configured(folder: Path) -> DictionarySpec:
     is_transcoder = architecture(settings) in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     factor(settings)  # raises where it is needed and not there
+    whitening_file(settings)
     hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
     if k is not None and k > width and selector != "pursuit":
@@ -170,13 +172,14 @@ def _pursuit(settings: Settings) -> Pursuit:
 
 
 def _transform(settings: Settings) -> tuple[Transform, ...]:
-    """`normalize_activations`, but for a factor, which `load` folds in."""
+    """`normalize_activations`, but for a factor or a whitening, which `load` folds in."""
     value = settings.values.get("normalize_activations")
-    if value in (None, False, True, AVERAGE):
+    if value in (None, False, True, AVERAGE, WHITENING):
         return ()
     if not isinstance(value, str) or value not in TRANSFORMS:
         settings.refuse(
-            "normalize_activations", f"this is not read; these are: {', '.join((*TRANSFORMS, AVERAGE))}."
+            "normalize_activations",
+            f"this is not read; these are: {', '.join((*TRANSFORMS, AVERAGE, WHITENING))}.",
         )
     return TRANSFORMS[value]
 
@@ -191,6 +194,8 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
     )
     if head is not None:
         origin.refuse(head, "dictionaries of a single attention head are not read.")
+    if is_transcoder and settings.values.get("normalize_activations") == WHITENING:
+        settings.refuse("normalize_activations", "for a transcoder this is not read.")
     if is_transcoder and settings.flag("apply_b_dec_to_input", False):
         settings.refuse(
             "apply_b_dec_to_input", "a transcoder's b_dec belongs to its output. Is the architecture right?"
@@ -239,6 +244,8 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append("a training dump: the threshold tracked in training stands for the top k of a batch")
     if value != 1.0:
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
+    if settings.values.get("normalize_activations") == WHITENING:
+        notes.append(f"inputs are whitened ({FILE})")
     if _was_centred(origin):
         notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
     return tuple(notes)
