@@ -75,7 +75,7 @@ class BatchServer:
         """Asked for, if set."""
         self.on: dict[str, Callable[[], web.Response | None]] = {}
         """By `upload`, `create`, `created`, `look`: what happens then; a response given is sent instead."""
-        self.end: Callable[[Json], Json] = lambda batch: batch
+        self.end: Callable[[Json], None] = lambda batch: None
         """Has the last word on a batch that has ended."""
         self.url = ""
         self._loop = asyncio.new_event_loop()

@@ -77,9 +77,10 @@ class Jobs:
                 n_lost += 1
                 if n_lost == _MAX_LOST:
                     raise
-            if self._requests.open_files():
+            left = self._requests.open_files()
+            pause_s = min(pause_s * 1.5, _MAX_PAUSE_S) if len(left) == len(files) else self._first_pause_s
+            if left:
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, _MAX_PAUSE_S)
 
     async def _look_at_all(self, files: list[RequestFile], progress: Progress) -> None:
         running = [file for file in files if file.sent.batch]
@@ -92,11 +93,11 @@ class Jobs:
                 raise
         if stopped:
             raise stopped[0]
-        n_running = sum(bool(file.sent.batch) for file in self._requests.open_files())
-        if self._held and (n_running < len(running) or not n_running):
-            file = self._held[0]
-            self._alone = None if n_running else file
-            await self.send(file, progress)
+        left = self._requests.open_files()
+        is_alone = not any(file.sent.batch for file in left)
+        if self._held and (len(left) < len(files) or is_alone):
+            self._alone = self._held[0] if is_alone else None
+            await self.send(self._held[0], progress)
             self._held.pop(0)
 
     async def _look_at(self, file: RequestFile, progress: Progress) -> list[LLMError]:
