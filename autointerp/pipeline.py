@@ -39,6 +39,7 @@ from autointerp.stages.llms import (
     with_default_llm,
     with_dialects,
 )
+from autointerp.stages.packing import with_packing
 from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.stages.score import run_score
@@ -208,6 +209,8 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
         recipe = with_dialects(recipe)
+        if not (out / "recipe.yaml").is_file():
+            recipe = with_packing(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     run.check()

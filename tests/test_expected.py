@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
+from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.stages.expected import expected, n_tokens
+from autointerp.stages.packing import cheapest
 from autointerp.stages.spent import spent
 from autointerp.types import Json
 from fault_server import Behaviour, FaultServer, ok
@@ -97,3 +99,27 @@ def test_the_plan_and_the_status_tell_tokens_money_and_hours(made: Tiny, tmp_pat
 )
 def test_tokens_by_hand(text: str, n: int) -> None:
     assert n_tokens(text) == n
+
+
+# --- windows a prompt ------------------------------------------------------------------------------------
+
+
+def test_where_every_prompt_pays_for_its_beginning_it_holds_more_windows(made: Tiny, tmp_path: Path) -> None:
+    def chosen(llm: Json, **scorer: object) -> int:
+        mapping = made.recipe(
+            llms={"explainer": llm, "judge": llm}, scorers={"detection": {"use": "detection", **scorer}}
+        )
+        run = pipeline.prepare(mapping, tmp_path / "run")[1]
+        return instance("scorers", run.recipe.scorers["detection"]).windows_per_prompt
+
+    paid = {"use": "openai", "model": "gpt-4.1-mini", "base_url": "https://api.openai.com/v1"}
+    assert chosen(paid) == 20
+    assert chosen(paid, windows_per_prompt=5) == 5
+    assert chosen({"use": "openai", "model": "unknown", "base_url": "http://127.0.0.1:1/v1"}) == 10
+    assert chosen({"use": "lexical"}) == 10
+
+
+@pytest.mark.parametrize(("beginning", "n"), [(0, 10), (40, 10), (112, 10), (113, 20), (400, 20)])
+def test_the_number_by_hand(beginning: float, n: int) -> None:
+    """b/20 + 45 is a tenth less than b/10 + 45 from b = 112.5 on."""
+    assert cheapest(beginning) == n

@@ -26,6 +26,8 @@ def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | No
         f"about {plan.disk_bytes / 1e9:.2f} GB of disk in {run.path}{_llms(run)}"
     )
     yield from map(_asked, expected)
+    if expected and (packed := _packed(run)):
+        yield f"  windows a prompt: {', '.join(packed)}"
     costs = [one.cost for one in expected if one.cost is not None]
     if len(costs) > 1 and len(costs) == len(expected):
         yield f"  together about ${sum(costs):,.2f}"
@@ -42,6 +44,13 @@ def _asked(one: Expected) -> str:
         f"  {one.role} {one.llm}: {one.n_requests:,} requests, about {_short(one.prompt_tokens)} tokens in{cached}, "
         f"{_short(one.completion_tokens)} out, {cost}"
     )
+
+
+def _packed(run: Run) -> list[str]:
+    """Scorers that put several windows into one prompt, with how many."""
+    scorers = {name: instance("scorers", section) for name, section in run.recipe.scorers.items()}
+    found = {name: getattr(scorer, "windows_per_prompt", None) for name, scorer in scorers.items()}
+    return [f"{name} {n}" for name, n in found.items() if n is not None]
 
 
 def _short(n: int) -> str:
