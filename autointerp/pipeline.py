@@ -2,6 +2,7 @@
 
     corpus ──cache──▶ shards ──sample──▶ windows ──explain──▶ explanations ──score──▶ trials, metrics
              GPU                                    LLM                      LLM
+                                               └──── one flow, feature by feature ────┘
 
 `explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
 done is passed over, so running again is resuming.
@@ -28,7 +29,7 @@ from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.device import run_on_device
-from autointerp.stages.explain import run_explain
+from autointerp.stages.flow import run_flow
 from autointerp.stages.llms import (
     check_llms_are_named,
     connected,
@@ -38,7 +39,6 @@ from autointerp.stages.llms import (
 )
 from autointerp.stages.preflight import check_disk, check_llms, plan
 from autointerp.stages.sample import run_sample
-from autointerp.stages.score import run_score
 from autointerp.subject.corpus import check_first_documents
 
 Stage = Literal["cache", "sample", "explain", "score"]
@@ -51,7 +51,7 @@ class Outcome:
 
     run: Run
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Wall time a stage, of this call."""
+    """Wall time a stage, of this call. Explaining and scoring are one: they go on at the same time."""
     open: dict[str, int] = field(default_factory=dict[str, int])
     """Why features stayed open, counted by message."""
 
@@ -112,21 +112,10 @@ def run_line(
 
 
 async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
+    with_scores = "score" in wanted
     async with connected(run, progress) as llms:
-        for dictionary in run.recipe.dictionaries:
-            stop.check()
-            with _timed(outcome, "explain"):
-                for name in run.recipe.explainers:
-                    asked = llms["explainer"]
-                    outcome.add(await run_explain(run, dictionary, name, asked, progress, stop))
-            if "score" not in wanted:
-                continue
-            with _timed(outcome, "score"):
-                for name in run.recipe.explainers:
-                    for scorer in run.recipe.scorers:
-                        asked = llms["judge"]
-                        filled = await run_score(run, dictionary, name, scorer, asked, progress, stop)
-                        outcome.add(filled)
+        with _timed(outcome, "explain and score" if with_scores else "explain"):
+            outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
 
 
 async def _preflight(run: Run, progress: Progress, stop: Stop) -> None:
@@ -201,6 +190,10 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_dialects(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
+    if run.recipe.resources.reuse_requests == str(out.absolute()):
+        raise RecipeError(
+            f"resources.reuse_requests: {out} is this run itself; its own answers are used anyway."
+        )
     run.check()
     corpus = resolved.recipe.corpus  # None where the tokens come with stored activations
     if corpus is not None and not run.has_all_rows() and not run.is_packed:
