@@ -111,6 +111,10 @@ def explain(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second that the LLM answers: the plan tells hours.")
     ] = None,
+    reuse_requests: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Take answers that another run has paid for from its folder."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
@@ -128,7 +132,7 @@ def explain(
         mapping = _with_choices(mapping, n_features, features, first, llm, explainer_llm, judge_llm)
         mapping = _with_plugins(mapping, explainer, scorer, settings)
         mapping = _with_top_up(mapping, top_up)
-        mapping = _with_limits(mapping, max_cost, max_tokens)
+        mapping = _with_limits(mapping, max_cost, max_tokens, reuse_requests)
         folder = out or Path("outputs") / _run_name(sae, mapping)
         mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
@@ -597,10 +601,12 @@ def _feature_list(text: str) -> list[str]:
     return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
 
 
-def _with_limits(mapping: dict[str, Any], max_cost: float | None, max_tokens: int | None) -> dict[str, Any]:
+def _with_limits(
+    mapping: dict[str, Any], max_cost: float | None, max_tokens: int | None, reuse_requests: str | None
+) -> dict[str, Any]:
     from autointerp.recipe import merge
 
-    given = {"max_cost": max_cost, "max_tokens": max_tokens}
+    given = {"max_cost": max_cost, "max_tokens": max_tokens, "reuse_requests": reuse_requests}
     return merge(mapping, {"resources": {name: most for name, most in given.items() if most is not None}})
 
 

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from autointerp.errors import DiskFull, Interrupted, LLMUnavailable, Pending
+from autointerp.errors import Interrupted, LLMUnavailable, Pending
 from autointerp.journal import Journal, Part
 from autointerp.types import Json
+
+
+def _nothing(_: Json) -> Iterable[Item]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One key's work: `work()` gives the record (without its key)."""
 
-    unit: str
+    journal: Journal
     key: str
     work: Callable[[], Awaitable[Json]]
+    then: Callable[[Json], Iterable[Item]] = _nothing
+    """What begins when the record is written, of the same unit: what is made of an explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Items that share what is opened for them, and whose records go to parts of this name."""
+
+    name: str
+    items: Iterable[Item]
+    close: Callable[[], None] = lambda: None
+    """Called once: behind the last item, or when the call ends."""
 
 
 @dataclass(slots=True)
@@ -36,151 +53,209 @@ class Filled:
 
 
 _GIVE_UP_AFTER: Final = 25
-"""So many unanswered items in a row mean that the server is gone, not that it stumbles."""
+"""So many unanswered items of one journal in a row mean that the server is gone, not that it stumbles."""
+UNITS_AT_ONCE: Final = 32
+"""Units open at once. A handful, unless few features of each are asked for; an open one costs its windows, its
+LLM replies and three files an explainer and scorer."""
 
 
 async def fill(
-    journal: Journal,
-    items: Iterable[Item],
+    units: Iterable[Unit],
     *,
     n_in_flight: int,
+    n_units: int = UNITS_AT_ONCE,
     stop: asyncio.Event | None = None,
     grace_s: float = 20.0,
-    on_done: Callable[[str], None] = lambda key: None,
-    on_open: Callable[[str, str], None] = lambda key, reason: None,
-    on_unit_done: Callable[[str], None] = lambda unit: None,
+    on_done: Callable[[Item, Json], None] = lambda item, record: None,
+    on_open: Callable[[Item, str], None] = lambda item, reason: None,
 ) -> Filled:
-    """Runs the items, at most `n_in_flight` at once, and writes each record as it comes.
+    """Runs the units' items and writes each record as it comes.
 
-    `items` is read lazily and must be grouped by unit: a unit's file closes behind its last item. An item
-    that raises LLMUnavailable or Pending stays open. Any other error ends the call: items in flight are
-    cancelled, everything finished is written. When `stop` is set no item is begun any more, those in
-    flight get `grace_s` seconds, and Interrupted is raised.
+    At most `n_in_flight` items that units gave are in flight at once, each with those that follow from it.
+    `units` and their items are read lazily, a unit not before there is room for it. An item that raises
+    LLMUnavailable or Pending stays open, and nothing follows from it. Any other error ends the call: items in
+    flight are cancelled, everything finished is written. When `stop` is set no item is begun any more, those
+    in flight get `grace_s` seconds, and Interrupted is raised.
     """
-    flow = _Flow(journal, n_in_flight, on_done, on_open, on_unit_done)
+    flow = _Flow(n_in_flight, n_units, stop, on_done, on_open)
     try:
-        source = iter(items)
-        while not (stop and stop.is_set()):
-            item = next(source, None)
-            if item is None:
-                break
-            await flow.begin(item, stop)
-        if stop and stop.is_set():
-            await flow.finish(grace_s)
-            raise Interrupted
-        await flow.finish(None, stop)
-        if stop and stop.is_set():
-            await flow.finish(grace_s)
+        if not await flow.run(units):
+            await flow.finish_within(grace_s)
             raise Interrupted
         return flow.filled
     finally:
         await flow.abandon()
 
 
+class _Open:
+    """A unit whose items are in flight, and the files they are written to."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.n_left = 1
+        """Items in flight, and one while more of them may be read."""
+        self._parts: dict[Path, Part] = {}
+
+    def part(self, journal: Journal) -> Part:
+        known = self._parts.get(journal.folder)
+        if known is None:
+            known = self._parts[journal.folder] = Part(journal, self.unit.name)
+        return known
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+        self.unit.close()
+
+    def abandon(self) -> None:
+        for part in self._parts.values():
+            part.abandon()
+        self.unit.close()
+
+
+@dataclass(slots=True)
+class _Chain:
+    """An item that a unit gave, and those that follow from it."""
+
+    open: _Open
+    n_running: int = 0
+
+
 class _Flow:
-    """The moving parts of one `fill`: tasks in flight, open files, what came of it."""
+    """The moving parts of one `fill`: tasks in flight, open units, what came of it."""
 
     def __init__(
         self,
-        journal: Journal,
         n_in_flight: int,
-        on_done: Callable[[str], None],
-        on_open: Callable[[str, str], None],
-        on_unit_done: Callable[[str], None],
+        n_units: int,
+        stop: asyncio.Event | None,
+        on_done: Callable[[Item, Json], None],
+        on_open: Callable[[Item, str], None],
     ) -> None:
         self.filled = Filled()
-        self._journal = journal
         self._n_in_flight = n_in_flight
+        self._n_units = n_units
         self._on_done = on_done
         self._on_open = on_open
-        self._on_unit_done = on_unit_done
-        self._tasks: dict[asyncio.Task[Json], Item] = {}
-        self._parts: dict[str, Part] = {}
-        self._left: dict[str, int] = {}
-        self._newest_unit = ""
-        self._unanswered_in_a_row = 0
+        self._open: set[_Open] = set()
+        self._n_chains = 0
+        self._tasks: dict[asyncio.Task[Json], tuple[Item, _Chain]] = {}
+        # Waiting on all tasks each time would cost as many callbacks as there are tasks, for each that ends.
+        self._finished: deque[asyncio.Task[Json]] = deque()
+        self._woken = asyncio.Event()
+        self._unanswered: dict[Path, int] = {}
+        """Items of each journal in a row."""
+        self._stop = stop
+        self._stopping = asyncio.ensure_future(stop.wait()) if stop else None
+        if self._stopping:
+            self._stopping.add_done_callback(lambda _: self._woken.set())
 
-    async def begin(self, item: Item, stop: asyncio.Event | None) -> None:
-        while len(self._tasks) >= self._n_in_flight:
-            await self._collect(stop)
-            if stop and stop.is_set():
-                return
-        if item.unit != self._newest_unit:
-            previous, self._newest_unit = self._newest_unit, item.unit
-            self._close_if_over(previous)
-        self._left[item.unit] = self._left.get(item.unit, 0) + 1
-        self._tasks[asyncio.ensure_future(item.work())] = item
+    async def run(self, units: Iterable[Unit]) -> bool:
+        """False if it was stopped before everything was done."""
+        source = iter(units)
+        while await self._until(lambda: len(self._open) < self._n_units):
+            unit = next(source, None)
+            if unit is None:
+                return await self._until(lambda: not self._tasks)
+            opened = _Open(unit)
+            self._open.add(opened)
+            items = iter(unit.items)
+            while await self._until(lambda: self._n_chains < self._n_in_flight):
+                item = next(items, None)
+                if item is None:
+                    break
+                self._n_chains += 1
+                self._begin(item, _Chain(opened))
+            self._leave(opened)
+        return False
 
-    async def finish(self, within_s: float | None, stop: asyncio.Event | None = None) -> None:
-        """Waits for what is in flight: all of it, or what comes within some seconds."""
-        if within_s is None:
-            self._newest_unit, newest = "", self._newest_unit
-            while self._tasks and not (stop and stop.is_set()):
-                await self._collect(stop)
-            if not self._tasks:
-                self._close_if_over(newest)
+    async def finish_within(self, seconds: float) -> None:
+        """Waits for what is in flight, so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await self._collect()
+        except TimeoutError:
             return
-        until = time.monotonic() + within_s
-        while self._tasks and (left := until - time.monotonic()) > 0:
-            await self._collect(None, left)
 
     async def abandon(self) -> None:
-        for task in self._tasks:
+        tasks: list[asyncio.Future[Any]] = [*self._tasks, *([self._stopping] if self._stopping else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for part in self._parts.values():
-            part.abandon()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for opened in self._open:
+            opened.abandon()
 
-    async def _collect(self, stop: asyncio.Event | None, timeout_s: float | None = None) -> None:
-        stopping = [asyncio.ensure_future(stop.wait())] if stop else []
-        waiting: list[asyncio.Task[Any]] = [*self._tasks, *stopping]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
-        finally:
-            for task in stopping:
-                task.cancel()
-        finished = [(task, item) for task, item in self._tasks.items() if task.done()]
-        for task, _ in finished:
-            del self._tasks[task]
-        # All are taken before any is raised, so that one's error doesn't lose another's finished record.
-        errors = [error for task, item in finished if (error := self._take(task, item))]
+    @property
+    def _is_stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
+
+    async def _until(self, fits: Callable[[], bool]) -> bool:
+        """Takes what ends until it `fits`; False if all is to stop."""
+        while not self._is_stopped and not fits():
+            await self._collect()
+        return not self._is_stopped
+
+    def _begin(self, item: Item, chain: _Chain) -> None:
+        chain.n_running += 1
+        chain.open.n_left += 1
+        task = asyncio.ensure_future(item.work())
+        self._tasks[task] = item, chain
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Json]) -> None:
+        self._finished.append(task)
+        self._woken.set()
+
+    async def _collect(self) -> None:
+        """Waits until something has ended, or all is to stop, and takes what there is."""
+        if not self._finished:
+            self._woken.clear()
+            await self._woken.wait()
+        # All are taken before any error is raised, so that it doesn't lose another's finished record.
+        errors: list[BaseException] = []
+        while self._finished:
+            task = self._finished.popleft()
+            item, chain = self._tasks.pop(task)
+            try:
+                self._take(task, item, chain)
+            except BaseException as error:  # noqa: BLE001  raised below
+                errors.append(error)
         if errors:
             raise errors[0]
-        if self._unanswered_in_a_row >= _GIVE_UP_AFTER:
-            raise LLMUnavailable(
-                f"{self._unanswered_in_a_row} items in a row got no answer; the last said: "
-                f"{next(reversed(self.filled.reasons))}. What is done is written; resume when it is back."
-            )
+        for n in self._unanswered.values():
+            if n >= _GIVE_UP_AFTER:
+                raise LLMUnavailable(
+                    f"{n} items in a row got no answer; the last said: {next(reversed(self.filled.reasons))}. "
+                    f"What is done is written; resume when it is back."
+                )
 
-    def _take(self, task: asyncio.Task[Json], item: Item) -> BaseException | None:
-        error = task.exception()
+    def _take(self, task: asyncio.Task[Json], item: Item, chain: _Chain) -> None:
         try:
-            if error is None:
-                part = self._parts.get(item.unit) or Part(self._journal, item.unit)
-                self._parts[item.unit] = part
-                part.append(item.key, task.result())
-                self.filled.n_done += 1
-                self._unanswered_in_a_row = 0
-                self._on_done(item.key)
-            elif isinstance(error, LLMUnavailable):
-                self.filled.n_open += 1
-                reason = self.filled.reasons.pop(str(error), 0)
-                self.filled.reasons[str(error)] = reason + 1
-                self._unanswered_in_a_row += 1
-                self._on_open(item.key, str(error))
-            elif isinstance(error, Pending):
-                self.filled.n_pending += 1
-            else:
-                return error
-        except DiskFull as full:
-            return full
-        self._left[item.unit] -= 1
-        self._close_if_over(item.unit)
-        return None
+            record = task.result()
+        except LLMUnavailable as error:
+            self.filled.n_open += 1
+            reason = self.filled.reasons.pop(str(error), 0)
+            self.filled.reasons[str(error)] = reason + 1
+            self._unanswered[item.journal.folder] = self._unanswered.get(item.journal.folder, 0) + 1
+            self._on_open(item, str(error))
+        except Pending:
+            self.filled.n_pending += 1
+        else:
+            chain.open.part(item.journal).append(item.key, record)
+            self.filled.n_done += 1
+            self._unanswered.pop(item.journal.folder, None)
+            self._on_done(item, record)
+            if not self._is_stopped:
+                for following in item.then(record):
+                    self._begin(following, chain)
+        chain.n_running -= 1
+        if not chain.n_running:
+            self._n_chains -= 1
+        self._leave(chain.open)
 
-    def _close_if_over(self, unit: str) -> None:
-        if self._left.get(unit) == 0 and unit != self._newest_unit:
-            del self._left[unit]
-            if part := self._parts.pop(unit, None):
-                part.close()
-            self._on_unit_done(unit)
+    def _leave(self, opened: _Open) -> None:
+        opened.n_left -= 1
+        if not opened.n_left:
+            self._open.discard(opened)
+            opened.close()

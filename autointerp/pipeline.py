@@ -2,6 +2,7 @@
 
     corpus ──cache──▶ shards ──sample──▶ windows ──explain──▶ explanations ──score──▶ trials, metrics
              GPU                                    LLM                      LLM
+                                               └──── one flow, feature by feature ────┘
 
 `explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
 done is passed over, so running again is resuming.
@@ -31,7 +32,7 @@ from autointerp.run import Run
 from autointerp.stages.asked import Asked
 from autointerp.stages.delayed import answers_between, delayed_of, open_all
 from autointerp.stages.device import run_on_device
-from autointerp.stages.explain import run_explain
+from autointerp.stages.flow import run_flow
 from autointerp.stages.llms import (
     check_llms_are_named,
     connected,
@@ -42,7 +43,6 @@ from autointerp.stages.llms import (
 from autointerp.stages.packing import with_packing
 from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
-from autointerp.stages.score import run_score
 from autointerp.subject.corpus import check_first_documents
 
 Stage = Literal["cache", "sample", "explain", "score"]
@@ -55,7 +55,7 @@ class Outcome:
 
     run: Run
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """Wall time a stage, of this call."""
+    """Wall time a stage, of this call. Explaining and scoring are one: they go on at the same time."""
     open: dict[str, int] = field(default_factory=dict[str, int])
     """Why features stayed open, counted by message."""
     awaited: list[Awaited] = field(default_factory=list[Awaited])
@@ -137,21 +137,10 @@ async def _pass(
     stop: Stop,
 ) -> int:
     """Does what can be done now; how many items wait for answers that come by other means."""
-    explainer, judge, n_pending = llms["explainer"], llms["judge"], 0
+    with_scores = "score" in wanted
     outcome.open.clear()
-    for dictionary in run.recipe.dictionaries:
-        stop.check()
-        with _timed(outcome, "explain"):
-            for name in run.recipe.explainers:
-                n_pending += outcome.add(await run_explain(run, dictionary, name, explainer, progress, stop))
-        if "score" not in wanted:
-            continue
-        with _timed(outcome, "score"):
-            for name in run.recipe.explainers:
-                for scorer in run.recipe.scorers:
-                    filled = await run_score(run, dictionary, name, scorer, judge, progress, stop)
-                    n_pending += outcome.add(filled)
-    return n_pending
+    with _timed(outcome, "explain and score" if with_scores else "explain"):
+        return outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
 
 
 # --- from Python ---------------------------------------------------------------------------------------
@@ -213,6 +202,10 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
             recipe = with_packing(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
+    if run.recipe.resources.reuse_requests == str(out.absolute()):
+        raise RecipeError(
+            f"resources.reuse_requests: {out} is this run itself; its own answers are used anyway."
+        )
     run.check()
     corpus = resolved.recipe.corpus  # None where the tokens come with stored activations
     if corpus is not None and not run.has_all_rows() and not run.is_packed:

@@ -166,6 +166,8 @@ class Resources:
     """US dollars that the run's LLM requests may cost in all; it stops before it passes them."""
     max_tokens: int | None = None
     """Tokens that they may take in all, prompts and answers."""
+    reuse_requests: str | None = None
+    """Folder of another run: requests that it has answers to are not made again."""
     engine: EngineResources = field(default_factory=EngineResources)
     """What an LLM that runs on this machine (`vllm`) takes of its cards."""
     prompts: str | None = None

@@ -16,7 +16,7 @@ from autointerp.dictionaries.locate import find_dictionary
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, ModelError, RecipeError, SiteError
 from autointerp.identities import Identities, asked_features
-from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe
+from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe, Resources
 from autointerp.sources import DictionaryFound, Files, find_files, fitted, local
 from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
@@ -77,7 +77,7 @@ def resolve(recipe: Recipe) -> Resolved:
             reference=None if corpus.reference is None else local(corpus.reference),
         ),
         cache=cache,
-        resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
+        resources=_with_folders(recipe.resources),
     )
     identities = Identities(
         model=model.identity,
@@ -112,7 +112,7 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
         dictionaries={name: one.section for name, one in named.items()},
         activations=files.completed(section),
         cache=files.completed_cache(recipe.cache),
-        resources=dataclasses.replace(recipe.resources, prompts=_prompt_folder(recipe)),
+        resources=_with_folders(recipe.resources),
     )
     _check_width(recipe, complete.cache)
     identities = Identities(
@@ -141,11 +141,21 @@ def _check_width(recipe: Recipe, cache: CacheSection) -> None:
         )
 
 
-def _prompt_folder(recipe: Recipe) -> str | None:
-    folder = recipe.resources.prompts
-    if folder is not None and not Path(folder).is_dir():
-        raise RecipeError(f"resources.prompts: there is no folder '{folder}'.")
-    return None if folder is None else local(folder)
+def _with_folders(resources: Resources) -> Resources:
+    """With absolute paths of folders that must be there."""
+    prompts, other = resources.prompts, resources.reuse_requests
+    if prompts is not None and not Path(prompts).is_dir():
+        raise RecipeError(f"resources.prompts: there is no folder '{prompts}'.")
+    if other is not None and not (Path(other) / "recipe.yaml").is_file():
+        raise RecipeError(
+            f"resources.reuse_requests: no run lies in '{other}' (there is no recipe.yaml). Name the folder of the "
+            f"run whose answers are to be used again."
+        )
+    return dataclasses.replace(
+        resources,
+        prompts=None if prompts is None else local(prompts),
+        reuse_requests=None if other is None else local(other),
+    )
 
 
 def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, DictionaryFound]:

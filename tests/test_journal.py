@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -27,7 +29,7 @@ from autointerp.errors import (
     Pending,
     RecipeChanged,
 )
-from autointerp.fill import Item, fill
+from autointerp.fill import Item, Unit, fill
 from autointerp.journal import Journal, Part, differences, unit_of_feature
 from autointerp.types import Json
 
@@ -189,10 +191,13 @@ def test_a_really_full_file_system_is_a_clear_error(tmp_path: Path) -> None:
 # --- fill ----------------------------------------------------------------------------------------------
 
 
-def items(unit_of: Callable[[int], str], n: int, work: Callable[[int], Awaitable[Json]]) -> list[Item]:
-    return [
-        Item(unit_of(number), f"k{number:03d}", lambda number=number: work(number)) for number in range(n)
-    ]
+def items(target: Journal, numbers: Iterable[int], work: Callable[[int], Awaitable[Json]]) -> Iterator[Item]:
+    return (Item(target, f"k{number:03d}", lambda number=number: work(number)) for number in numbers)
+
+
+def one_unit(folder: Path, n: int, work: Callable[[int], Awaitable[Json]]) -> list[Unit]:
+    """So many items of unit 000 of the journal in a folder."""
+    return [Unit("000", items(journal(folder), range(n), work))]
 
 
 async def answer(number: int) -> Json:
@@ -204,8 +209,15 @@ async def answer(number: int) -> Json:
 def test_fill_writes_one_record_an_item_into_its_unit(tmp_path: Path, n_in_flight: int) -> None:
     closed: list[str] = []
     target = journal(tmp_path)
-    work = items(lambda number: f"{number // 10:03d}", 25, answer)
-    filled = asyncio.run(fill(target, work, n_in_flight=n_in_flight, on_unit_done=closed.append))
+    units = [
+        Unit(
+            f"{n:03d}",
+            items(target, range(10 * n, min(10 * n + 10, 25)), answer),
+            partial(closed.append, f"{n:03d}"),
+        )
+        for n in range(3)
+    ]
+    filled = asyncio.run(fill(units, n_in_flight=n_in_flight))
     assert (filled.n_done, filled.n_open) == (25, 0)
     assert target.units() == ["000", "001", "002"]
     assert [len(target.read(unit)) for unit in target.units()] == [10, 10, 5]
@@ -224,13 +236,13 @@ def test_fill_keeps_at_most_so_many_in_flight_and_reads_items_lazily(tmp_path: P
         running -= 1
         return {}
 
-    def source() -> object:
+    def source() -> Iterator[Item]:
         nonlocal read
-        for item in items(lambda number: "000", 60, work):
+        for item in items(journal(tmp_path), range(60), work):
             read += 1
             yield item
 
-    asyncio.run(fill(journal(tmp_path), source(), n_in_flight=7))  # type: ignore[arg-type]
+    asyncio.run(fill([Unit("000", source())], n_in_flight=7))
     assert most == 7
 
 
@@ -245,10 +257,9 @@ def test_unanswered_items_stay_open_with_their_reasons_and_pending_ones_are_coun
     opened: list[tuple[str, str]] = []
     filled = asyncio.run(
         fill(
-            journal(tmp_path),
-            items(lambda number: "000", 4, work),
+            one_unit(tmp_path, 4, work),
             n_in_flight=2,
-            on_open=lambda key, reason: opened.append((key, reason)),
+            on_open=lambda item, reason: opened.append((item.key, reason)),
         )
     )
     assert (filled.n_done, filled.n_open, filled.n_pending) == (2, 1, 1)
@@ -265,7 +276,7 @@ def test_a_server_that_is_gone_ends_the_call_instead_of_failing_every_item(tmp_p
         raise LLMUnavailable("connection refused")
 
     with pytest.raises(LLMUnavailable, match="items in a row got no answer"):
-        asyncio.run(fill(journal(tmp_path), items(lambda number: "000", 10_000, work), n_in_flight=4))
+        asyncio.run(fill(one_unit(tmp_path, 10_000, work), n_in_flight=4))
     assert asked < 60
 
 
@@ -276,7 +287,7 @@ def test_an_error_that_stops_the_run_loses_no_finished_record(tmp_path: Path) ->
         return {}
 
     with pytest.raises(LLMStopped):
-        asyncio.run(fill(journal(tmp_path), items(lambda number: "000", 100, work), n_in_flight=3))
+        asyncio.run(fill(one_unit(tmp_path, 100, work), n_in_flight=3))
     done = journal(tmp_path).read("000")
     assert {f"k{number:03d}" for number in range(5)} <= set(done)
     assert len(done) < 12
@@ -295,7 +306,7 @@ def test_stopping_finishes_what_is_in_flight_and_begins_nothing_new(tmp_path: Pa
             await asyncio.sleep(0.05)
             return {}
 
-        await fill(journal(tmp_path), items(lambda number: "000", 50, work), n_in_flight=5, stop=stop)
+        await fill(one_unit(tmp_path, 50, work), n_in_flight=5, stop=stop)
 
     with pytest.raises(Interrupted):
         asyncio.run(run())
@@ -313,8 +324,7 @@ def test_stopping_waits_no_longer_than_its_grace(tmp_path: Path) -> None:
             return {}
 
         try:
-            source = items(lambda number: "000", 3, work)
-            await fill(journal(tmp_path), source, n_in_flight=5, stop=stop, grace_s=0.1)
+            await fill(one_unit(tmp_path, 3, work), n_in_flight=5, stop=stop, grace_s=0.1)
         finally:
             stop_soon.cancel()
 
@@ -322,6 +332,91 @@ def test_stopping_waits_no_longer_than_its_grace(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         asyncio.run(run())
     assert time.monotonic() - began < 10
+
+
+def test_what_follows_begins_with_the_record_and_its_item_keeps_its_place(tmp_path: Path) -> None:
+    """Twelve items, each with two that follow in another journal: never are items of more than three in flight,
+    and nothing follows from those that stay open (every fourth)."""
+    first, second = journal(tmp_path / "first"), journal(tmp_path / "second")
+    in_flight: dict[int, int] = {}
+    most = 0
+
+    def source() -> Iterator[Item]:
+        for number in range(12):
+            then = partial(following, number)
+            yield Item(first, f"k{number:03d}", partial(work, number, number % 4 == 3), then)
+
+    def following(number: int, record: Json) -> Iterator[Item]:
+        assert first.read("000")[f"k{number:03d}"]["n"] == record["n"] == number
+        for mark in "ab":
+            yield Item(second, f"k{number:03d}{mark}", partial(work, number))
+
+    async def work(number: int, fails: bool = False) -> Json:
+        nonlocal most
+        in_flight[number] = in_flight.get(number, 0) + 1
+        most = max(most, sum(n > 0 for n in in_flight.values()))
+        await asyncio.sleep(0.001 * (number % 3))
+        in_flight[number] -= 1
+        if fails:
+            raise LLMUnavailable("no answer")
+        return {"n": number}
+
+    filled = asyncio.run(fill([Unit("000", source())], n_in_flight=3))
+    assert most == 3
+    assert (filled.n_done, filled.n_open) == (9 + 18, 3)
+    done = {number for number in range(12) if number % 4 != 3}
+    assert set(first.read("000")) == {f"k{number:03d}" for number in done}
+    assert set(second.read("000")) == {f"k{number:03d}{mark}" for number in done for mark in "ab"}
+
+
+def test_a_server_that_is_gone_is_noticed_while_another_answers(tmp_path: Path) -> None:
+    """Every item of the first journal is written, what follows from it in the second never is."""
+    first, second = journal(tmp_path / "first"), journal(tmp_path / "second")
+
+    async def fails() -> Json:
+        raise LLMUnavailable("connection refused")
+
+    def source() -> Iterator[Item]:
+        for item in items(first, range(10_000), answer):
+            yield dataclasses.replace(item, then=lambda _, key=item.key: [Item(second, key, fails)])
+
+    with pytest.raises(LLMUnavailable, match="25 items in a row got no answer"):
+        asyncio.run(fill([Unit("000", source())], n_in_flight=4))
+    assert 20 < len(first.read("000")) < 60
+
+
+def test_so_many_units_are_open_at_once_and_none_before_there_is_room(tmp_path: Path) -> None:
+    """Twenty units of one item, of which the first takes as long as all others."""
+    target, opened, closed = journal(tmp_path), list[str](), list[str]()
+    most = 0
+
+    def source() -> Iterator[Unit]:
+        nonlocal most
+        for number in range(20):
+            opened.append(f"{number:03d}")
+            most = max(most, len(opened) - len(closed))
+            yield Unit(opened[-1], items(target, [number], work), partial(closed.append, opened[-1]))
+
+    async def work(number: int) -> Json:
+        while number == 0 and len(closed) < 19:
+            await asyncio.sleep(0.001)
+        return {}
+
+    asyncio.run(fill(source(), n_in_flight=50, n_units=4))
+    assert most == 4
+    assert closed[-1] == "000" and sorted(closed) == opened == target.units()
+
+
+def test_units_are_closed_also_when_the_call_ends_early(tmp_path: Path) -> None:
+    closed: list[str] = []
+
+    async def work(number: int) -> Json:
+        raise LLMStopped("quota")
+
+    units = [Unit(name, items(journal(tmp_path), [0], work), partial(closed.append, name)) for name in "ab"]
+    with pytest.raises(LLMStopped):
+        asyncio.run(fill(units, n_in_flight=2))
+    assert sorted(closed) == ["a", "b"]
 
 
 def test_fill_again_does_only_what_is_missing(tmp_path: Path) -> None:
@@ -334,8 +429,8 @@ def test_fill_again_does_only_what_is_missing(tmp_path: Path) -> None:
         return {}
 
     done = target.read("000")
-    left = [item for item in items(lambda number: "000", 4, work) if item.key not in done]
-    asyncio.run(fill(target, left, n_in_flight=2))
+    left = [item for item in items(target, range(4), work) if item.key not in done]
+    asyncio.run(fill([Unit("000", left)], n_in_flight=2))
     assert sorted(asked) == [1, 3]
     assert len(target.read("000")) == 4
 

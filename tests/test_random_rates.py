@@ -184,7 +184,7 @@ def test_stopped_and_resumed_the_counts_are_the_same(
         def __init__(self) -> None:
             self.left = n_batches
 
-        def advance(self, n: int = 1) -> None:
+        def advance(self, n: int = 1, stage: str = "") -> None:
             self.left -= 1
             if not self.left:
                 stop.set()

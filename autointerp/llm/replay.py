@@ -2,6 +2,7 @@
 
 Between a plug-in and its LLM stands `Replayed`. It names each request by the digest of everything the
 answer depends on, serves what was answered before, and writes every new answer down before handing it on.
+`Elsewhere` is another run's memory of the same features: what it has is taken over instead of paid.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from autointerp.journal import Journal, Part
@@ -78,11 +81,39 @@ def request_key(
     return digest("generate", identity, [(turn.role, turn.content) for turn in prompt.messages], asked)
 
 
+class Elsewhere:
+    """The replies to requests about one unit of features in all journals below a folder, whatever names that
+    run gave its dictionaries, explainers and scorers. Read when first asked; nothing is written there.
+
+    Units are the same ranges of feature indices in every run, so this holds no more than one unit's replies.
+    """
+
+    def __init__(self, folder: Path, unit: str) -> None:
+        self._folder, self._unit = folder, unit
+
+    @cached_property
+    def _replies(self) -> dict[str, Json]:
+        found: dict[str, Json] = {}
+        for folder in sorted({path.parent for path in self._folder.rglob(f"{self._unit}.*.jsonl")}):
+            found |= Journal(folder, None).read(self._unit)
+        return found
+
+    def get(self, key: str) -> Json | None:
+        """Without the key. Raises JournalCorrupt."""
+        known = self._replies.get(key)
+        return None if known is None else {name: value for name, value in known.items() if name != "key"}
+
+
 class Replayed(InFront):
     """An LLM with a memory, for the requests of one unit."""
 
-    def __init__(self, llm: LLM, requests: Journal, usage: Journal, unit: str) -> None:
+    def __init__(
+        self, llm: LLM, requests: Journal, usage: Journal, unit: str, elsewhere: Elsewhere | None = None
+    ) -> None:
         super().__init__(llm)
+        self.n_reused = 0
+        """Answers taken over from elsewhere; nothing was paid for them, so `usage` has none of them."""
+        self._elsewhere = elsewhere
         self._replies = requests.read(unit)
         self._requests = Part(requests, unit)
         self._usage = Part(usage, unit)
@@ -112,7 +143,7 @@ class Replayed(InFront):
             index=index,
         )
         async with self._turn(key):
-            if (known := self._replies.get(key)) is not None:
+            if (known := self._known(key)) is not None:
                 return _reply(known)
             reply = await self._llm.generate(
                 prompt,
@@ -139,14 +170,14 @@ class Replayed(InFront):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         key = digest("logprobs", self.identity, [(t.role, t.content) for t in prompt.messages], continuation)
-        if (known := self._replies.get(key)) is None:
+        if (known := self._known(key)) is None:
             known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
             self._remember(key, known)
         return known["logprobs"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         key = digest("embed", self.identity, list(texts))
-        if (known := self._replies.get(key)) is None:
+        if (known := self._known(key)) is None:
             known = {"vectors": await self._llm.embed(texts)}
             self._remember(key, known)
         return known["vectors"]
@@ -159,6 +190,13 @@ class Replayed(InFront):
     async def close(self) -> None:
         self.close_files()
         await super().close()
+
+    def _known(self, key: str) -> Json | None:
+        known = self._replies.get(key)
+        if known is None and self._elsewhere is not None and (known := self._elsewhere.get(key)) is not None:
+            self._remember(key, known)
+            self.n_reused += 1
+        return known
 
     def _remember(self, key: str, record: Json) -> None:
         self._requests.append(key, record)

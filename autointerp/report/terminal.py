@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
@@ -27,68 +28,81 @@ from autointerp.types import Directions, Json, Window, WindowSet
 _PLAIN_EVERY_S: Final = 30.0
 
 
+@dataclass(slots=True)
+class _Stage:
+    """One that is under way."""
+
+    name: str
+    unit: str
+    total: int
+    done: int
+    before: int
+    began: float
+    bar: Any = None
+    """Where there are bars."""
+
+    @property
+    def rate(self) -> float:
+        """Units a second."""
+        return (self.done - self.before) / max(time.monotonic() - self.began, 1e-9)
+
+
 class TerminalProgress:
-    """Bars on a terminal; elsewhere one plain line a stage, and one every 30 s."""
+    """A bar a stage on a terminal; elsewhere one plain line a stage, and one every 30 s."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Bars | None = None
-        self._task: Any = None
-        self._stage, self._unit, self._open = "", "", False
-        self._total = self._done = self._before = 0
-        self._began = self._said = 0.0
+        self._stages: dict[str, _Stage] = {}
+        self._said = 0.0
 
     def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        self._stage, self._unit, self._total, self._done, self._before = stage, unit, total, done, done
-        self._began = self._said = time.monotonic()
-        self._open = True
+        now = self._said = time.monotonic()
+        begun = self._stages[stage] = _Stage(stage, unit, total, done, done, now)
         if self._console.is_terminal:
-            columns = ("[progress.description]{task.description}",)
-            self._bars = Bars(
-                TextColumn(columns[0]),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(unit),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bars.add_task(stage, total=total, completed=done, rate="")
-            self._bars.start()
+            if self._bars is None:
+                self._bars = Bars(
+                    TextColumn("[progress.description]{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[unit]}"),
+                    TextColumn("{task.fields[rate]}"),
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                    console=self._console,
+                    transient=True,
+                )
+                self._bars.start()
+            begun.bar = self._bars.add_task(stage, total=total, completed=done, unit=unit, rate="")
         elif done:
             self.note(f"{stage}: {done:,} of {total:,} {unit} are there already")
 
-    def advance(self, n: int = 1) -> None:
-        self._done += n
+    def advance(self, n: int = 1, stage: str = "") -> None:
+        moved = self._stages[stage or next(reversed(self._stages))]
+        moved.done += n
         if self._bars is not None:
-            self._bars.update(self._task, completed=self._done, rate=f"{self._rate():,.0f}/s")
+            self._bars.update(moved.bar, completed=moved.done, rate=f"{moved.rate:,.0f}/s")
         elif time.monotonic() - self._said > _PLAIN_EVERY_S:
             self._said = time.monotonic()
-            left = max(self._total - self._done, 0) / max(self._rate(), 1e-9)
-            self.note(
-                f"{self._stage}: {self._done:,} of {self._total:,} {self._unit}, {self._rate():,.1f}/s, "
-                f"about {left:,.0f} s left"
-            )
+            for one in self._stages.values():
+                left = max(one.total - one.done, 0) / max(one.rate, 1e-9)
+                self.note(
+                    f"{one.name}: {one.done:,} of {one.total:,} {one.unit}, {one.rate:,.1f}/s, "
+                    f"about {left:,.0f} s left"
+                )
 
     def note(self, text: str) -> None:
         self._console.print(escape(text), soft_wrap=True, highlight=False)
 
     def end(self) -> None:
-        if not self._open:
-            return
-        self._open = False
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-        n_new = self._done - self._before
-        if n_new:
-            seconds = time.monotonic() - self._began
-            self.note(f"{self._stage}: {n_new:,} {self._unit} in {seconds:.1f} s")
-
-    def _rate(self) -> float:
-        return (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+        stages, self._stages = self._stages, {}
+        for one in stages.values():
+            if n_new := one.done - one.before:
+                seconds = time.monotonic() - one.began
+                self.note(f"{one.name}: {n_new:,} {one.unit} in {seconds:.1f} s")
 
 
 # --- the summary ---------------------------------------------------------------------------------------

@@ -1,32 +1,14 @@
-"""What explain and score have in common: work on features that asks an LLM.
-
-Per unit of features one memory of paid replies is opened and closed again; open keys are written to the
-`failed` journal with their reasons.
-"""
+"""What work on features asks: an LLM, and the memory of its paid replies that stands in front of it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from pathlib import Path
 
-from autointerp.asking import Asking
-from autointerp.fill import Filled, Item, fill
-from autointerp.journal import Journal, Part
+from autointerp.journal import Journal
 from autointerp.llm.protocol import LLM, Delayed, NoLLM
-from autointerp.llm.replay import Replayed
-from autointerp.progress import Progress, Stop
+from autointerp.llm.replay import Elsewhere, Replayed
 from autointerp.run import Run
-from autointerp.sampling.store import Windows
-from autointerp.stages.sample import load_vocabulary, unit_windows
-from autointerp.types import Json
-
-FEATURES_AT_ONCE: Final = 256
-"""Unless the recipe says otherwise: an explanation is one request, and engines take hundreds."""
-
-Work = Callable[[Windows, Json, Asking], Awaitable[Json]]
-"""One feature's work: its windows, its record of the stage before, and an LLM in; its record out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,90 +24,37 @@ class Asked:
 NOBODY = Asked(NoLLM(), paid=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """Features without a record by unit, and how many have one."""
+class Memories:
+    """The memories of one unit, one an explainer and scorer: opened when first asked, closed together."""
 
-    by_unit: dict[str, list[str]]
-    n_done: int
+    def __init__(self, run: Run, unit: str) -> None:
+        self._run, self._unit = run, unit
+        self._open: dict[Path, Replayed] = {}
+
+    def of(self, journal: Journal, asked: Asked) -> LLM:
+        """In front of the LLM that is asked for this journal's records."""
+        if not asked.paid:
+            return asked.llm
+        known = self._open.get(journal.folder)
+        if known is None:
+            requests, usage = (self._run.beside(kind, journal) for kind in ("requests", "usage"))
+            known = Replayed(asked.llm, requests, usage, self._unit, self._elsewhere(journal))
+            self._open[journal.folder] = known
+        return known
 
     @property
-    def n_left(self) -> int:
-        return sum(map(len, self.by_unit.values()))
+    def n_reused(self) -> int:
+        """Answers of units that are open which another run had paid for."""
+        return sum(memory.n_reused for memory in self._open.values())
 
+    def close(self) -> None:
+        for memory in self._open.values():
+            memory.close_files()
+        self._open.clear()
 
-async def run_over_features(
-    run: Run,
-    dictionary: str,
-    stage: str,
-    journal: Journal,
-    before: Journal,
-    todo: Todo,
-    work: Work,
-    asked: Asked,
-    progress: Progress,
-    stop: Stop,
-) -> Filled:
-    """Runs `work` for each feature in `todo`; `before` is the journal of the stage before. Raises what
-    `fill` raises."""
-    replays = _Replays(run, journal, asked)
-    progress.begin(stage, todo.n_done + todo.n_left, "features", done=todo.n_done)
-    try:
-        return await fill(
-            journal,
-            _items(run, dictionary, before, todo, work, replays),
-            n_in_flight=run.recipe.resources.n_in_flight or FEATURES_AT_ONCE,
-            stop=stop.event(),
-            on_done=lambda key: progress.advance(),
-            on_open=replays.failed,
-            on_unit_done=replays.close,
-        )
-    finally:
-        replays.close_all()
-        progress.end()
-
-
-def _items(
-    run: Run, dictionary: str, before: Journal, todo: Todo, work: Work, replays: _Replays
-) -> Iterator[Item]:
-    if not todo.n_left:
-        return
-    vocabulary = load_vocabulary(run)
-    for unit, features in todo.by_unit.items():
-        if not features:
-            continue
-        windows = unit_windows(run, dictionary, unit, features, vocabulary)
-        records = before.read(unit)
-        llm = replays.open(unit)
-        for feature in features:
-            asking = Asking(llm, feature, run.recipe.seed, run.prompts)
-            yield Item(unit, feature, partial(work, windows[feature], records[feature], asking))
-
-
-class _Replays:
-    """The memories of the units that are open now."""
-
-    def __init__(self, run: Run, journal: Journal, asked: Asked) -> None:
-        self._asked = asked
-        self._requests = run.beside("requests", journal)
-        self._usage = run.beside("usage", journal)
-        self._failed = Part(run.beside("failed", journal), "open")
-        self._open: dict[str, Replayed] = {}
-
-    def open(self, unit: str) -> LLM:
-        if not self._asked.paid:
-            return self._asked.llm
-        self._open[unit] = Replayed(self._asked.llm, self._requests, self._usage, unit)
-        return self._open[unit]
-
-    def close(self, unit: str) -> None:
-        if replayed := self._open.pop(unit, None):
-            replayed.close_files()
-
-    def close_all(self) -> None:
-        for unit in list(self._open):
-            self.close(unit)
-        self._failed.close()
-
-    def failed(self, feature: str, reason: str) -> None:
-        self._failed.append(feature, {"reason": reason})
+    def _elsewhere(self, journal: Journal) -> Elsewhere | None:
+        reuse = self._run.recipe.resources.reuse_requests
+        if reuse is None:
+            return None
+        stage = journal.folder.relative_to(self._run.path).parts[0]
+        return Elsewhere(Path(reuse) / "requests" / stage, self._unit)

@@ -98,7 +98,7 @@ def _handle(message: Json, progress: Progress) -> bool:
         case "begin":
             progress.begin(message["stage"], message["total"], message["unit"], message["done"])
         case "advance":
-            progress.advance(message["n"])
+            progress.advance(message["n"], message["stage"])
         case "note":
             progress.note(message["text"])
         case "end":
@@ -127,8 +127,8 @@ class _Reported:
     def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         self.send("begin", stage=stage, total=total, unit=unit, done=done)
 
-    def advance(self, n: int = 1) -> None:
-        self.send("advance", n=n)
+    def advance(self, n: int = 1, stage: str = "") -> None:
+        self.send("advance", n=n, stage=stage)
 
     def note(self, text: str) -> None:
         self.send("note", text=text)

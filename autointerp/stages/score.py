@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
-from autointerp.fill import Filled
+from autointerp.journal import Journal
 from autointerp.metrics import measure
-from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
-from autointerp.stages.asked import NOBODY, Asked, Todo, run_over_features
-from autointerp.stages.sample import by_unit
+from autointerp.stages.asked import NOBODY, Asked
 from autointerp.types import Json, Score, ScoreStatus, Trials, digest
 
 
@@ -33,39 +32,18 @@ def _weaker(run: Run) -> str:
 _GRADED: Final = "; graded contrast: windows of the top decile against those of the lower half"
 
 
-def score_todo(run: Run, dictionary: str, explainer: str, scorer: str) -> Todo:
-    """Explanations that are there and aren't scored yet.
-
-    Raises RecipeChanged where one is scored whose text has changed since.
-    """
-    left: dict[str, list[str]] = {}
-    n_done = 0
-    journal = run.score(dictionary, explainer, scorer)
-    for unit, features in by_unit(run.asked(dictionary)):
-        explained, done = run.explain(dictionary, explainer).read(unit), journal.read(unit)
-        keys = [str(feature) for feature in features]
-        able = [key for key in keys if key in explained and explained[key]["status"] == "ok"]
-        for key in able:
-            if key in done and done[key]["explanation"] != digest(explained[key]["text"]):
-                raise RecipeChanged(
-                    f"the explanation of {key} by '{explainer}' changed since '{scorer}' scored it. Delete "
-                    f"{journal.folder} to score anew."
-                )
-        left[unit] = [key for key in able if key not in done]
-        n_done += len(able) - len(left[unit])
-    return Todo(left, n_done)
+Scoring = Callable[[Windows, str, Asking], Awaitable[Json]]
+"""One explanation's work: its unit's windows, its text and an LLM in, its record out. Raises LLMErrors."""
 
 
-async def run_score(
-    run: Run, dictionary: str, explainer: str, name: str, asked: Asked, progress: Progress, stop: Stop
-) -> Filled:
-    """Scores what is missing. Raises what `fill` raises."""
+def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring, Asked]:
+    """What the scorer of this name does with an explanation, and whom it asks."""
     scorer: Scorer = instance("scorers", run.recipe.scorers[name])
     asked = asked if scorer.needs_llm else NOBODY
     protocol = scorer.protocol(asked.llm.capabilities) + _weaker(run)
+    llm = str(asked.llm.identity)
 
-    async def work(windows: Windows, explanation: Json, asking: Asking) -> Json:
-        text: str = explanation["text"]
+    async def work(windows: Windows, text: str, asking: Asking) -> Json:
         status: ScoreStatus = "ok"
         trials, metrics, reason = Trials(), None, None
         heldout = windows.heldout(asking.feature)
@@ -85,7 +63,7 @@ async def run_score(
             explanation=digest(text),
             protocol=protocol + (_GRADED if graded else ""),
             contrast="graded" if graded else "silent",
-            llm=str(asked.llm.identity),
+            llm=llm,
             metrics=metrics,
             trials=trials,
             reason=reason,
@@ -94,6 +72,13 @@ async def run_score(
         del record["feature"]  # the key says it
         return record
 
-    journal, before = run.score(dictionary, explainer, name), run.explain(dictionary, explainer)
-    todo, stage = score_todo(run, dictionary, explainer, name), f"score · {explainer} · {name}"
-    return await run_over_features(run, dictionary, stage, journal, before, todo, work, asked, progress, stop)
+    return work, asked
+
+
+def check_unchanged(key: str, explanation: Json, score: Json, journal: Journal) -> None:
+    """Raises RecipeChanged where a score is of another text."""
+    if score["explanation"] != digest(explanation["text"]):
+        raise RecipeChanged(
+            f"the explanation of {key} by '{explanation['explainer']}' changed since it was scored. Delete "
+            f"{journal.folder} to score anew."
+        )

@@ -1,0 +1,234 @@
+"""Explain and score, as one flow: a feature's scoring starts when its explanation is there.
+
+    for each unit of features      windows and LLM memories are opened once, and closed behind its last score
+        for each feature           explained -> scored by every scorer; or scored, where it was explained before
+
+So an LLM has something to do from the first feature to the last. Each explainer has a journal, and each scorer
+one for each explainer; what is missing in them is found first, unit by unit, and a unit that lacks nothing is
+not opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from autointerp.asking import Asking
+from autointerp.fill import Filled, Item, Unit, fill
+from autointerp.journal import Journal, Part
+from autointerp.progress import Progress, Stop
+from autointerp.run import Run
+from autointerp.sampling.store import Windows
+from autointerp.stages.asked import Asked, Memories
+from autointerp.stages.explain import Explaining, explaining
+from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
+from autointerp.stages.score import Scoring, check_unchanged, scoring
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import EXPLAINABLE, FeatureId, Json
+
+FEATURES_AT_ONCE: Final = 256
+"""Unless the recipe says otherwise: an explanation is one request, and engines take hundreds."""
+
+
+async def run_flow(
+    run: Run, llms: Mapping[str, Asked], progress: Progress, stop: Stop, *, with_scores: bool = True
+) -> Filled:
+    """Explains what is missing, and scores it. `llms` by role. Raises what `fill` raises, and RecipeChanged
+    where an explanation is scored whose text has changed since, before anything is asked."""
+    lines = [
+        line
+        for dictionary in run.recipe.dictionaries
+        if (line := _Line(run, dictionary, llms, with_scores=with_scores)).find_left()
+    ]
+    n = {stage: [sum(line.counts[stage][at] for line in lines) for at in (0, 1)] for stage in _UNITS}
+    for stage, (n_done, n_left) in n.items():
+        if n_done + n_left:
+            progress.begin(stage, n_done + n_left, _UNITS[stage], done=n_done)
+    failed = _Failed(run)
+    try:
+        return await fill(
+            _units(run, lines),
+            n_in_flight=run.recipe.resources.n_in_flight or FEATURES_AT_ONCE,
+            stop=stop.event(),
+            on_done=lambda item, _: progress.advance(stage=_stage_of(run, item.journal)),
+            on_open=failed.note,
+        )
+    finally:
+        failed.close()
+        progress.end()
+        if n_reused := sum(line.n_reused for line in lines):
+            progress.note(f"{n_reused:,} answers were taken from {run.recipe.resources.reuse_requests}.")
+
+
+_UNITS: Final = {"explain": "explanations", "score": "scores"}
+"""What each stage counts."""
+
+
+def _stage_of(run: Run, journal: Journal) -> str:
+    return journal.folder.relative_to(run.path).parts[0]
+
+
+def _units(run: Run, lines: Sequence[_Line]) -> Iterator[Unit]:
+    vocabulary = load_vocabulary(run) if lines else None
+    for line in lines:
+        assert vocabulary is not None  # there are lines
+        yield from line.units(vocabulary)
+
+
+@dataclass(slots=True)
+class _Left:
+    """Of one unit of features."""
+
+    able: list[str]
+    """Features that can be explained, ascending."""
+    explain: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Features that an explainer, by name, has left."""
+    score: dict[tuple[str, str], dict[str, str]] = field(
+        default_factory=dict[tuple[str, str], dict[str, str]]
+    )
+    """Explanations by feature that are there, and that an explainer's scorer has left."""
+
+    def features(self) -> list[str]:
+        """Those with anything left, ascending."""
+        found = {key for keys in (*self.explain.values(), *self.score.values()) for key in keys}
+        return [key for key in self.able if key in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Explainer:
+    journal: Journal
+    work: Explaining
+    asked: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    journal: Journal
+    work: Scoring
+    asked: Asked
+
+
+class _Line:
+    """What is to be done for one dictionary."""
+
+    def __init__(self, run: Run, dictionary: str, llms: Mapping[str, Asked], *, with_scores: bool) -> None:
+        self.run, self.dictionary = run, dictionary
+        self.explainers = {
+            name: _Explainer(run.explain(dictionary, name), *explaining(run, name, llms["explainer"]))
+            for name in run.recipe.explainers
+        }
+        self.scorers = {
+            (explainer, name): _Scorer(
+                run.score(dictionary, explainer, name), *scoring(run, explainer, name, llms["judge"])
+            )
+            for explainer in run.recipe.explainers
+            for name in (run.recipe.scorers if with_scores else ())
+        }
+        self.counts = {stage: [0, 0] for stage in _UNITS}
+        """Of each stage: records that are there, and those that are not. An explanation yet to come counts as
+        one to be scored."""
+        self.n_reused = 0
+        self._unfinished: set[str] = set()
+
+    def find_left(self) -> bool:
+        """Looks through all units; False if nothing is left. Memory: one unit's records."""
+        for unit, features in by_unit(self.run.asked(self.dictionary)):
+            left = self._left(unit, features, is_first=True)
+            if left.features():
+                self._unfinished.add(unit)
+        return bool(self._unfinished)
+
+    def units(self, vocabulary: Vocabulary) -> Iterator[Unit]:
+        for unit, features in by_unit(self.run.asked(self.dictionary)):
+            if unit in self._unfinished:
+                left = self._left(unit, features)
+                windows = unit_windows(self.run, self.dictionary, unit, left.features(), vocabulary)
+                opened = _OpenUnit(self, windows, Memories(self.run, unit))
+                yield Unit(unit, opened.items(left), opened.close)
+
+    def _left(self, unit: str, features: Sequence[FeatureId], *, is_first: bool = False) -> _Left:
+        samples = self.run.sample(self.dictionary).read(unit)
+        keys = [str(feature) for feature in features]
+        able = [key for key in keys if key in samples and samples[key]["status"] in EXPLAINABLE]
+        left = _Left(able)
+        for name, explainer in self.explainers.items():
+            explained = explainer.journal.read(unit)
+            left.explain[name] = [key for key in able if key not in explained]
+            ok = {key: explained[key] for key in able if explained.get(key, {}).get("status") == "ok"}
+            n_scored = n_unscored = 0
+            for place, scorer in self.scorers.items():
+                if place[0] == name:
+                    scored = scorer.journal.read(unit)
+                    left.score[place] = {key: one["text"] for key, one in ok.items() if key not in scored}
+                    for key in ok.keys() & scored.keys():
+                        check_unchanged(key, ok[key], scored[key], scorer.journal)
+                    n_scored += len(ok.keys() & scored.keys())
+                    n_unscored += len(left.score[place]) + len(left.explain[name])
+            if is_first:
+                self._count("explain", len(able) - len(left.explain[name]), len(left.explain[name]))
+                self._count("score", n_scored, n_unscored)
+        return left
+
+    def _count(self, stage: str, n_done: int, n_left: int) -> None:
+        self.counts[stage][0] += n_done
+        self.counts[stage][1] += n_left
+
+
+class _OpenUnit:
+    """A unit with its windows and its memories."""
+
+    def __init__(self, line: _Line, windows: Mapping[str, Windows], memories: Memories) -> None:
+        self._line, self._windows, self._memories = line, windows, memories
+
+    def items(self, left: _Left) -> Iterator[Item]:
+        """Feature by feature."""
+        to_explain = {name: set(keys) for name, keys in left.explain.items()}
+        for feature in left.features():
+            for name, explainer in self._line.explainers.items():
+                if feature in to_explain[name]:
+                    asking = self._asking(explainer.journal, explainer.asked, feature)
+                    work = partial(explainer.work, self._windows[feature], asking)
+                    then = partial(self._scores_of, name, feature)
+                    yield Item(explainer.journal, feature, work, then)
+            for place, texts in left.score.items():
+                if feature in texts:
+                    yield self._score(self._line.scorers[place], feature, texts[feature])
+
+    def close(self) -> None:
+        self._line.n_reused += self._memories.n_reused
+        self._memories.close()
+
+    def _scores_of(self, explainer: str, feature: str, explanation: Json) -> Iterator[Item]:
+        if explanation["status"] == "ok":
+            for (of, _), scorer in self._line.scorers.items():
+                if of == explainer:
+                    yield self._score(scorer, feature, explanation["text"])
+
+    def _score(self, scorer: _Scorer, feature: str, text: str) -> Item:
+        asking = self._asking(scorer.journal, scorer.asked, feature)
+        return Item(scorer.journal, feature, partial(scorer.work, self._windows[feature], text, asking))
+
+    def _asking(self, journal: Journal, asked: Asked, feature: str) -> Asking:
+        run = self._line.run
+        return Asking(self._memories.of(journal, asked), feature, run.recipe.seed, run.prompts)
+
+
+class _Failed:
+    """The journals of keys that stayed open, one an explainer and scorer."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._parts: dict[Path, Part] = {}
+
+    def note(self, item: Item, reason: str) -> None:
+        folder = item.journal.folder
+        if folder not in self._parts:
+            self._parts[folder] = Part(self._run.beside("failed", item.journal), "open")
+        self._parts[folder].append(item.key, {"reason": reason})
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
