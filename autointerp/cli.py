@@ -42,7 +42,7 @@ sae_app = typer.Typer(
 app.add_typer(sae_app, name="sae")
 llm_app = typer.Typer(
     no_args_is_help=True,
-    help="The LLM side of a run.\n\nExample: autointerp llm answers outputs/demo answers.jsonl",
+    help="LLMs that explain and judge.\n\nExample: autointerp llm check openai:MODEL",
 )
 app.add_typer(llm_app, name="llm")
 
@@ -398,12 +398,6 @@ def sae_check(
             checked = check_dictionaries(mapping, n_tokens, TerminalProgress(_console()), stop)
         for one in checked:
             print_fits(_console(), one.name, one.spec, one.fits)
-
-
-llm_app = typer.Typer(
-    no_args_is_help=True, help="LLMs that explain and judge.\n\nExample: autointerp llm check openai:MODEL"
-)
-app.add_typer(llm_app, name="llm")
 
 
 @llm_app.command("check")
