@@ -579,7 +579,7 @@ def test_wrong_files_of_answers_are_named(
         (good + b"[]\n", "line 2, has no custom_id"),
         (good + b'{"custom_id": "x"}\n', "line 2, is no answer"),
         (b'{"custom_id": "x", "text": "y"}\n', "none of its 1 rows answers a request of this run"),
-        (b"", "none of its 0 rows"),
+        (b"", "it is empty, and answers nothing of this run"),
     ):
         bad.unlink(missing_ok=True)
         if content is not None:
