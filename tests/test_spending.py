@@ -186,7 +186,7 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
 
         result = CliRunner().invoke(app, ["resume", str(run.path)])
         assert result.exit_code == 2 and "--max-cost" in result.output
-        assert len(server.requests) - n_first <= 2, "no more than a preflight"
+        assert spent_in_all(run).cost <= limit, "smaller requests may still have fitted"
         result = CliRunner().invoke(app, ["resume", str(run.path), "--max-cost", "1000"])
         assert result.exit_code == 0, result.output
         assert Run.open(run.path).recipe.resources.max_cost == 1000
