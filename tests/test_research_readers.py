@@ -84,7 +84,7 @@ def slow_itda(x: Array, k: int) -> Array:
 
 
 @pytest.mark.parametrize("name", ["", "atoms.pt"])
-@pytest.mark.parametrize("k", [1, 3, 12])
+@pytest.mark.parametrize("k", [1, 3, 10])
 def test_itda(tmp_path: Path, k: int, name: str) -> None:
     path, x = itda(tmp_path / "run", METADATA | {"k": k}) / name, inputs()
     spec, expected = find_dictionary(str(path)), slow_itda(x, k)
@@ -114,6 +114,10 @@ def test_what_itda_says_of_itself(tmp_path: Path) -> None:
 def test_itda_files_gone_wrong(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no 'k'"):
         find_dictionary(str(itda(tmp_path / "a", {k: v for k, v in METADATA.items() if k != "k"})))
+    with pytest.raises(
+        CheckpointError, match=r"k is 1000000000000: of 10 features in 6 dimensions .* 10 steps"
+    ):
+        find_dictionary(str(itda(tmp_path / "e", METADATA | {"k": 10**12})))
     with pytest.raises(CheckpointError, match=r"atom_indices.pt has shape \[4, 2\], but .* 10 atoms"):
         find_dictionary(str(itda(tmp_path / "b", indices=np.zeros((4, 2), int))))
     torch.save({"atoms": torch.tensor(atoms())}, itda(tmp_path / "c") / "atoms.pt")

@@ -70,6 +70,8 @@ def _pursued(
 ) -> Found:
     """`product_aF`: x_nD rows_FD^T; overwritten."""
     n_steps = spec.k or spec.d_in
+    if spec.pursuit.ends_on_repeat:
+        n_steps = min(n_steps, spec.width + 1)
     value_nK = x_nD.new_zeros(len(x_nD), n_steps)
     feature_nK = torch.full_like(value_nK, -1, dtype=torch.int64)
     token_a, left_aD = torch.arange(len(x_nD), device=x_nD.device), x_nD
