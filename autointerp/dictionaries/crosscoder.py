@@ -201,7 +201,8 @@ def _norms(stored: Stored, w_dec_LFD: Tensor) -> Tensor:
     """[F], what an activation is multiplied with before it is compared. Raises CheckpointError."""
     settings, kind = _settings(stored.path), 1
     if NORM_ID in stored.headers:
-        kind = int(stored.unchecked(NORM_ID)[0].reshape(-1)[0])
+        (stored_kind,) = stored.unchecked(NORM_ID)
+        kind = stored_kind.item() if stored_kind.numel() == 1 else stored_kind.tolist()
     if kind not in NORMS or NORMS[kind] == "DECOUPLED":
         raise CheckpointError(
             f"{stored.path}: {NORM_ID} is {kind}. Read are: {shortened(NORMS)} but DECOUPLED."
