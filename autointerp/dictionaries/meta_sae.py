@@ -90,6 +90,8 @@ def _parent(settings: Settings) -> DictionarySpec:
     within = _IS_PARENT.set(True)
     try:
         parent = find_dictionary(str(beside) if is_there(beside) else text)
+    except CheckpointError as error:
+        raise CheckpointError(f"{settings.path}: parent: {error}") from error
     finally:
         _IS_PARENT.reset(within)
     if parent.signed or parent.is_basis:

@@ -27,7 +27,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from autointerp.dictionaries.checkpoint import Settings, folder_of, listed, read_settings, require_files
+from autointerp.dictionaries.checkpoint import (
+    Settings,
+    folder_of,
+    listed,
+    read_settings,
+    require_files,
+    shortened,
+)
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.native_config import Sizes, configured, variant_of
 from autointerp.dictionaries.spec import BY_DECODER, DictionarySpec, Gate, Weights
@@ -133,8 +140,8 @@ def _shapes(spec: DictionarySpec, settings: Settings, headers: Mapping[str, Tens
         shapes["decoder"] = (width, d_out)
     if unread := headers.keys() - shapes.keys():
         raise CheckpointError(
-            f"{spec.path / WEIGHTS} holds '{min(unread)}', which a dictionary of selector {spec.selector}, as "
-            f"{CONFIG} describes it, doesn't have. It has: {listed(shapes)}."
+            f"{spec.path / WEIGHTS} holds '{shortened(min(unread))}', which a dictionary of selector "
+            f"{spec.selector}, as {CONFIG} describes it, doesn't have. It has: {listed(shapes)}."
         )
     return shapes
 
