@@ -244,8 +244,9 @@ def plugins() -> None:
 
         for kind, singular in SINGULAR.items():
             typer.echo(f"{singular}:")
+            width = max(map(len, names(kind)))
             for name in names(kind):
-                typer.echo(f"  {name:12} {summary(kind, name)}")
+                typer.echo(f"  {name:{width}} {summary(kind, name)}")
 
 
 @app.command("merge")

@@ -46,11 +46,19 @@ skip_connection activation num_latents expansion_factor n_targets sae_type act_f
 sparsity_include_decoder_norm dataset_average_activation_norm jump_relu_threshold use_glu_encoder d_model
 hook_point_in hook_point_out use_decoder_bias model_kind model_name feature_input_hook feature_output_hook
 transcoders trainer buffer dict_class layer lm_name submodule_name activation_dim dict_size group_sizes act_size
-input_unit_norm hf_hook_point_in hf_hook_point_out l0 sae scaling_factor model dataset ctx_len io""".split()
+input_unit_norm hf_hook_point_in hf_hook_point_out l0 sae scaling_factor model dataset ctx_len io
+layout selector parent parent_rows transform decoder_norm_gate value_is_score reconstructs has_signs pursuit n_models
+variant calibration rule pool column_score batch_tokens expected notes further_hooks is_transcoder residual_below
+ends_on_repeat input_unit_norm act_name head lm_name seq_len encoder_layers code_normalization_alpha_cc""".split()
 """Keys that some reader looks at."""
 TENSORS = """W_enc W_dec b_enc b_dec threshold log_threshold topk_threshold W_skip b_gate b_mag r_mag k
 affine_skip_connection scaling_factor encoder.weight decoder.weight bias W_E W_D b_E b_D norm_factor activation
-W_E_glu W_decs.0 __metadata__ ae\x00 \ud7ff""".split()
+W_E_glu W_decs.0 encoder decoder pre_bias decoder_u1 skip code_normalization_id activation_mean
+__metadata__ ae\x00 \ud7ff""".split()
+
+
+BARE = ""
+"""Name of a tensor that is all that a file holds."""
 
 
 def damaged(rng: random.Random, folder: Path, canary: Path) -> str:
@@ -287,7 +295,8 @@ def arrays_of(path: Path) -> dict[str, Any]:
         return cast(Any, safetensors_numpy).load_file(path)
     if path.suffix == ".npz":
         return dict(np.load(path))
-    return _flat(torch.load(path, map_location="cpu", weights_only=True))
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    return {BARE: saved.numpy()} if isinstance(saved, torch.Tensor) else _flat(saved)
 
 
 def _flat(value: dict[Any, Any]) -> dict[str, Any]:
@@ -310,6 +319,10 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
         cast(Any, safetensors_numpy).save_file(whole, path)
         return
     saved = torch.load(path, weights_only=True)
+    if isinstance(saved, torch.Tensor):
+        whole = {name: torch.tensor(array) for name, array in arrays.items()}
+        torch.save(whole.get(BARE, whole), path)
+        return
     # In a training's file the tensors lie one deeper.
     inner = next(
         (one for one in saved.values() if isinstance(one, dict) and arrays.keys() & one.keys()), saved
@@ -465,6 +478,7 @@ def _array_header(rng: random.Random, path: Path, canary: Path) -> str:
 def _value_in_pt(rng: random.Random, path: Path, canary: Path) -> str:
     """A value of the file, at some depth, becomes an odd one, an odd tensor, or an object that acts."""
     saved = torch.load(path, weights_only=True)
+    saved = {BARE: saved} if isinstance(saved, torch.Tensor) else saved
     within = _somewhere(rng, saved)
     key = rng.choice([*within, *TENSORS])
     table = torch.zeros(4, 6)
@@ -476,7 +490,7 @@ def _value_in_pt(rng: random.Random, path: Path, canary: Path) -> str:
         *(torch.tensor(2**40), torch.tensor([2, 3, 5]), torch.tensor(-1)),
     ]
     within[key] = rng.choice([*odd, *ODD])
-    torch.save(saved, path)
+    torch.save(saved[BARE] if list(saved) == [BARE] else saved, path)
     return f"{key}: {type(within[key]).__name__}"
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
+from autointerp.dictionaries import by_decoder
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.spec import DictionarySpec, Pursuit, Weights
 
@@ -113,6 +114,26 @@ def test_an_input_that_no_feature_points_to_has_no_code() -> None:
     np.testing.assert_array_equal(
         codes_of(Encoder(spec, of_decoder(rows, np.zeros(2, np.float32))), x), [[0, 0], [3, 0]]
     )
+
+
+@pytest.mark.parametrize("width", [128, 130])
+@pytest.mark.parametrize("ends", [Pursuit(), Pursuit(1.0)])
+def test_products_of_rows_give_the_codes_that_multiplying_anew_does(
+    width: int, ends: Pursuit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many steps, so that they are renewed on the way, and of tokens that end apart."""
+    rows, b_pre, x = made(5, 90, width, n=40)
+    spec, given = spec_of("pursuit", 150, 90, width, pursuit=ends), torch.tensor(x)
+    monkeypatch.setattr(by_decoder, "CACHED", 7 * width)
+    found = Encoder(spec, of_decoder(rows, b_pre)).encode(given)
+    monkeypatch.setattr(by_decoder, "MAX_GRAM", width**2 - 1)
+    anew = Encoder(spec, of_decoder(rows, b_pre)).encode(given)
+    for name in ("token_M", "feature_M", "value_M"):
+        assert torch.equal(getattr(found, name), getattr(anew, name)), name
+    expected = np.array([slow_pursuit(one, rows, 150, False, ends) for one in x - b_pre])
+    codes = np.zeros((40, width))
+    codes[found.token_M, found.feature_M] = found.value_M
+    np.testing.assert_allclose(codes, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("selector", ["pursuit", "nnls"])

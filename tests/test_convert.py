@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from autointerp.cli import app
@@ -15,7 +18,16 @@ from autointerp.dictionaries import convert as converting
 from autointerp.dictionaries.convert import convert
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import Calibration, DictionarySpec, Expected, Gate, Weights
+from autointerp.dictionaries.spec import (
+    BY_DECODER,
+    Calibration,
+    DictionarySpec,
+    Expected,
+    Gate,
+    Pursuit,
+    Transform,
+    Weights,
+)
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 
@@ -142,6 +154,62 @@ def test_what_has_no_place_there_goes_into_our_own_layout(
     x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) * 2
     codes, read_codes = Encoder(spec, weights).encode(x), Encoder(written, again).encode(x)
     assert torch.equal(codes.value_M, read_codes.value_M) and len(codes) > 60
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    own=st.one_of(
+        st.builds(
+            dict,
+            selector=st.just("pursuit"),
+            k=st.one_of(st.none(), st.integers(1, F)),
+            has_signs=st.booleans(),
+            pursuit=st.builds(
+                Pursuit, residual_below=st.sampled_from([0.0, 0.5, 2.0]), ends_on_repeat=st.booleans()
+            ),
+        ),
+        st.just({"selector": "nnls"}),
+        st.builds(
+            dict,
+            selector=st.just("top_afa"),
+            decoder_norm_gate=st.booleans(),
+            value_is_score=st.booleans(),
+        ),
+    ),
+    pre_bias=st.sampled_from(["b_dec", "none", "other"]),
+    transform=st.sampled_from([(), ("centre",), ("layer_norm",)]),
+    n_models=st.sampled_from([1, 2]),
+)
+def test_codes_by_the_decoder_or_by_norms_stay_to_the_bit(
+    own: dict[str, Any], pre_bias: str, transform: tuple[Transform, ...], n_models: int
+) -> None:
+    """Selectors that SAELens has no place for, and crosscoders of several models, in our own layout."""
+    spec = replace(PLAIN, transform=transform, n_models=n_models, **own)
+    weights = weights_of(spec, pre_bias, skip=False)
+    if spec.selector in BY_DECODER:
+        rows = weights.decoder / weights.decoder.norm(dim=1, keepdim=True)
+        weights = replace(weights, w_enc_DF=None, b_enc_F=torch.zeros(F), w_dec_FO=rows)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        written = converted(spec, weights, Path(folder) / "out", patch)
+        again = reader_of(written).load(written, "cpu")
+    known_k = D if spec.selector == "pursuit" and spec.k is None else spec.k
+    known = replace(spec, format="native", path=written.path, identity=written.identity, k=known_k)
+    assert written == known
+    x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) * 2
+    before, after = Encoder(spec, weights), Encoder(written, again)
+    codes, read_codes = before.encode(x), after.encode(x)
+    for name in ("token_M", "feature_M", "value_M"):
+        assert torch.equal(getattr(codes, name), getattr(read_codes, name)), name
+    assert len(codes) > 20
+    assert torch.equal(before.decode(codes, x), after.decode(read_codes, x))
+
+
+def test_a_crosscoder_of_several_models_keeps_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(PLAIN, n_models=2)
+    written = converted(spec, weights_of(spec, "none", skip=False), tmp_path / "out", monkeypatch)
+    assert (written.format, written.n_models) == ("native", 2)
 
 
 def test_code_and_bases_can_not_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

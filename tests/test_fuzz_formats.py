@@ -25,17 +25,20 @@ import test_dictionary_learning
 import test_gemma_scope
 import test_llama_scope
 import test_lone_files
+import test_native
+import test_research_readers
 import torch
 from damage import arrays_of, copied, damaged
-from dense_codes import save_torch, tensors
+from dense_codes import save_json, save_torch, tensors
 from safetensors.numpy import save_file
 
 from autointerp import plugins
+from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import AutointerpError
 
-N_ALL, N_DEFAULT = 2_000, 400
+N_ALL, N_DEFAULT = 3_000, 400
 MAX_SECONDS = 5.0
 """For one checkpoint of a few kilobytes; a sound one takes some milliseconds."""
 MAX_MEMORY = 2**29
@@ -44,7 +47,8 @@ MAX_MEMORY = 2**29
 D = test_dictionaries.D
 TENSORS = (".safetensors", ".npz", ".pt", ".pth")
 DECODERS = {
-    **dict.fromkeys(("saelens", "sparsify", "gemma_scope", "batch_topk", "state_dict"), "W_dec"),
+    **dict.fromkeys(("saelens", "sparsify", "gemma_scope", "batch_topk", "state_dict", "afa"), "W_dec"),
+    "native": "decoder",
     "gemma_scope_2": "w_dec",
 }
 """The tensor that is the decoder as it is used, of formats that store one."""
@@ -82,6 +86,37 @@ def transcoder(folder: Path) -> Path:
     return test_dictionaries.saelens(folder, config, weights)
 
 
+def afa(folder: Path) -> Path:
+    save_json(folder / "config.json", test_research_readers.AFA)
+    save_torch(folder / "sae.pt", test_research_readers.WEAK)
+    return folder
+
+
+def crosscoder(folder: Path) -> Path:
+    t = test_research_readers.forks() | test_research_readers.normaliser()
+    t |= {"threshold": np.array(6.0, np.float32), "code_normalization_id": np.array(3)}
+    return test_research_readers.save_fork(folder, t, k=4)
+
+
+def pursuit(folder: Path) -> Path:
+    ends = {"residual_below": 0.5, "ends_on_repeat": True}
+    own = {"selector": "pursuit", "k": 4, "has_signs": True, "pursuit": ends}
+    return test_native.native(folder, own, test_native.DECODER)
+
+
+def uncalibrated(folder: Path) -> Path:
+    calibration = {"rule": "sampled", "k": 2.5, "pool": 6, "column_score": "entropy"}
+    own = {"selector": "jumprelu", "variant": "sampled", "calibration": calibration, "notes": ["a", "b"]}
+    return test_native.native(folder, own | {"expected": {"l0": 2.5}, "group_sizes": [4, 6]})
+
+
+def meta(folder: Path) -> Path:
+    """With its parent in it, whose files are damaged as often."""
+    test_native.native(folder / "parent", {"selector": "topk", "k": 3, "model": "org/m"})
+    test_native.meta(folder, "parent", d=D, parent_rows="stored")
+    return folder
+
+
 FORMATS: dict[str, Callable[[Path], Path]] = {
     "saelens": lambda folder: test_dictionaries.saelens(folder / "a", test_dictionaries.VARIANTS["topk"]),
     "saelens, flat": lambda folder: test_dictionaries.saelens(folder / "a", test_dictionaries.FLAT),
@@ -110,6 +145,14 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "batch_topk": lambda folder: test_batch_topk.checkpoint(
         folder / "a", {"sae_type": "batchtopk"}, test_batch_topk.THRESHOLD
     ),
+    "itda": lambda folder: test_research_readers.itda(folder / "a"),
+    "afa": lambda folder: afa(folder / "a"),
+    "kissane": lambda folder: test_research_readers.attention(folder / "a"),
+    "kissane, crosscoder": lambda folder: test_research_readers.crosscoder(folder / "a")[0],
+    "crosscoder": lambda folder: crosscoder(folder / "a"),
+    "native, pursuit": lambda folder: pursuit(folder / "a"),
+    "native, calibrated": lambda folder: uncalibrated(folder / "a"),
+    "native, meta-SAE": lambda folder: meta(folder / "a"),
     "state_dict, pt": lambda folder: state_dict(folder / "a", ".pt"),
     "state_dict, safetensors": lambda folder: state_dict(folder / "a", ".safetensors"),
 }
@@ -135,6 +178,11 @@ def used(place: Path) -> torch.Tensor:
     weights = reader_of(spec).load(spec, "cpu")
     encoder = Encoder(spec, weights)
     x_ND = torch.linspace(-2, 3, 4 * spec.d_in).reshape(4, spec.d_in)
+    if spec.calibration is not None:
+        weights = dataclasses.replace(
+            weights, threshold_F=calibrated(encoder, lambda: iter([x_ND]), len(x_ND)).threshold_F
+        )
+        encoder = Encoder(spec, weights)
     codes = encoder.encode(x_ND)
     encoder.decode(codes, x_ND)
     if spec.format in DECODERS:

@@ -25,6 +25,8 @@ from tiny import CONTEXT, D_MODEL, WIDTH, Tiny
 
 T = tensors()
 FILE = {"encoder": T["W_enc"], "encoder_bias": T["b_enc"], "decoder": T["W_dec"], "decoder_bias": T["b_dec"]}
+DECODER: dict[str, Array | None] = {"encoder": None, "encoder_bias": None}
+"""Without what finds no codes."""
 
 
 def native(folder: Path, settings: Json, changed: dict[str, Array | None] | None = None) -> Path:
@@ -82,6 +84,21 @@ def test_what_is_left_out_is_zero_and_one_threshold_serves_all(tmp_path: Path) -
         ({"selector": "topk", "k": 11}, {}, "k is 11"),
         ({"selector": "relu", "k": 2}, {}, "k is 2: the selector relu takes none"),
         ({"selector": "groupmax", "k": 3}, {}, "k is 3"),
+        ({"selector": "top_afa", "k": 2}, {}, "k is 2: the selector top_afa takes none"),
+        ({"selector": "nnls", "k": 2}, DECODER, "k is 2: the selector nnls takes none"),
+        ({"selector": "pursuit"}, DECODER, "no 'k'"),
+        ({"selector": "pursuit", "k": 11}, DECODER, "k is 11: of 10 features in 6 dimensions .* 10 steps"),
+        ({"selector": "pursuit", "k": 2}, {}, "holds 'encoder', which a dictionary of selector pursuit"),
+        ({"selector": "nnls"}, DECODER | {"encoder_bias": T["b_enc"]}, "holds 'encoder_bias', which"),
+        ({"selector": "nnls"}, DECODER | {"decoder": T["W_dec"].T}, r"'decoder' has shape \[6, 10\]"),
+        ({"selector": "nnls", "decoder_norm_gate": True}, DECODER, "found with the decoder alone"),
+        ({"selector": "nnls", "is_transcoder": True}, DECODER, "found with the decoder alone"),
+        ({"selector": "nnls", "pursuit": {"residual_below": 1}}, DECODER, "pursuit is .* the selector is nnls"),
+        ({"selector": "pursuit", "k": 2, "pursuit": {"below": 1}}, DECODER, "'pursuit.below'"),
+        ({"selector": "pursuit", "k": 2, "pursuit": {"residual_below": -1}}, DECODER, "residual_below is -1"),
+        ({"selector": "topk", "k": 2, "has_signs": True}, {}, "the selector is abstopk"),
+        ({"selector": "relu", "n_models": 4}, {}, "n_models is 4: the 6 numbers"),
+        ({"selector": "nnls", "variant": "polysae"}, DECODER, "variant is polysae: selector nnls"),
         ({"selector": "relu", "layout": 2}, {}, "layout is 2"),
         ({"selector": "relu", "transform": ["log"]}, {}, "transform is .*centre"),
         ({"selector": "relu", "transform": 3}, {}, "transform is 3: expected a list"),
@@ -229,6 +246,10 @@ def test_a_meta_sae_that_chose_among_a_batch_is_calibrated_on_all_rows(tmp_path:
     [
         ({"hook": "layers.2"}, "hook is layers.2: a meta-SAE has it of its parent"),
         ({"parent": "neurons"}, "parent is neurons: it must have decoder rows"),
+        ({"parent": "../meta"}, "parent is ../meta: a parent may not have one itself"),
+        ({"parent": "os:getcwd"}, "parent is os:getcwd: a checkpoint may not name code"),
+        ({"parent": "p" * 5000}, "no file or folder is called"),
+        ({"parent": "~nobody-of-that-name/x"}, "no file or folder is called"),
         ({"parent": "../wide"}, "decoder rows have 7 numbers, but the encoder here reads 6"),
         ({"parent": "../uncalibrated"}, "it stores no threshold"),
         ({"parent": "../nowhere"}, "nowhere"),

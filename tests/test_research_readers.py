@@ -84,7 +84,7 @@ def slow_itda(x: Array, k: int) -> Array:
 
 
 @pytest.mark.parametrize("name", ["", "atoms.pt"])
-@pytest.mark.parametrize("k", [1, 3, 12])
+@pytest.mark.parametrize("k", [1, 3, 10])
 def test_itda(tmp_path: Path, k: int, name: str) -> None:
     path, x = itda(tmp_path / "run", METADATA | {"k": k}) / name, inputs()
     spec, expected = find_dictionary(str(path)), slow_itda(x, k)
@@ -111,9 +111,25 @@ def test_what_itda_says_of_itself(tmp_path: Path) -> None:
     assert other.site is None and not other.model_was_centred
 
 
+def test_inspect_says_in_words_how_codes_are_found(tmp_path: Path) -> None:
+    said = dict(inspected(str(itda(tmp_path / "a"))))
+    assert said["selector"] == "pursuit: 3 steps, by the largest product in magnitude"
+    save_json(tmp_path / "b" / "config.json", AFA)
+    save_torch(tmp_path / "b" / "sae.pt", WEAK)
+    said = dict(inspected(str(tmp_path / "b")))
+    assert "as many as match the norm" in said["selector"]
+    assert "activations are pre-activations" in said["scores"]
+    said = dict(inspected(str(crosscoder(tmp_path / "c")[0])))
+    assert said["model"] == "2 models, whose vectors must come from files: --activations FOLDER"
+
+
 def test_itda_files_gone_wrong(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no 'k'"):
         find_dictionary(str(itda(tmp_path / "a", {k: v for k, v in METADATA.items() if k != "k"})))
+    with pytest.raises(
+        CheckpointError, match=r"k is 1000000000000: of 10 features in 6 dimensions .* 10 steps"
+    ):
+        find_dictionary(str(itda(tmp_path / "e", METADATA | {"k": 10**12})))
     with pytest.raises(CheckpointError, match=r"atom_indices.pt has shape \[4, 2\], but .* 10 atoms"):
         find_dictionary(str(itda(tmp_path / "b", indices=np.zeros((4, 2), int))))
     torch.save({"atoms": torch.tensor(atoms())}, itda(tmp_path / "c") / "atoms.pt")
@@ -396,9 +412,17 @@ def test_crosscoders_that_are_not_read(tmp_path: Path) -> None:
     fewer = forks() | {"decoder.weight": forks()["decoder.weight"][:1]}
     with pytest.raises(CheckpointError, match=r"'decoder\.weight' has shape"):
         find_dictionary(str(save_fork(tmp_path / "c", fewer)))
-    strange = forks() | {"threshold": np.array(1.0, np.float32), "code_normalization_id": np.array(9)}
-    spec = find_dictionary(str(save_fork(tmp_path / "d", strange)))
-    with pytest.raises(CheckpointError, match="code_normalization_id is 9"):
+    for kind, shown in ((9, r"\[9\]"), (np.nan, r"\[NaN\]"), ([1, 1], r"\[1, 1\]")):
+        strange = forks() | {"threshold": np.array(1.0, np.float32), "code_normalization_id": np.array(kind)}
+        spec = find_dictionary(str(save_fork(tmp_path / "d", strange)))
+        with pytest.raises(CheckpointError, match=f"code_normalization_id is {shown}"):
+            reader_of(spec).load(spec, "cpu")
+    empty = forks() | {"encoder.weight": np.zeros((0, D, F), np.float32)}
+    with pytest.raises(CheckpointError, match=r"\[0, 6, 10\], so that nothing"):
+        find_dictionary(str(save_fork(tmp_path / "g", empty)))
+    imaginary = forks() | normaliser() | {"activation_mean": np.ones((L, D), np.complex64)}
+    spec = find_dictionary(str(save_fork(tmp_path / "f", imaginary)))
+    with pytest.raises(CheckpointError, match="real numbers"):
         reader_of(spec).load(spec, "cpu")
     shrunk = forks() | normaliser() | {"activation_global_scale": np.array([0, 1], np.float32)}
     spec = find_dictionary(str(save_fork(tmp_path / "e", shrunk)))

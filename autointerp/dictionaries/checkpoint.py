@@ -225,6 +225,14 @@ def _folders_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in names)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder has this name; not so of a name that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long; no access to the folder
+        return False
+
+
 def file_size(path: Path) -> int:
     """Bytes of a file. Raises CheckpointError: missing, empty, not a file."""
     if not path.is_file():

@@ -147,6 +147,10 @@ def _described(stored: Stored) -> DictionarySpec:
             f"{stored.path} holds {list(stored.shape(THRESHOLD))} thresholds, one an input (code normalization "
             "DECOUPLED): a feature then has an activation for each input, which is not read."
         )
+    if not all(weight):
+        raise CheckpointError(
+            f"{stored.path}: 'encoder.weight' has shape {list(weight)}, so that nothing is in it."
+        )
     n_inputs, d_in, width = weight
     k = _settings(stored.path).number("k")
     known = "" if NORM_ID in stored.headers else f"; no {NORM_ID} is stored: taken as the sum over inputs"
@@ -199,12 +203,13 @@ def _check_config(settings: Settings, n_inputs: int) -> None:
 
 def _norms(stored: Stored, w_dec_LFD: Tensor) -> Tensor:
     """[F], what an activation is multiplied with before it is compared. Raises CheckpointError."""
-    settings, kind = _settings(stored.path), 1
+    settings, kinds = _settings(stored.path), [1]
     if NORM_ID in stored.headers:
-        kind = int(stored.unchecked(NORM_ID)[0].reshape(-1)[0])
+        kinds = stored.unchecked(NORM_ID)[0].flatten().tolist()
+    kind = kinds[0] if len(kinds) == 1 else None
     if kind not in NORMS or NORMS[kind] == "DECOUPLED":
         raise CheckpointError(
-            f"{stored.path}: {NORM_ID} is {kind}. Read are: {shortened(NORMS)} but DECOUPLED."
+            f"{stored.path}: {NORM_ID} is {shortened(kinds)}. Read are: {shortened(NORMS)} but DECOUPLED."
         )
     summed_F, whole_F = w_dec_LFD.norm(dim=2).sum(0), w_dec_LFD.norm(dim=(0, 2))
     if NORMS[kind] == "NONE":
@@ -224,14 +229,15 @@ def _normaliser(stored: Stored, like_LD: Tensor) -> tuple[Tensor, Tensor, Tensor
         return none
     if missing := [name for name in (STD, SCALE) if name not in stored.headers]:
         raise CheckpointError(f"{stored.path} has {MEAN}, but no {' and no '.join(missing)}.")
-    mean_LD, std_LD, scale_L = (
-        tensor.to(like_LD) for tensor in stored.unchecked(MEAN, STD, SCALE, device=str(like_LD.device))
-    )
+    found = stored.unchecked(MEAN, STD, SCALE, device=str(like_LD.device))
+    if any(tensor.is_complex() for tensor in found):
+        raise CheckpointError(f"{stored.path}: {MEAN}, {STD} and {SCALE} must be real numbers.")
+    mean_LD, std_LD, scale_L = (tensor.to(like_LD) for tensor in found)
     if mean_LD.isnan().any() or std_LD.isnan().any():  # how the source says that nothing is normalised
         return none
     if mean_LD.shape != like_LD.shape or scale_L.shape != like_LD.shape[:1] or not bool((scale_L > 0).all()):
         raise CheckpointError(
-            f"{stored.path}: {MEAN} has shape {list(mean_LD.shape)} and {SCALE} is {scale_L.tolist()}, but of "
-            f"{list(like_LD.shape)} inputs and numbers each input has a mean and a factor above 0."
+            f"{stored.path}: {MEAN} has shape {list(mean_LD.shape)} and {SCALE} is {shortened(scale_L.tolist())}, "
+            f"but of {list(like_LD.shape)} inputs and numbers each input has a mean and a factor above 0."
         )
     return mean_LD, scale_L, 1 / (scale_L + OFF)

@@ -24,7 +24,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autointerp.dictionaries.by_decoder import non_negative, pursued
+from autointerp.dictionaries.by_decoder import gram_of, non_negative, pursued
 from autointerp.dictionaries.columns import EncoderColumns
 from autointerp.dictionaries.selectors import (
     Found,
@@ -86,6 +86,8 @@ class Encoder:
         self._norm_F = self._columns.norm_C
         self._features: Tensor | None = None
         """Which features the columns are, of a slice."""
+        self._gram_FF: Tensor | None = None
+        self._is_multiplied = False
         if spec.feature_sliceable:
             self._columns = self._columns.padded(COLUMNS)
 
@@ -208,13 +210,22 @@ class Encoder:
         if weights.encode is not None:
             return by_token(*weights.encode(x_nD))
         if spec.selector == "pursuit":
-            return pursued(spec, x_nD - weights.b_pre_D, weights.decoder)
+            return pursued(spec, x_nD - weights.b_pre_D, weights.decoder, self._gram())
         if spec.selector == "nnls":
-            return non_negative(x_nD - weights.b_pre_D, weights.decoder)
+            gram_FF = self._gram()
+            assert gram_FF is not None
+            return non_negative(x_nD - weights.b_pre_D, weights.decoder, gram_FF)
         scores = self._scores(x_nD, f_step)
         if spec.selector == "top_afa":
             return norm_matched(next(scores)[1], (x_nD - weights.b_pre_D).norm(dim=1))
         return select(spec, self._columns, scores)
+
+    def _gram(self) -> Tensor | None:
+        """Made for the first tokens: a dictionary that is only described, or decodes, does without."""
+        if not self._is_multiplied:
+            self._gram_FF = gram_of(self.spec, self._weights.decoder)
+            self._is_multiplied = True
+        return self._gram_FF
 
     def _scores(self, x_nD: Tensor, f_step: int) -> Iterator[tuple[int, Tensor]]:
         """The scores [n, f] of one tile of features after the other, and the tile's first feature."""

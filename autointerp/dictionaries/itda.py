@@ -20,6 +20,7 @@ from typing import ClassVar, Final
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files, shortened
 from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.steps import pursuit_steps
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
@@ -47,7 +48,7 @@ class Itda:
         require_files(folder, ATOMS, CONFIG)
         settings, (width, d_in) = read_settings(folder / CONFIG), _sizes(folder / ATOMS)
         check_shapes(folder / ATOMS, read_headers(folder / ATOMS), _shapes(width, d_in))
-        hook = _hook(settings)
+        hook, n_steps = _hook(settings), pursuit_steps(settings, "k", d_in, width)
         return DictionarySpec(
             format="itda",
             path=folder,
@@ -55,7 +56,7 @@ class Itda:
             d_in=d_in,
             width=width,
             selector="pursuit",
-            k=settings.count("k"),
+            k=n_steps,
             hook=hook,
             site=site_of(hook),
             model=hub_name(settings.text("lm_name")),
@@ -65,7 +66,7 @@ class Itda:
             model_was_centred=settings.flag(CENTRED, True),
             has_signs=True,
             notes=(
-                f"matching pursuit by magnitude, {settings.count('k')} steps; nothing is subtracted or added",
+                f"matching pursuit by magnitude, {n_steps} steps; nothing is subtracted or added",
                 _origin(folder, width),
                 "in models with LayerNorm, inputs are centred first, as TransformerLens does; where the training's "
                 f"model was another, write {CENTRED}: false into {CONFIG}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,13 @@ from typing import Any, ClassVar, Final, cast
 
 from autointerp import demo, plugins
 from autointerp.dictionaries.basis import NAME, Basis
-from autointerp.dictionaries.checkpoint import contents, dictionaries_below, listed, many_dictionaries
+from autointerp.dictionaries.checkpoint import (
+    contents,
+    dictionaries_below,
+    is_there,
+    listed,
+    many_dictionaries,
+)
 from autointerp.dictionaries.registry import registered
 from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
 from autointerp.dictionaries.tensors import KINDS, PICKLED
@@ -56,8 +63,8 @@ def find_dictionary(text: str) -> DictionarySpec:
         return describe_place(Path(demo.DICTIONARY))
     if NAME.fullmatch(text):
         return Basis().describe(Path(text))
-    path = Path(text).expanduser().absolute()
-    if path.exists():
+    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
+    if is_there(path):
         return describe_place(path)
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec

@@ -18,10 +18,12 @@ parent on these, j their parts.
 from __future__ import annotations
 
 import hashlib
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from autointerp.dictionaries.checkpoint import Settings
+from autointerp.dictionaries.checkpoint import Settings, is_there
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from autointerp.dictionaries.encode import Encoder
 
 ROWS: Final = ("unit", "stored")
+
+_IS_PARENT: ContextVar[bool] = ContextVar("_IS_PARENT", default=False)
+"""Whether what is described is somebody's parent: folders that name each other would not come to an end."""
 
 
 def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
@@ -72,11 +77,23 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
 
 
 def _parent(settings: Settings) -> DictionarySpec:
-    from autointerp.dictionaries.locate import find_dictionary
+    from autointerp.dictionaries.locate import OUTSIDE, find_dictionary
 
     text = settings.text("parent") or ""
     beside = settings.path.parent / text
-    parent = find_dictionary(str(beside) if beside.exists() else text)
+    if not is_there(beside) and not is_there(Path(text)) and OUTSIDE.fullmatch(text):
+        settings.refuse(
+            "parent", "a checkpoint may not name code. Name a folder, or a Hugging Face repository."
+        )
+    if _IS_PARENT.get():
+        settings.refuse("parent", "a parent may not have one itself.")
+    within = _IS_PARENT.set(True)
+    try:
+        parent = find_dictionary(str(beside) if is_there(beside) else text)
+    except CheckpointError as error:
+        raise CheckpointError(f"{settings.path}: parent: {error}") from error
+    finally:
+        _IS_PARENT.reset(within)
     if parent.signed or parent.is_basis:
         settings.refuse("parent", "it must have decoder rows, and activations without signs.")
     if parent.calibration is not None:

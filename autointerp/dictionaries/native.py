@@ -3,12 +3,16 @@
 dictionary.json holds `"layout": 1` and fields of a `DictionarySpec` by their names; what is left out has the
 field's default, and a key that is not known is an error. Tensors, of any float type:
 
-    encoder [D, F]    decoder [F, O]
+    decoder [F, O]    encoder [D, F]                     no encoder for pursuit and nnls
     encoder_bias [F]  pre_bias [D]  decoder_bias [O]     zeros where they are left out
     threshold [F] or []                                  jumprelu, unless `calibration` says how to find it
     gate_bias [F]  gate_scale [F]  magnitude_bias [F]    gated (spec.Gate)
     skip [D, O]                                          transcoders, if they have one
     decoder_u1 [F, R]  decoder_c1 [O, R]                 in place of decoder, for `"variant": "polysae"`
+
+With selector pursuit, `k` steps are taken, and `"pursuit": {"residual_below": 0.5, "ends_on_repeat": true}` may end
+them (spec.Pursuit); `has_signs` keeps the products' signs. nnls is semi-NMF's: `decoder` holds its feature vectors,
+one a row. top_afa compares scores, so that it mostly has `"decoder_norm_gate": true, "value_is_score": false`.
 
 `variant` is one of `variants.py`. With `parent` it is a meta-SAE (`meta_sae.py`): D is then the length of the
 parent's decoder rows, and `selector`, `k`, `transform`, ... are about these.
@@ -23,10 +27,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from autointerp.dictionaries.checkpoint import Settings, folder_of, listed, read_settings, require_files
+from autointerp.dictionaries.checkpoint import (
+    Settings,
+    folder_of,
+    listed,
+    read_settings,
+    require_files,
+    shortened,
+)
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.native_config import Sizes, configured, variant_of
-from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
+from autointerp.dictionaries.spec import BY_DECODER, DictionarySpec, Gate, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
@@ -80,36 +91,39 @@ def _described(settings: Settings) -> DictionarySpec:
     """What the files say by themselves; the identity is left empty. Raises CheckpointError."""
     path = settings.path.with_name(WEIGHTS)
     headers = read_headers(path)
-    spec = configured(settings, _sizes(path, headers, is_transcoder=settings.flag("is_transcoder", False)))
+    spec = configured(settings, _sizes(path, headers, settings))
     check_shapes(path, headers, _shapes(spec, settings, headers))
     return spec
 
 
-def _sizes(path: Path, headers: Mapping[str, TensorHeader], *, is_transcoder: bool) -> Sizes:
+def _sizes(path: Path, headers: Mapping[str, TensorHeader], settings: Settings) -> Sizes:
     """As the biases have it, and what has none as the matrices do: a bias tells which axis is which."""
     decoder = "decoder_c1" if "decoder_c1" in headers else "decoder"
-    for name in ("encoder", decoder):
+    has_encoder = settings.text("selector") not in BY_DECODER
+    for name in ("encoder", decoder)[not has_encoder :]:
         if name not in headers:
             raise CheckpointError(f"{path} has no tensor '{name}'. It has: {listed(headers)}.")
         if len(headers[name].shape) != 2 or not all(headers[name].shape):
             raise CheckpointError(
                 f"{path}: '{name}' has shape {list(headers[name].shape)}; a matrix is expected."
             )
-    d_in, width = headers["encoder"].shape
-    d_out = headers[decoder].shape[decoder == "decoder"]
+    width, d_out = headers[decoder].shape if decoder == "decoder" else (0, headers[decoder].shape[0])
+    d_in, width = headers["encoder"].shape if has_encoder else (d_out, width)
     lengths = {name: headers[name].shape[0] for name in BIASES if name in headers and headers[name].shape}
     d_out = lengths.get("decoder_bias", d_out)
-    d_in = lengths.get("pre_bias", d_in if is_transcoder else lengths.get("decoder_bias", d_in))
-    return Sizes(d_in, lengths.get("encoder_bias", width), d_out)
+    if not settings.flag("is_transcoder", False):
+        d_in = lengths.get("decoder_bias", d_in)
+    return Sizes(lengths.get("pre_bias", d_in), lengths.get("encoder_bias", width), d_out)
 
 
 def _shapes(spec: DictionarySpec, settings: Settings, headers: Mapping[str, TensorHeader]) -> Shapes:
     """What the file must hold. Raises CheckpointError for a tensor that nothing would read."""
     d_in, width = ("d_in", spec.d_in), ("features", spec.width)
     d_out = ("d_out", spec.d_out) if spec.d_out is not None else d_in
-    shapes: dict[str, tuple[tuple[str, int], ...]] = {"encoder": (d_in, width)}
+    has_encoder = spec.selector not in BY_DECODER
+    shapes: dict[str, tuple[tuple[str, int], ...]] = {"encoder": (d_in, width)} if has_encoder else {}
     for name, axis in (("encoder_bias", width), ("pre_bias", d_in), ("decoder_bias", d_out)):
-        if name in headers:
+        if name in headers and (has_encoder or name != "encoder_bias"):
             shapes[name] = (axis,)
     if spec.selector == "gated":
         shapes |= dict.fromkeys(GATE, (width,))
@@ -126,8 +140,8 @@ def _shapes(spec: DictionarySpec, settings: Settings, headers: Mapping[str, Tens
         shapes["decoder"] = (width, d_out)
     if unread := headers.keys() - shapes.keys():
         raise CheckpointError(
-            f"{spec.path / WEIGHTS} holds '{min(unread)}', which a dictionary of selector {spec.selector}, as "
-            f"{CONFIG} describes it, doesn't have. It has: {listed(shapes)}."
+            f"{spec.path / WEIGHTS} holds '{shortened(min(unread))}', which a dictionary of selector "
+            f"{spec.selector}, as {CONFIG} describes it, doesn't have. It has: {listed(shapes)}."
         )
     return shapes
 
@@ -146,7 +160,7 @@ def _weights(spec: DictionarySpec, device: str) -> Weights:
         return tensors[name] if name in tensors else torch.zeros(length, device=device)
 
     return Weights(
-        w_enc_DF=tensors["encoder"],
+        w_enc_DF=tensors.get("encoder"),
         b_enc_F=bias("encoder_bias", spec.width),
         b_pre_D=bias("pre_bias", spec.d_in),
         w_dec_FO=decoder,

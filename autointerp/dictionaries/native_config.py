@@ -9,15 +9,17 @@ from typing import Final, TypeVar, cast, get_args
 from autointerp.dictionaries.checkpoint import Settings
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
-    ELEMENTWISE,
+    BY_DECODER,
     Calibration,
     ColumnScore,
     DictionarySpec,
     Expected,
+    Pursuit,
     Rule,
     Selector,
     Transform,
 )
+from autointerp.dictionaries.steps import pursuit_steps
 from autointerp.dictionaries.variants import VARIANTS, Variant
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
@@ -27,18 +29,18 @@ LAYOUT: Final = 1
 SELECTORS: Final[tuple[Selector, ...]] = tuple(
     name for name in cast(tuple[Selector, ...], get_args(Selector)) if name != "custom"
 )
-WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax"})
+WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "pursuit"})
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
-        "is_transcoder", "hook_out",
+        "is_transcoder", "hook_out", "n_models",
     }
 )  # fmt: skip
 """What a meta-SAE has of its parent."""
 OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-        "expected", "calibration", "approximation", "notes", "variant",
+        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -67,6 +69,10 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
     selector: Selector = _one_of(settings, "selector", SELECTORS)
     hook, hook_out = settings.text("hook"), settings.text("hook_out")
     is_transcoder = settings.flag("is_transcoder", False)
+    if selector in BY_DECODER:
+        for key in ("is_transcoder", "decoder_norm_gate"):
+            if settings.flag(key, False):
+                settings.refuse(key, f"codes of selector {selector} are found with the decoder alone.")
     expected = settings.section("expected")
     _refuse_unknown(expected, {field.name for field in fields(Expected)}, "expected.")
     spec = DictionarySpec(
@@ -76,7 +82,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         d_in=sizes.d_in,
         width=width,
         selector=selector,
-        k=_k(settings, selector, width),
+        k=_k(settings, selector, sizes),
         hook=hook,
         site=site_of(hook),
         model=settings.text("model"),
@@ -93,6 +99,9 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         decoder_norm_gate=settings.flag("decoder_norm_gate", False),
         value_is_score=settings.flag("value_is_score", True),
         reconstructs=settings.flag("reconstructs", True),
+        pursuit=_pursuit(settings, selector),
+        n_models=_n_models(settings, sizes),
+        has_signs=_has_signs(settings, selector),
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
         calibration=_calibration(settings, selector, width),
@@ -113,6 +122,8 @@ def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
     variant, name = variant_of(settings), settings.text("variant")
     if variant is None:
         return spec
+    if variant.is_polynomial and spec.selector in BY_DECODER:
+        settings.refuse("variant", f"selector {spec.selector} finds codes with a decoder that is linear.")
     if variant.selectors and spec.selector not in variant.selectors:
         settings.refuse("selector", f"of variant {name} it is {' or '.join(variant.selectors)}.")
     if variant.rule is not None and (spec.calibration is None or spec.calibration.rule != variant.rule):
@@ -164,15 +175,47 @@ def _one_of(settings: Settings, key: str, known: tuple[T, ...]) -> T:
     return found
 
 
-def _k(settings: Settings, selector: Selector, width: int) -> int | None:
-    if selector not in WITH_K and settings.values.get("k") is None:
+def _k(settings: Settings, selector: Selector, sizes: Sizes) -> int | None:
+    if selector not in WITH_K:
+        if settings.values.get("k") is not None:
+            settings.refuse("k", f"the selector {selector} takes none.")
         return None
-    k = settings.count("k")
-    if selector in ELEMENTWISE:
-        settings.refuse("k", f"the selector {selector} takes none.")
+    if selector == "pursuit":
+        ends_on_repeat = _pursuit(settings, selector).ends_on_repeat
+        return pursuit_steps(settings, "k", sizes.d_in, sizes.width, ends_on_repeat=ends_on_repeat)
+    k, width = settings.count("k"), sizes.width
     if k > width or (selector == "groupmax" and width % k):
         settings.refuse("k", f"it doesn't go with {width} features.")
     return k
+
+
+def _pursuit(settings: Settings, selector: Selector) -> Pursuit:
+    if settings.values.get("pursuit") is None:
+        return Pursuit()
+    section = settings.section("pursuit")
+    _refuse_unknown(section, {field.name for field in fields(Pursuit)}, "pursuit.")
+    if selector != "pursuit":
+        settings.refuse("pursuit", f"the selector is {selector}.")
+    below = section.number("residual_below") or 0.0
+    if below < 0:
+        section.refuse("residual_below", "expected a norm, or 0 for never.")
+    return Pursuit(below, section.flag("ends_on_repeat", False))
+
+
+def _n_models(settings: Settings, sizes: Sizes) -> int:
+    n_models = 1 if settings.values.get("n_models") is None else settings.count("n_models")
+    if sizes.d_in % n_models:
+        settings.refuse("n_models", f"the {sizes.d_in} numbers that are read can't be shared out so.")
+    return n_models
+
+
+def _has_signs(settings: Settings, selector: Selector) -> bool:
+    has_signs = settings.flag("has_signs", False)
+    if has_signs and selector != "pursuit":
+        settings.refuse(
+            "has_signs", "it is of selector pursuit. Of a top k by magnitude the selector is abstopk."
+        )
+    return has_signs
 
 
 def _transform(settings: Settings) -> tuple[Transform, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autointerp.dictionaries.native import CONFIG, GATE, WEIGHTS
 from autointerp.dictionaries.native_config import LAYOUT, SELECTORS
 from autointerp.dictionaries.origin import site_of
-from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.spec import BY_DECODER, DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.files import write_atomically
 from autointerp.types import Json, Site
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-    "approximation", "notes",
+    "approximation", "notes", "has_signs", "n_models",
 )  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def write_native(out: Path, spec: DictionarySpec, weights: Weights) -> None:
 
 def _settings(spec: DictionarySpec) -> Json:
     given: dict[str, Any] = {name: getattr(spec, name) for name in _AS_THEY_ARE}
+    if spec.selector == "pursuit":
+        given |= {"k": spec.k or spec.d_in, "pursuit": dataclasses.asdict(spec.pursuit)}
     given |= {
         "hook": _hook(spec.site, spec.hook),
         "further_hooks": list(map(str, spec.further_sites)),
@@ -66,13 +68,11 @@ def _hook(site: Site | None, hook: str | None) -> str | None:
 
 
 def _tensors(spec: DictionarySpec, weights: Weights) -> dict[str, Tensor]:
-    tensors = {
-        "encoder": weights.encoder,
-        "encoder_bias": weights.b_enc_F,
-        "pre_bias": weights.b_pre_D,
-        "decoder": weights.decoder,
-        "decoder_bias": weights.b_dec_O,
-    }
+    # Readers may give one tensor for both biases, which safetensors refuses to write.
+    pre_bias_D = weights.b_pre_D.clone()
+    tensors = {"pre_bias": pre_bias_D, "decoder": weights.decoder, "decoder_bias": weights.b_dec_O}
+    if spec.selector not in BY_DECODER:
+        tensors |= {"encoder": weights.encoder, "encoder_bias": weights.b_enc_F}
     if spec.selector == "gated":
         assert weights.gate is not None
         gate = weights.gate

@@ -20,6 +20,7 @@ from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
+from autointerp.dictionaries.steps import pursuit_steps
 from autointerp.errors import CheckpointError
 
 CONFIG: Final = "cfg.json"
@@ -69,7 +70,13 @@ def configured(folder: Path) -> DictionarySpec:
     whitening_file(settings)
     hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
-    if k is not None and k > width and selector != "pursuit":
+    pursuit = _pursuit(settings)
+    if k is not None and selector == "pursuit":
+        ends_on_repeat = pursuit.ends_on_repeat
+        pursuit_steps(
+            settings, "max_iterations", settings.count("d_in"), width, ends_on_repeat=ends_on_repeat
+        )
+    elif k is not None and k > width:
         raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
     gate = settings.flag("rescale_acts_by_decoder_norm", False)
     if gate and architecture(settings) not in BY_DECODER_NORM:
@@ -97,7 +104,7 @@ def configured(folder: Path) -> DictionarySpec:
         transform=_transform(settings),
         model_was_centred=_was_centred(origin),
         decoder_norm_gate=gate,
-        pursuit=_pursuit(settings),
+        pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
         expected=_expected(settings),
         notes=_notes(settings, origin),

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import Calibration, DictionarySpec
+from autointerp.dictionaries.spec import Calibration, DictionarySpec, Selector
+
+_WORDS: Final[dict[Selector, str]] = {
+    "top_afa": "of a token the largest, as many as match the norm of its input",
+    "nnls": "the non-negative codes that reconstruct best, found with the decoder alone",
+    "custom": "code of its own",
+}
 
 
 def inspected(text: str) -> Iterator[tuple[str, str]]:
@@ -13,6 +20,8 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
     CheckpointError."""
     spec = find_dictionary(text)
     known = "not said: --model" if spec.model is None else spec.model
+    if spec.n_models > 1:
+        known = f"{spec.n_models} models, whose vectors must come from files: --activations FOLDER"
     yield "format", spec.format
     yield "path", str(spec.path)
     yield "model", known
@@ -24,12 +33,13 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
         "as many as the model has" if spec.is_basis else f"{spec.width:,}" + " x 2 poles" * spec.signed,
     )
     yield "input size", "as the model has" if spec.is_basis else f"{spec.d_in:,}"
-    yield "selector", spec.selector + (f", k = {spec.k:,}" if spec.k is not None else "")
+    yield "selector", _selector(spec)
     yield "input first", ", then ".join(spec.transform) or "as it is"
     if spec.calibration is not None:
         yield "thresholds", _calibration(spec.calibration)
     if spec.decoder_norm_gate:
-        yield "scores", "pre-activations times the norms of decoder rows"
+        what = "scores" if spec.value_is_score else "pre-activations"
+        yield "scores", f"pre-activations times the norms of decoder rows; activations are {what}"
     if spec.group_sizes:
         yield "levels", ", ".join(f"{size:,}" for size in spec.group_sizes)
     for flag, value in (("sliceable", spec.feature_sliceable), ("signed", spec.signed)):
@@ -44,6 +54,19 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
     for note in spec.notes:
         yield "note", note
     yield "identity", spec.identity
+
+
+def _selector(spec: DictionarySpec) -> str:
+    if spec.selector != "pursuit":
+        words = _WORDS.get(spec.selector)
+        k = "" if spec.k is None else f", k = {spec.k:,}"
+        return spec.selector + k + (f": {words}" if words else "")
+    steps = f"pursuit: {spec.k or spec.d_in:,} steps, by the largest product"
+    steps += " in magnitude" * spec.has_signs
+    ends = ["adds no new feature"] * spec.pursuit.ends_on_repeat
+    if spec.pursuit.residual_below > 0:
+        ends.append(f"leaves less than norm {spec.pursuit.residual_below:.4g}")
+    return steps + (f", fewer where one {' or '.join(ends)}" if ends else "")
 
 
 def _place(site: object, hook: str | None) -> str:
