@@ -654,3 +654,20 @@ def test_delphis_cache_is_refused(made: Tiny, tmp_path: Path) -> None:
 def test_numbers_that_can_not_be_are_refused(made: Tiny, tmp_path: Path, field: str) -> None:
     with pytest.raises(RecipeError, match=rf"cache\.{field}: at least [01] \(found -1\)"):
         pipeline.prepare(recipe(made, {field: -1}), tmp_path / "run")
+
+
+def test_both_poles_of_a_signed_dictionary_are_topped_up(rare: Tiny, n_first: int, tmp_path: Path) -> None:
+    """Columns, of which there are twice as many as features: those that lack have the firings of a longer cache."""
+    shutil.copytree(rare.sae, tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config | {"architecture": "abstopk", "k": 1}))
+    signed = Tiny(rare.model, tmp_path / "sae", rare.corpus)
+    more: Json = {"n_tokens": n_first, "top_up": 4_000, "top_up_below": 10**6}
+    run = cached(signed, tmp_path / "run", more)
+    longer = cached(signed, tmp_path / "longer", {"n_tokens": n_first + 4_000})
+    columns = lacking(run.top_up(NAME))
+    assert columns.max() >= WIDTH
+    both = [*firing_shards(run.cache(NAME)), *firing_shards(run.top_up(NAME))]
+    counts = FiringStore(both, CONTEXT).counts(2 * WIDTH)
+    expected = FiringStore(list(firing_shards(longer.cache(NAME))), CONTEXT).counts(2 * WIDTH)
+    np.testing.assert_array_equal(counts[columns], expected[columns])

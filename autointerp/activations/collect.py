@@ -132,7 +132,7 @@ def _active(
 def _mask(attached: Attached) -> NDArray[np.bool_] | None:
     if attached.only is None:
         return None
-    mask = np.zeros(attached.encoder.spec.width, bool)
+    mask = np.zeros(attached.encoder.spec.n_columns, bool)
     mask[attached.only] = True
     return mask
 
