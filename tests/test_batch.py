@@ -526,6 +526,7 @@ def test_answers_are_taken_shuffled_doubled_and_half_a_file(
     out = tmp_path / "run"
     code, _, stderr = written(made, sampled, out, tmp_path)
     while code != 0:
+        assert code == 1, stderr
         for command in commands(stderr):
             run_batch(command, lambda rows: rng.sample(rows * 2, len(rows) * 2)[: len(rows)])
             with Path(command[5]).open("ab") as file:
@@ -543,8 +544,8 @@ def test_answers_from_anywhere_are_imported(
     """As plain texts, in two files, one of them twice, with rows of somebody else."""
     out, one, two = tmp_path / "run", tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     code, _, stderr = written(made, sampled, out, tmp_path)
-    said = ""
     while code != 0:
+        assert code == 1, stderr
         lines = [
             orjson.loads(line)
             for command in commands(stderr)
