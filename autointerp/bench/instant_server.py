@@ -70,7 +70,10 @@ def _response(max_tokens: int) -> bytes:
             "usage": {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 740},
         }
     )
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
 
 
 async def _serve() -> None:

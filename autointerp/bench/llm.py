@@ -23,6 +23,8 @@ from pathlib import Path
 
 import orjson
 
+from autointerp.bench.made_up_run import make_run
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -45,21 +47,22 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class LLMBench:
-    """One measurement."""
+    """One measurement. The others are None where only the path was asked for."""
 
     n_features: int
     n_in_flight: int
-    path: Pace
-    bare: Pace | None
-    """`chat.completions.create`. None, as those below, where only the path was asked for."""
-    bare_raw: Pace | None
-    """The SDK's `post` without its types, which is what the path uses."""
-    unkept: Pace | None
-    """The path without request journals."""
-    alone: Pace | None
-    """The path without an LLM: answered in its own process."""
     peak_rss: int
-    """Bytes, of the asking process, behind the path."""
+    """Bytes, of the asking process, behind the path over all features."""
+    path: Pace
+    """Over all features; with others in turn with them, over half."""
+    bare: Pace | None = None
+    """`chat.completions.create`."""
+    bare_raw: Pace | None = None
+    """The SDK's `post` without its types, which is what the path uses."""
+    unkept: Pace | None = None
+    """The path without request journals."""
+    alone: Pace | None = None
+    """The path without an LLM: answered in its own process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class LLMBenches:
     def ratio(self) -> float | None:
         """Requests a second, path / bare."""
         return self.whole.path.a_second / self.whole.bare.a_second if self.whole.bare else None
+
+    @property
+    def ratio_raw(self) -> float | None:
+        """The same, path / bare_raw."""
+        return self.whole.path.a_second / self.whole.bare_raw.a_second if self.whole.bare_raw else None
 
     @property
     def growth(self) -> float:
@@ -102,8 +110,6 @@ def _server() -> Generator[str]:
 
 def _in_a_child(url: str, n_features: int, n_in_flight: int, *, compare: bool) -> LLMBench:
     with tempfile.TemporaryDirectory() as folder:
-        from autointerp.bench.made_up_run import make_run
-
         make_run(Path(folder) / "run", n_features)
         arguments = [folder, url, str(n_features), str(n_in_flight), str(int(compare))]
         command = [sys.executable, "-m", "autointerp.bench.llm_child", *arguments]

@@ -93,6 +93,8 @@ class _Bench:
         recipe = dataclasses.replace(run.recipe, llms=LLMSections(section, section), resources=resources)
         self.run = dataclasses.replace(run, recipe=recipe)
         self.url, self.n_in_flight = url, n_in_flight
+        self._a_feature = 0.0
+        """Requests, as `alone` has counted them."""
 
     def path(self, first: int) -> Pace:
         """Up to feature `first`."""
@@ -174,9 +176,7 @@ def _timed(work: Callable[[], Awaitable[None]], n_requests: Callable[[], int | f
     return Pace(round(n_requests()), wall_s, cpu_s)
 
 
-def _sum(paces: list[Pace]) -> Pace | None:
-    if not paces:
-        return None
+def _sum(paces: Sequence[Pace]) -> Pace:
     columns = [(pace.n_requests, pace.wall_s, pace.cpu_s) for pace in paces]
     n_requests, wall_s, cpu_s = (sum(column) for column in zip(*columns, strict=True))
     return Pace(int(n_requests), wall_s, cpu_s)
@@ -184,27 +184,25 @@ def _sum(paces: list[Pace]) -> Pace | None:
 
 def _measure(folder: Path, url: str, n_features: int, n_in_flight: int, compare: bool) -> LLMBench:
     bench = _Bench(folder, url, n_in_flight)
-    bodies: list[Json] = []
-    if compare:
-        bench.alone(min(n_features, 100), bodies=bodies)
-        bench.forget()
-    paths, bares, raws = list[Pace](), list[Pace](), list[Pace]()
-    steps = sorted({max(1, n_features * (turn + 1) // N_TURNS) for turn in range(N_TURNS)})
-    for first in steps:
-        paths.append(bench.path(first))
-        if compare:
-            bares.append(bench.bare(bodies, paths[-1].n_requests, raw=False))
-            raws.append(bench.bare(bodies, paths[-1].n_requests, raw=True))
+    path = bench.path(n_features)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    path = _sum(paths)
-    assert path is not None  # there is a step at least
-    unkept = alone = None
-    if compare:
-        bench.forget()
-        alone = bench.alone(steps[0])
-        bench.forget()
-        unkept = bench.unkept(steps[0])
-    return LLMBench(n_features, n_in_flight, path, _sum(bares), _sum(raws), unkept, alone, peak)
+    if not compare:
+        return LLMBench(n_features, n_in_flight, peak, path)
+    a_turn = max(1, n_features // (2 * N_TURNS))
+    bodies: list[Json] = []
+    bench.forget()
+    alone = bench.alone(a_turn, bodies=bodies)
+    bench.forget()
+    unkept = bench.unkept(a_turn)
+    bench.forget()
+    for raw in (False, True):
+        bench.bare(bodies, 1, raw=raw)  # what the SDK loads with its first request is nobody's cost
+    paths, bares, raws = list[Pace](), list[Pace](), list[Pace]()
+    for first in range(a_turn, N_TURNS * a_turn + 1, a_turn):
+        paths.append(bench.path(first))
+        bares.append(bench.bare(bodies, paths[-1].n_requests, raw=False))
+        raws.append(bench.bare(bodies, paths[-1].n_requests, raw=True))
+    return LLMBench(n_features, n_in_flight, peak, _sum(paths), _sum(bares), _sum(raws), unkept, alone)
 
 
 if __name__ == "__main__":

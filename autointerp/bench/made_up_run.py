@@ -56,7 +56,9 @@ def _sample(run: Run, n_features: int) -> None:
         size = CacheSize(n_tokens=max(100_000, n_features * TOKENS_A_FEATURE), n_features=n_features)
         make_cache(Path(temporary), size)
         cache = open_cache(Path(temporary))
-        sampler = Sampler(cache.rows, cache.firings, recipe.sampling, seed=recipe.seed, first=run.first_position)
+        sampler = Sampler(
+            cache.rows, cache.firings, recipe.sampling, seed=recipe.seed, first=run.first_position
+        )
         features = [FeatureId(DICTIONARY, index) for index in range(n_features)]
         counts = cache.firings.counts(n_features)
         for block in blocks(features, counts, recipe.resources.sample_firings):
