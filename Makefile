@@ -1,7 +1,8 @@
 # make demo   own environment, pinned install, then the whole line on the embedded model: no GPU, no key
 # make test   the same environment with the test tools, then the whole test suite
 # make lint   ruff and pyright
-# make test-parity   an environment with TransformerLens, then the tests that compare hook points with it
+# make test-parity   an environment with the libraries that formats and hook points come from, then the tests that
+#                    compare with them
 # make test-vllm   an environment with vLLM's CPU build, then the tests that want the real engine
 
 PYTHON ?= python3
@@ -10,6 +11,7 @@ BIN := $(VENV)/bin
 
 VENV_PARITY ?= .venv-parity
 BIN_PARITY := $(VENV_PARITY)/bin
+TL_OF_SAELENS := $(VENV_PARITY)/transformer-lens-3.9
 VENV_VLLM ?= .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
 
@@ -26,6 +28,7 @@ test-all: install-test
 
 test-parity: install-parity
 	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity_sites.py
+	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py
 
 test-vllm: install-vllm
 	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
@@ -51,11 +54,16 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Of its own, because TransformerLens brings some 25 packages that nothing else here needs.
-$(VENV_PARITY)/installed: pyproject.toml constraints.txt
+# Without dependencies: constraints-parity.txt says why. The last line is there because a test whose library can't be
+# imported is skipped.
+$(VENV_PARITY)/installed: pyproject.toml constraints-parity.txt
 	$(PYTHON) -m venv $(VENV_PARITY)
-	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt torch
-	$(BIN_PARITY)/pip install --quiet --constraint constraints.txt --editable '.[test,parity-sites]'
+	$(BIN_PARITY)/pip install --quiet --constraint constraints-parity.txt torch
+	$(BIN_PARITY)/pip install --quiet --no-deps --requirement constraints-parity.txt
+	$(BIN_PARITY)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN_PARITY)/pip install --quiet --no-deps --upgrade --target $(TL_OF_SAELENS) transformer-lens==3.9.0
+	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -c \
+		'import circuit_tracer.transcoder, dictionary_learning, sae_lens, sparsify, transformer_lens'
 	touch $@
 
 # vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),

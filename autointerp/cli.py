@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from autointerp.prefetch import Prefetched
     from autointerp.progress import Stop
     from autointerp.run import Run
-    from autointerp.stages.preflight import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +40,11 @@ sae_app = typer.Typer(
     help="Look at a dictionary.\n\nExample: autointerp sae inspect ckpt/layers.12",
 )
 app.add_typer(sae_app, name="sae")
+llm_app = typer.Typer(
+    no_args_is_help=True,
+    help="LLMs that explain and judge.\n\nExample: autointerp llm check openai:MODEL",
+)
+app.add_typer(llm_app, name="llm")
 
 
 class Until(StrEnum):
@@ -104,6 +108,9 @@ def explain(
     ] = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second that the LLM answers: the plan tells hours.")
+    ] = None,
     reuse_requests: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Take answers that another run has paid for from its folder."),
@@ -129,7 +136,7 @@ def explain(
         folder = out or Path("outputs") / _run_name(sae, mapping)
         mapping, folder = _with_shard(mapping, folder, shard)
         resolved, run = prepare(mapping, folder, until=until.value)
-        _print_plan(run, resolved)
+        _print_plan(run, resolved, rate)
         if not dry_run:
             _run(run, until.value, resolved)
 
@@ -200,9 +207,14 @@ def status(run: RunFolder) -> None:
     Example: autointerp status outputs/demo
     """
     with _errors():
+        from autointerp.report.plan import spending
         from autointerp.run import Run
+        from autointerp.stages.spent import spent
 
-        _print_outcome(Run.open(run), {})
+        opened = Run.open(run)
+        _print_outcome(opened, {})
+        if by_place := spent(opened):
+            _console().print(spending(by_place))
 
 
 @app.command()
@@ -304,6 +316,30 @@ def cache_verify(
             raise typer.Exit(1)
 
 
+@llm_app.command("answers")
+def llm_answers(
+    run: RunFolder,
+    files: Annotated[list[Path], typer.Argument(help="Answers: OpenAI's batch format, a line each.")],
+) -> None:
+    """Take in answers to a run's batch files that were made by any means, complete or not, in any order.
+
+    A line is what OpenAI's batches and `vllm run-batch` write, or {"custom_id": ..., "text": ...}.
+
+    Example: autointerp llm answers outputs/demo answers.jsonl
+    """
+    with _errors():
+        from autointerp.llm.batch import FOLDER
+        from autointerp.llm.batch_import import import_answers
+        from autointerp.llm.batch_jobs import said_of
+        from autointerp.run import Run
+
+        opened = Run.open(run)
+        with opened.lock():
+            taken = import_answers(opened.path / FOLDER, files)
+        _say(said_of(path, one) for path, one in zip(files, taken, strict=True))
+        typer.echo(f"Next: autointerp resume {run}")
+
+
 @sae_app.command("inspect")
 def sae_inspect(
     sae: Annotated[str, typer.Argument(help="Folder, file, hub id or 'demo'.")],
@@ -324,15 +360,17 @@ def sae_convert(
     sae: Annotated[str, typer.Argument(help="Folder, file or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
-    """Write a dictionary of any format as safetensors in SAELens' layout.
+    """Write a dictionary of any format as safetensors in SAELens' layout, or ours where that has no place.
 
     Example: autointerp sae convert ckpt/ae.pt converted/layers.12
     """
     with _errors():
         from autointerp.dictionaries.convert import convert
 
-        spec = convert(sae, out)
+        done = convert(sae, out)
+        spec = done.spec
         typer.echo(f"Written: {out} ({spec.selector}, {spec.width:,} features, identity {spec.identity})")
+        typer.echo(f"In {done.layout}.")
 
 
 @sae_app.command("check")
@@ -360,6 +398,35 @@ def sae_check(
             checked = check_dictionaries(mapping, n_tokens, TerminalProgress(_console()), stop)
         for one in checked:
             print_fits(_console(), one.name, one.spec, one.fits)
+
+
+@llm_app.command("check")
+def llm_check(
+    llm: Annotated[str, typer.Argument(help="As --llm of 'explain': openai:MODEL, vllm:MODEL.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of it: --set base_url=http://node7:8000/v1.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each anchor question is asked.")] = 6,
+) -> None:
+    """What an LLM can do, how fast it answers, and whether it judges well: some 60 requests.
+
+    Example: autointerp llm check openai:gpt-4.1-mini
+    """
+    with _errors():
+        import asyncio
+
+        from autointerp.recipe import instance, merge, setting
+        from autointerp.report.llm_check import checked
+        from autointerp.stages.llm_check import check_llm
+        from autointerp.stages.llms import llm_section
+
+        section = llm_section(llm)
+        for text in settings or []:
+            section = merge(section, setting(text))
+        found = asyncio.run(check_llm(instance("llm", section), n_rounds=rounds))
+        _say(checked(found))
+        if not found.is_fit:
+            raise typer.Exit(1)
 
 
 bench = typer.Typer(
@@ -616,37 +683,14 @@ def _signals(stop: Stop) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _print_plan(run: Run, resolved: Any) -> None:
+def _print_plan(run: Run, resolved: Any, rate: float | None) -> None:
+    import asyncio
+
+    from autointerp.report.plan import planned
+    from autointerp.stages.expected import expected
     from autointerp.stages.preflight import plan
 
-    planned: Plan = plan(run, resolved)
-    recipe, names = run.recipe, ", ".join(run.recipe.dictionaries)
-    source = recipe.activations or recipe.corpus
-    model = "" if recipe.activations else f" on {recipe.model.path}"
-    typer.echo(
-        f"Plan: {planned.n_features:,} features of {names}{_all_there_are(run)}{model}; "
-        f"{planned.n_tokens:,} tokens of {source.path if source else ''} "
-        f"in contexts of {planned.context_length}; {_more(run)}"
-        f"about {planned.n_requests:,} LLM requests; about {planned.disk_bytes / 1e9:.2f} GB of disk in "
-        f"{run.path}{_llms(run)}"
-    )
-
-
-def _more(run: Run) -> str:
-    """What tops up the cache."""
-    n_tokens, below = run.recipe.cache.top_up, run.recipe.cache.top_up_below
-    return f"{n_tokens:,} more for features that fire in fewer than {below:,} rows; " if n_tokens else ""
-
-
-def _llms(run: Run) -> str:
-    """Who explains and judges."""
-    from autointerp.recipe import instance
-
-    sections = {"explained": run.recipe.llms.explainer, "judged": run.recipe.llms.judge}
-    models = {done: (s["use"], instance("llm", s).identity().model) for done, s in sections.items() if s}
-    return "".join(
-        f"; {done} by {use if use == model else f'{use}:{model}'}" for done, (use, model) in models.items()
-    )
+    _say(planned(run, plan(run, resolved), asyncio.run(expected(run)), rate))
 
 
 def _print_prefetched(got: list[Prefetched]) -> None:
@@ -654,11 +698,6 @@ def _print_prefetched(got: list[Prefetched]) -> None:
         where = f"in {one.place}" if one.place else "nothing to fetch"
         kept = " (local: must be readable there too)" if one.is_local and one.place else ""
         typer.echo(f"{one.what}: {one.name}, {one.n_bytes / 1e6:,.1f} MB, {where}{kept}")
-
-
-def _all_there_are(run: Run) -> str:
-    asked, most = run.recipe.features.n, max(map(run.identities.n_columns, run.recipe.dictionaries))
-    return f" (all there are; {asked:,} asked for)" if asked and asked > most else ""
 
 
 def _print_outcome(run: Run, seconds: dict[str, float]) -> None:
@@ -672,7 +711,7 @@ def _print_outcome(run: Run, seconds: dict[str, float]) -> None:
 
 
 def _end(run: Run, outcome: Outcome) -> None:
-    """What to type next; exit code 1 where features stayed open."""
+    """What to type next; exit code 1 where features stayed open, or wait for answers by other means."""
     from autointerp.report.feature import worth_showing
 
     if run.recipe.resources.shard:
@@ -687,6 +726,12 @@ def _end(run: Run, outcome: Outcome) -> None:
     if outcome.open:
         for reason, n in outcome.open.items():
             typer.echo(f"{n:,} open: {reason}", err=True)
+    if outcome.awaited:
+        from autointerp.report.awaited import lines
+
+        for line in lines(run.path, outcome.awaited):
+            typer.echo(line, err=True)
+    if outcome.open or outcome.awaited:
         typer.echo(f"Go on: autointerp resume {run.path}", err=True)
         raise typer.Exit(1)
 

@@ -21,7 +21,8 @@
         ├── LLMUnavailable          no answer after all tries: the item stays open for the next run
         ├── LLMBadRequest           the server will never take this request: only this item fails
         ├── LLMStopped              key, quota or credit: no request can succeed, the run stops
-        └── BudgetReached           the next request might pass --max-cost or --max-tokens
+        ├── BudgetReached           the next request might pass --max-cost or --max-tokens
+        └── AnswersError            a file of answers that is none, or of another run
     Pending                         (signal) the answer is not there yet: go on with other items
     Unreadable                      (signal) an answer that could not be read, also after one more try
     Refused                         (signal) the LLM declined to answer
@@ -131,6 +132,10 @@ class LLMStopped(LLMError):
 
 class BudgetReached(LLMError):
     """The next request might cost more than the run may still spend. Nothing paid for is lost."""
+
+
+class AnswersError(LLMError):
+    """A file of answers that can't be read, or that answers nothing of this run."""
 
 
 class Pending(Exception):

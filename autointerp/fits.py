@@ -32,11 +32,20 @@ class Fit:
     """Features that fire on none of these tokens, poles counted apart."""
     norm_ratio: float | None
     """Mean over tokens of |reconstruction| / |what it reconstructs|."""
+    thresholds: tuple[float, float] | None = None
+    """Of a dictionary that stores none: the lowest and the highest that these tokens gave."""
 
 
 def verdicts(spec: DictionarySpec, fits: list[Fit]) -> Iterator[str]:
     """What a person should know, a sentence each; none where nothing is odd. `fits`: as read, then others."""
     as_read, *others = fits
+    if spec.calibration is not None and as_read.thresholds is not None:
+        low, high = as_read.thresholds
+        yield (
+            f"It stores no threshold. It was calibrated on these {as_read.n_tokens:,} tokens "
+            f"({spec.calibration.rule}: {low:.4g}{f' to {high:.4g}' * (high > low)}); a run calibrates it on "
+            f"cache.calibration_tokens of its own."
+        )
     if as_read.l0 > DENSE_FROM * spec.width:
         yield (
             f"It is dense: a token has {as_read.l0:,.0f} of its {spec.width:,} features. Nearly every feature "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ class Identities:
     """Whether each of a dictionary's features is a function of its own column alone."""
     poles: dict[str, int]
     """2 where activations have signs, so that each feature is two, else 1."""
+    calibrated: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Whether a dictionary's thresholds come from the run's own tokens; none in runs from before there were
+    such."""
 
     def n_columns(self, dictionary: str) -> int:
         """Features of a dictionary, poles counted apart."""

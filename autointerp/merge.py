@@ -27,7 +27,7 @@ from autointerp.files import carry
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
-from autointerp.run import CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, Run
+from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, Run
 from autointerp.types import Json
 from autointerp.union import united
 from autointerp.verify import STAGES
@@ -192,6 +192,12 @@ def _tolerated(place: Path, key: str, merged: Merged, part: Path) -> bool:
 
 def _conflict(key: str, one: Path, other: Path, unit: str) -> str:
     why = f"{one} and {other} hold different records of '{key}', and nothing says which is right. "
+    if unit == CALIBRATION:
+        return why + (
+            "They calibrated a dictionary to thresholds that differ in their last bits, as devices of different "
+            "kinds do, so what fires depends on the portion. Put the files calibration.* of one portion's cache "
+            "into the others' before they cache, and cache these again."
+        )
     if unit == COLUMNS:
         return why + (
             "They cached different features of an elementwise dictionary. Ask for the same features in all "

@@ -19,7 +19,8 @@ from autointerp.activations.random_rates import RANDOM_UNITS
 from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
 from autointerp.journal import unit_of_feature
-from autointerp.run import CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
+from autointerp.llm.batch import FOLDER as BATCHES
+from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
 _WHOLE = ("directions", "sample", "explain", "score", "usage", "failed")
 
@@ -33,7 +34,7 @@ class Packed:
 
 
 def pack(run: Run, out: Path, *, with_requests: bool) -> Packed:
-    """`with_requests`: also every LLM reply, so that what a kill left half done is not paid for again.
+    """`with_requests`: also every LLM reply and batch, so that what a kill left half done is not paid for again.
 
     Raises RunBusy, DiskFull, and RunError where something lies in `out` already.
     """
@@ -61,9 +62,9 @@ def _files(run: Run, with_requests: bool) -> Iterator[Path]:
         yield from run.rows().folder.glob(f"{unit}.*")
     for dictionary in run.recipe.dictionaries:
         yield from run.cache(dictionary).folder.glob("*.json")
-        for units in (CHECK, f"{RANDOM_UNITS}*"):
+        for units in (CALIBRATION, CHECK, f"{RANDOM_UNITS}*"):
             yield from run.cache(dictionary).folder.glob(f"{units}.*")
-    for stage in (*_WHOLE, *(("requests",) if with_requests else ())):
+    for stage in (*_WHOLE, *(("requests", BATCHES) if with_requests else ())):
         found = (path for path in (run.path / stage).rglob("*") if path.is_file())
         yield from (path for path in found if not path.name.startswith("."))
 

@@ -23,11 +23,14 @@ from autointerp import recipe as recipes
 from autointerp.activations.delphi import site_name
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
+from autointerp.llm.protocol import Awaited
 from autointerp.pack import check_packed
-from autointerp.progress import Progress, Silent, Stop
+from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
+from autointerp.stages.asked import Asked
+from autointerp.stages.delayed import answers_between, delayed_of, open_all
 from autointerp.stages.device import run_on_device
 from autointerp.stages.flow import run_flow
 from autointerp.stages.llms import (
@@ -37,7 +40,8 @@ from autointerp.stages.llms import (
     with_default_llm,
     with_dialects,
 )
-from autointerp.stages.preflight import check_disk, check_llms, plan
+from autointerp.stages.packing import with_packing
+from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.subject.corpus import check_first_documents
 
@@ -54,10 +58,14 @@ class Outcome:
     """Wall time a stage, of this call. Explaining and scoring are one: they go on at the same time."""
     open: dict[str, int] = field(default_factory=dict[str, int])
     """Why features stayed open, counted by message."""
+    awaited: list[Awaited] = field(default_factory=list[Awaited])
+    """Files of requests that somebody else is to answer."""
 
-    def add(self, filled: Filled) -> None:
+    def add(self, filled: Filled) -> int:
+        """Counts what one stage left open; returns how many items wait for answers."""
         for reason, n in filled.reasons.items():
             self.open[reason] = self.open.get(reason, 0) + n
+        return filled.n_pending
 
 
 def run_line(
@@ -93,7 +101,7 @@ def run_line(
                 Run.of(run.path, resolved).check()  # the model, dictionary and corpus are still the same
             check_disk(run, plan(run, resolved))
             if "explain" in wanted:
-                _anywhere(lambda: _preflight(run, progress, stop), stop)
+                _anywhere(lambda: preflight(run, progress, stop), stop)
             stop.check()
             if extending:
                 run.save()  # not before the checks: a run that is refused leaves nothing to resume
@@ -112,25 +120,27 @@ def run_line(
 
 
 async def _ask(run: Run, wanted: tuple[Stage, ...], outcome: Outcome, progress: Progress, stop: Stop) -> None:
+    """Passes over the features: one, or with an LLM that answers later as many as it takes."""
+    async with connected(run, progress) as llms:
+        later = delayed_of(llms)
+        await until_stopped(open_all(later, progress), stop)
+        while not outcome.awaited and await _pass(run, llms, wanted, outcome, progress, stop) and later:
+            outcome.awaited = await until_stopped(answers_between(later, progress), stop)
+
+
+async def _pass(
+    run: Run,
+    llms: Mapping[str, Asked],
+    wanted: tuple[Stage, ...],
+    outcome: Outcome,
+    progress: Progress,
+    stop: Stop,
+) -> int:
+    """Does what can be done now; how many items wait for answers that come by other means."""
     with_scores = "score" in wanted
-    async with connected(run, progress) as llms:
-        with _timed(outcome, "explain and score" if with_scores else "explain"):
-            outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
-
-
-async def _preflight(run: Run, progress: Progress, stop: Stop) -> None:
-    """Checks the LLMs; a wish to stop need not wait for a server that hangs."""
-    async with connected(run, progress) as llms:
-        checking = asyncio.ensure_future(check_llms(run, llms))
-        stopping = asyncio.ensure_future(stop.event().wait())
-        try:
-            await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stop.check()
-            await checking
-        finally:
-            checking.cancel()
-            stopping.cancel()
-            await asyncio.gather(checking, stopping, return_exceptions=True)
+    outcome.open.clear()
+    with _timed(outcome, "explain and score" if with_scores else "explain"):
+        return outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
 
 
 # --- from Python ---------------------------------------------------------------------------------------
@@ -188,6 +198,8 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
         recipe = with_dialects(recipe)
+        if not (out / "recipe.yaml").is_file():
+            recipe = with_packing(recipe)
     resolved = resolve(recipe)
     run = Run.of(out, resolved)
     if run.recipe.resources.reuse_requests == str(out.absolute()):

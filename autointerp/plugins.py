@@ -7,6 +7,7 @@ A plug-in is a file: `scorers/detection.py` holds the class `Detection`, `llm/op
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -56,8 +57,9 @@ def _class_in(module: str) -> type[Any]:
     return getattr(importlib.import_module(module), class_name(module.rpartition(".")[2]))
 
 
+@functools.cache
 def _holds_class(module: str) -> bool:
-    """Looks at the source: listing what there is must import neither torch nor an LLM engine."""
+    """Looks at the source, once a process: listing what there is must import neither torch nor an LLM engine."""
     spec = importlib.util.find_spec(module)
     loader = None if spec is None else spec.loader
     source = loader.get_source(module) if isinstance(loader, importlib.abc.InspectLoader) else None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from autointerp.errors import Interrupted
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -78,3 +80,18 @@ class Stop:
         if self.is_set():
             event.set()  # now, not with the loop's next turn: nothing more is begun
         return event
+
+
+async def until_stopped(work: Coroutine[Any, Any, T], stop: Stop) -> T:
+    """What `work` gives; a wish to stop need not wait for a server that hangs, or takes a day. Raises
+    Interrupted."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.event().wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stop.check()
+        return await working
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)

@@ -106,6 +106,9 @@ class CacheSection:
     """A feature lacks windows that fires in fewer rows of the cache than this."""
     shard_tokens: int = 2**18
     """Tokens a shard: what is held in memory at once, and what a crash can cost. At most 2**24."""
+    calibration_tokens: int = 2**17
+    """Of a dictionary that chose among whole batches in training and stores no threshold, it is found on so many
+    of the run's tokens, in rows drawn from all of it. Digested for such dictionaries alone."""
     random_tokens: int = 0
     """On so many random tokens it is counted how often each feature fires (arXiv 2604.03532): one that fires
     there as it does on text follows single tokens or positions. Not digested: asking for it extends a run."""
@@ -344,6 +347,7 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         "cache.top_up": (cache.top_up, 0),
         "cache.top_up_below": (cache.top_up_below, 1),
         "cache.max_rows": (cache.max_rows, 2),
+        "cache.calibration_tokens": (cache.calibration_tokens, 1),
         "cache.random_tokens": (cache.random_tokens, 0),
         "resources.sample_firings": (recipe.resources.sample_firings, 1),
         "resources.n_in_flight": (

@@ -46,7 +46,8 @@ class Resolved:
         """None where nobody knows before the dictionary has run."""
         if self.files is not None and self.files.has_firings:
             return self.files.firings_a_token(self.identities.sites[dictionary])
-        return self.dictionaries[dictionary].spec.k
+        spec = self.dictionaries[dictionary].spec
+        return spec.k if spec.calibration is None else spec.calibration.k
 
 
 def resolve(recipe: Recipe) -> Resolved:
@@ -86,6 +87,7 @@ def resolve(recipe: Recipe) -> Resolved:
         sites={name: dictionary.place for name, dictionary in found.items()},
         sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
         poles={name: dictionary.spec.n_poles for name, dictionary in found.items()},
+        calibrated={name: dictionary.spec.calibration is not None for name, dictionary in found.items()},
     )
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -121,6 +123,9 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
         sites={name: str(one.section.hook) for name, one in named.items()},
         sliceable={name: name in found and found[name].spec.feature_sliceable for name in named},
         poles={name: found[name].spec.n_poles if name in found else 1 for name in named},
+        calibrated={
+            name: not files.has_firings and found[name].spec.calibration is not None for name in named
+        },
     )
     for name in named:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -218,6 +223,13 @@ def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Dictio
     """The dictionary, with what only the model's family says. Raises CheckpointError or SiteError where it
     doesn't fit."""
     dictionary = _sized(dictionary, model)
+    if dictionary.spec.n_models > 1:
+        raise CheckpointError(
+            f"dictionary '{name}' ({dictionary.spec.path}) is a crosscoder of {dictionary.spec.n_models} models, and "
+            "a run has one: codes of one model's vectors are not the crosscoder's. Store the vectors of both at that "
+            f"site, those of a token one behind the other ({dictionary.spec.d_in} numbers), and read them with "
+            "--activations FOLDER."
+        )
     # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
     hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
     check_site(dictionary.site, model.architecture, hook)

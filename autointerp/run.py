@@ -9,6 +9,7 @@ sample/<dictionary>/                      samples and window stores
 explain/<dictionary>/<explainer>/         explanations
 score/<dictionary>/<explainer>/<scorer>/  scores
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
+batch/<round>/                            requests in files, and the answers to them (`llm/batch.py`)
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ N_TOKENS: Final = 10
 
 ALL_ROWS: Final = "all"
 """Unit and key of the record that says: the corpus is read to its end, and makes so many rows."""
+CALIBRATION_VERSION: Final = "1"
+"""Digested: raise it when the same tokens would give other thresholds."""
+
+CALIBRATION: Final = "calibration"
+"""Unit and key of the thresholds that a dictionary has from the run's own tokens."""
 CHECK: Final = "check"
 """Unit and key of what a dictionary does on the first tokens."""
 VOCABULARY: Final = "vocabulary"
@@ -176,6 +182,9 @@ class Run:
             "dictionaries": {dictionary: self._identity(dictionary)},
             "cache": {name: getattr(cache, name) for name in ("mask_first", "max_rows", *names)},
         }
+        if self.is_calibrated(dictionary):
+            made_from["cache"]["calibration_tokens"] = cache.calibration_tokens
+            made_from |= {"calibration_version": CALIBRATION_VERSION, "seed": self.recipe.seed}
         return self._journal(f"cache/{dictionary}", made_from)
 
     def top_up_rows(self) -> Journal:
@@ -279,7 +288,9 @@ class Run:
         if not needed or section is None:
             return None
         backend = instance("llm", section)
-        return {"use": section["use"], "version": backend.version} | dataclasses.asdict(backend.identity())
+        # A backend that says whom it answers as is not told from it: `batch` asks what `openai` would.
+        use = getattr(backend, "answers_as", section["use"])
+        return {"use": use, "version": backend.version} | dataclasses.asdict(backend.identity())
 
     # --- what is there, what is asked for, who works on it ---
 
@@ -314,6 +325,16 @@ class Run:
         record = self.rows().read(ALL_ROWS).get(ALL_ROWS)
         return self.units_of(record["n_rows"]) if record else []
 
+    def is_calibrated(self, dictionary: str) -> bool:
+        """Whether the dictionary's thresholds come from the run's own tokens."""
+        return self.identities.calibrated.get(dictionary, False)
+
+    @property
+    def keeps_all_rows(self) -> bool:
+        """Whether a portion, too, keeps the rows of all: any of them may be drawn to calibrate on, and every
+        portion must find the same thresholds. They weigh 4 bytes a token."""
+        return any(map(self.is_calibrated, self.recipe.dictionaries))
+
     def units_of(self, n_rows: int, first_row: int = 0) -> list[str]:
         """The shards that so many rows make, numbered from `first_row` on."""
         stop, step = first_row + n_rows, self.recipe.cache.rows_per_shard
@@ -336,7 +357,7 @@ class Run:
         n_tokens, at_front = 0, True  # the front has no gap, or this ends there
         for number, unit in enumerate(units):
             at_front = at_front and is_front(n_tokens, number * self.recipe.cache.rows_per_shard)
-            if at_front or self.portion.takes(number):
+            if at_front or self.keeps_all_rows or self.portion.takes(number):
                 record = journal.read(unit).get(unit)
                 if record is None:
                     return False
@@ -363,6 +384,7 @@ class Run:
         check."""
         journal, needed = self.cache(dictionary), self.needed(dictionary)
         is_checked = self.has_ready_firings or CHECK in journal.read(CHECK)
+        is_checked &= not self.is_calibrated(dictionary) or CALIBRATION in journal.read(CALIBRATION)
         return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
     def passes_to_top_up(self, dictionary: str) -> list[Pass] | None:

@@ -81,7 +81,7 @@ def _agreed(run: Run, other: Run) -> Json:
         agreed[kind] = {name: recipe[kind][name] for name in both}
     known: Json = dataclasses.asdict(run.identities)
     both = run.recipe.dictionaries.keys() & other.recipe.dictionaries.keys()
-    agreed["identities"] = known | {kind: {name: known[kind][name] for name in both} for kind in _NAMED}
+    agreed["identities"] = known | {kind: {name: known[kind].get(name) for name in both} for kind in _NAMED}
     return agreed
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, save_torch, tensors
 
 from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.spec import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 
@@ -91,11 +93,30 @@ def test_levels_of_a_matryoshka_dictionary(tmp_path: Path, sizes: object) -> Non
     assert find_dictionary(str(checkpoint(tmp_path / "a", config, THRESHOLD))).group_sizes == (2, 3, 5)
 
 
+@pytest.mark.parametrize("kind", ["batchtopk", "batch-topk", "global-matryoshka-topk"])
+def test_without_a_threshold_it_is_to_be_calibrated(tmp_path: Path, kind: str) -> None:
+    """On batches of the size of training; until then codes are those of no threshold but 0."""
+    folder = checkpoint(tmp_path / "a", {"sae_type": kind, "batch_size": 512})
+    spec = find_dictionary(str(folder))
+    assert (spec.selector, spec.k, spec.feature_sliceable) == ("jumprelu", None, True)
+    assert spec.calibration == Calibration("batch_topk", 3, 512) and spec.expected.l0 == 3
+    weights = reader_of(spec).load(spec, "cpu")
+    assert weights.threshold_F is None and torch.equal(weights.b_pre_D, weights.b_dec_O)
+    said = find_dictionary(str(checkpoint(tmp_path / "b", {"sae_type": kind})))
+    assert said.calibration == Calibration("batch_topk", 3, 4096)
+
+
 @pytest.mark.parametrize(
     ("config", "extra", "point"),
     [
-        ({"sae_type": "batchtopk"}, {}, "stores no threshold.*estimated on data.*Add a 'threshold'"),
-        ({"sae_type": "batchtopk"}, {"threshold": np.array(0, np.float32)}, "threshold is 0.*never set"),
+        ({"sae_type": "batchtopk", "top_k": None}, {}, "no 'top_k'|top_k"),
+        ({"sae_type": "batchtopk", "top_k": 11}, {}, "top_k is 11: more than the 10"),
+        ({"sae_type": "batchtopk", "batch_size": 0}, {}, "batch_size is 0"),
+        (
+            {"sae_type": "batchtopk"},
+            {"threshold": np.array(0, np.float32)},
+            "threshold is 0.*never set.*Take 'threshold' out.*calibrates",
+        ),
         ({"sae_type": "jumprelu"}, THRESHOLD, "stores no threshold"),
         ({"sae_type": "gated"}, {}, "sae_type is gated.*vanilla, topk"),
         ({"sae_type": None}, {}, "sae_type"),

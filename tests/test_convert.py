@@ -15,7 +15,7 @@ from autointerp.dictionaries import convert as converting
 from autointerp.dictionaries.convert import convert
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
+from autointerp.dictionaries.spec import Calibration, DictionarySpec, Expected, Gate, Weights
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 
@@ -80,7 +80,7 @@ def converted(
             converting, "find_dictionary", lambda text: find_dictionary(text) if out.exists() else spec
         )
         patch.setattr(converting, "reader_of", lambda _: Given(weights))
-        return convert("given", out)
+        return convert("given", out).spec
 
 
 @pytest.mark.parametrize("pre_bias", ["b_dec", "none", "other"])
@@ -104,22 +104,51 @@ def test_codes_and_reconstructions_stay(
         assert getattr(written, field) == getattr(spec, field), field
 
 
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"selector": "groupmax", "k": 4}, "selector groupmax"),
-        ({"transform": ("centre",)}, "the input transform centre"),
-        ({"reconstructs": False}, "one layer of a cross-layer transcoder"),
-        ({"selector": "topk", "k": 4, "decoder_norm_gate": True, "value_is_score": False}, "a top k chosen"),
-        (OUT | {"selector": "topk", "k": 4}, "a transcoder with selector topk"),
-    ],
-)
-def test_what_has_no_place_is_refused(
-    change: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+OURS: dict[str, dict[str, Any]] = {
+    "a dictionary with selector groupmax": {"selector": "groupmax", "k": 4},
+    "the input transform centre": {"transform": ("centre",)},
+    "what doesn't reconstruct by itself": {"reconstructs": False, "notes": ("one layer of several",)},
+    "a top k chosen": {"selector": "topk", "k": 4, "decoder_norm_gate": True, "value_is_score": False},
+    "a transcoder with selector topk": OUT | {"selector": "topk", "k": 4},
+    "what is approximated": {"selector": "topk", "k": 4, "approximation": "plain top k"},
+    "a crosscoder": {"d_in": 6, "further_sites": (Site("resid_post", 5), Site("mlp_out", 6))},
+    "thresholds that are still to be found": {
+        "selector": "jumprelu", "calibration": Calibration("sampled", 2.5, 64, 7, "entropy"),
+        "expected": Expected(l0=2.5, fvu=0.25), "model_was_centred": True,
+    },
+}  # fmt: skip
+"""Why our own layout is taken; with what it has to keep."""
+
+
+@pytest.mark.parametrize("pre_bias", ["none", "other"])
+@pytest.mark.parametrize("missing", OURS)
+def test_what_has_no_place_there_goes_into_our_own_layout(
+    missing: str, pre_bias: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = replace(PLAIN, **change)
-    with pytest.raises(CheckpointError, match=what):
-        converted(spec, weights_of(spec, "none", skip=False), tmp_path / "out", monkeypatch)
+    """The same description and the same tensors to the bit."""
+    spec = replace(PLAIN, **OURS[missing])
+    weights = weights_of(spec, pre_bias, skip=spec.is_transcoder)
+    written = converted(spec, weights, tmp_path / "out", monkeypatch)
+    hooks = {"hook": written.hook, "hook_out": written.hook_out}
+    known = replace(spec, format="native", path=tmp_path / "out", identity=written.identity, **hooks)
+    assert written == known and written.site_out == spec.site_out
+    again = reader_of(written).load(written, "cpu")
+    for name in ("w_enc_DF", "b_enc_F", "b_pre_D", "w_dec_FO", "b_dec_O", "w_skip_DO"):
+        given, read = getattr(weights, name), getattr(again, name)
+        assert given is read is None or torch.equal(given, read), name
+    if spec.calibration is not None:
+        assert again.threshold_F is None
+        return
+    x = torch.randn(60, D, generator=torch.Generator().manual_seed(1)) * 2
+    codes, read_codes = Encoder(spec, weights).encode(x), Encoder(written, again).encode(x)
+    assert torch.equal(codes.value_M, read_codes.value_M) and len(codes) > 60
+
+
+def test_code_and_bases_can_not_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for change in ({"selector": "custom"}, {"basis": "neurons"}):
+        spec = replace(PLAIN, **change)
+        with pytest.raises(CheckpointError, match="can't be written as files: there is no place for"):
+            converted(spec, weights_of(spec, "none", skip=False), tmp_path / "out", monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
@@ -127,6 +156,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["sae", "convert", "demo", str(out)])
     assert done.exit_code == 0 and "topk, 2,048 features" in done.output, done.output
+    assert "In SAELens' layout." in done.output
     demo, written = find_dictionary("demo"), find_dictionary(str(out))
     assert replace(written, path=demo.path, identity=demo.identity) == demo
     again = CliRunner().invoke(app, ["sae", "convert", "demo", str(out)])

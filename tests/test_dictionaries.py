@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -535,7 +534,11 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("activation", FLAT | {"activation_fn_str": "tanh-relu"}, "activation_fn_str is tanh-relu.*relu"),
     ("average", V6 | {"normalize_activations": "expected_average_only_in"}, "fold_activation_norm"),
     ("average, early", FLAT | {"normalize_activations": True}, "fold_activation_norm"),
-    ("whitening", V6 | {"normalize_activations": "covariance_whitening"}, "covariance_whitening.*not read"),
+    (
+        "whitening",
+        V6 | {"normalize_activations": "covariance_whitening"},
+        "whitened inputs.*fold_activation_whitening",
+    ),
     ("a head", FLAT | {"hook_point_head_index": 3}, "head_index is 3"),
     ("out", V6 | {"metadata": META | {"hook_name_out": "blocks.3.hook_mlp_out"}}, "transcoder"),
     (
@@ -549,7 +552,7 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("k large", V6 | {"architecture": "topk", "k": F + 1}, "k is 11, more than the 10"),
     ("no d_in", without(V6, "d_in"), "no 'd_in'"),
     ("d_in text", V6 | {"d_in": "six"}, "d_in is six: expected a whole number"),
-    ("d_in huge", V6 | {"d_in": 10**30}, "b_dec' has shape"),
+    ("d_in huge", V6 | {"d_in": 10**30}, "d_in is 10{30}: expected a whole number"),
     ("d_sae wrong", V6 | {"d_sae": F + 1}, r"'b_enc' has shape \[10\].*\[d_sae 11\]"),
     ("swapped", V6 | {"d_in": F, "d_sae": D}, r"'b_dec' has shape \[6\]"),
     ("no threshold", V6 | {"architecture": "jumprelu"}, "no tensor 'threshold'. It has: W_dec"),
@@ -672,86 +675,6 @@ def test_nothing_known_says_what_is_there(tmp_path: Path) -> None:
         find_dictionary(str(tmp_path))
     with pytest.raises(CheckpointError, match="no file or folder is called 'no such thing'"):
         find_dictionary("no such thing")
-
-
-# --- random damage -------------------------------------------------------------------------------------
-
-
-KINDS = ["truncate", "bytes", "length", "swap", "dtype", "drop", "key", "value", "nan", "offsets", "config"]
-
-
-def damaged(rng: random.Random, config: Path, weights: Path) -> str:
-    """Damages one of the files in some way; says how."""
-    header_length = int.from_bytes(weights.read_bytes()[:8], "little")
-    header: Config = json.loads(weights.read_bytes()[8 : 8 + header_length])
-    values: Config = json.loads(config.read_text())
-    name = rng.choice([key for key in header if key != "__metadata__"])
-    kind = rng.choice(KINDS)
-    raw = bytearray(weights.read_bytes())
-    if kind == "truncate":
-        raw = raw[: rng.randrange(len(raw))]
-    elif kind == "bytes":
-        for _ in range(rng.randint(1, 4)):
-            raw[rng.randrange(8 + header_length)] = rng.randrange(256)
-    elif kind == "length":
-        raw[:8] = rng.choice([0, 1, header_length - 1, len(raw), 10**8, 2**40, 2**64 - 1]).to_bytes(
-            8, "little"
-        )
-    elif kind == "nan":
-        start = 8 + header_length + header[name]["data_offsets"][0]
-        raw[start : start + 4] = np.float32(rng.choice([np.nan, np.inf, -np.inf])).tobytes()
-    elif kind == "key":
-        values.pop(rng.choice(list(values)))
-    elif kind == "value":
-        odd: list[Any] = [None, True, -1, 0, 1.5, 1e400, 10**40, "", "x", [], {}, [[]], {"k": None}]
-        values[rng.choice(list(values))] = rng.choice(odd)
-    elif kind == "config":
-        text = bytearray(config.read_bytes())
-        text[rng.randrange(len(text))] = rng.randrange(256)
-        config.write_bytes(text)
-    else:
-        if kind == "swap":
-            header[name]["shape"] = header[name]["shape"][::-1]
-        elif kind == "dtype":
-            header[name]["dtype"] = rng.choice(["F64", "BF16", "I32", "F8_E4M3", "", "nonsense", 7, None])
-        elif kind == "drop":
-            header[rng.choice(["renamed", name])] = header.pop(name)
-        else:
-            header[name]["data_offsets"] = rng.choice(
-                [[0, 4], [4, 0], [-4, 0], [0], None, [0, 2**70], ["0", 4]]
-            )
-        text = json.dumps(header).encode()
-        raw = bytearray(len(text).to_bytes(8, "little") + text) + raw[8 + header_length :]
-    weights.write_bytes(raw)
-    if kind in ("key", "value"):
-        config.write_text(json.dumps(values))
-    return f"{kind} {name}"
-
-
-@pytest.mark.parametrize("layout", ["saelens", "sparsify"])
-def test_damage_gives_a_checkpoint_error_or_what_the_file_says(tmp_path: Path, layout: str) -> None:
-    """300 random mutations a format: never another exception, never weights that are not in the file."""
-    rng, messages = random.Random(7), list[str]()
-    for number in range(300):
-        folder = tmp_path / str(number) / "layers.1"
-        if layout == "saelens":
-            saelens(folder, VARIANTS["topk"])
-        else:
-            sparsify(folder)
-        file = folder / ("sae_weights.safetensors" if layout == "saelens" else "sae.safetensors")
-        how = damaged(rng, folder / "cfg.json", file)
-        try:
-            spec, weights = load(folder)
-            Encoder(spec, weights).encode(torch.ones(2, spec.d_in))
-        except CheckpointError as error:
-            messages.append(str(error))
-            continue
-        stored = load_file(file)
-        w_dec = stored["W_dec"].astype(np.float32)
-        assert np.array_equal(weights.w_dec_FO.numpy(), w_dec), how
-        assert (spec.d_in, spec.width) == (w_dec.shape[1], w_dec.shape[0]), how
-    assert len(messages) > 150
-    assert all(str(tmp_path) in message for message in messages), "each names the file"
 
 
 # --- names on the hub ----------------------------------------------------------------------------------

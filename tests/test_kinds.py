@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from typer.testing import CliRunner
 
@@ -297,3 +298,45 @@ def test_two_dictionaries_on_one_hook(made: Tiny, mine: Path, tmp_path: Path) ->
     assert {key.partition("/")[2]: share for key, share in found.items() if key.startswith("plain/")} == {
         key.partition("/")[2]: share for key, share in expected.items()
     }
+
+
+def itda(folder: Path, made: Tiny, rows: torch.Tensor) -> Path:
+    folder.mkdir()
+    torch.save(rows, folder / "atoms.pt")
+    torch.save(torch.zeros(len(rows), 2, dtype=torch.int64), folder / "atom_indices.pt")
+    settings = {"layer": 1, "lm_name": str(made.model), "k": 8, "seq_len": 64, "submodule_name": None}
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def test_a_pursuit_in_the_line(made: Tiny, tmp_path: Path) -> None:
+    """ITDA's codes, from a folder to scores; and `sae check` finds what the line finds."""
+    rows = torch.nn.functional.normalize(
+        torch.randn(150, D_MODEL, generator=torch.Generator().manual_seed(4)), dim=1
+    )
+    sae = itda(tmp_path / "itda", made, rows)
+    run = explained(made, str(sae), tmp_path / "run", features={"ids": ["0-11"]})
+    x, looked_at = states(made, run, "model.layers.1", "output")
+    x = x[torch.from_numpy(looked_at)].double()
+    code, left = torch.zeros(len(x), 150, dtype=torch.float64), x.clone()
+    for _ in range(8):
+        products = left @ rows.double().T
+        best = products.abs().argmax(1, keepdim=True)
+        value = products.gather(1, best)
+        code.scatter_add_(1, best, value)
+        left -= value * rows.double()[best[:, 0]]
+    found = density(run)
+    for name, share in found.items():
+        index, sign = int(name.rpartition("/")[2].rstrip("-")), -1 if name.endswith("-") else 1
+        assert share == pytest.approx(float((sign * code[:, index] > 0).double().mean()), abs=3 / len(x)), (
+            name
+        )
+    assert len(found) >= 12 and any(share > 0 for share in found.values())
+    (check,) = (record for record in run.cache("layers.1").records() if record["key"] == "check")
+    first = slice(0, check["n_tokens"])
+    spread = (x[first] - x[first].mean(0)).square().sum()
+    assert check["fvu"] == pytest.approx(float(left[first].square().sum() / spread), rel=1e-3)
+    words = ["sae", "check", str(sae), "--corpus", str(made.corpus), "--n-tokens", "3000"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "would fit better" not in done.output

@@ -47,6 +47,7 @@ TORCH_AT_IMPORT = (
     "dictionaries/",
     "activations/",
     "stages/cache.py",
+    "stages/calibrating.py",
     "stages/check.py",
     "stages/directions.py",
     "stages/frozen.py",

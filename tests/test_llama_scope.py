@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ import torch
 from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, tensors
 from safetensors import numpy as safetensors_numpy
 
+from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.spec import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 
@@ -228,6 +231,29 @@ def test_llamascopium_codes(tmp_path: Path, activation: str, gate: bool, normali
     )
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_batchtopk_is_to_be_calibrated_on_scores(tmp_path: Path, gate: bool) -> None:
+    """With a threshold put in, codes are those of jumprelu with that threshold on scores."""
+    change = {"act_fn": "batchtopk", "sparsity_include_decoder_norm": gate}
+    spec = find_dictionary(str(llamascopium(tmp_path / "a", change)))
+    assert (spec.selector, spec.k, spec.decoder_norm_gate) == ("jumprelu", None, gate)
+    assert (
+        spec.calibration == Calibration("batch_topk", CONFIG["top_k"]) and spec.expected.l0 == CONFIG["top_k"]
+    )
+    weights = reader_of(spec).load(spec, "cpu")
+    assert weights.threshold_F is None
+    # Decoder rows come in the model's scale, and with them scores that contain their norms.
+    scale = NORMS[IN] / ROOT if gate else 1.0
+    encoder = Encoder(spec, replace(weights, threshold_F=torch.full((F,), 0.7 * scale)))
+    log = {"activation_function.log_jumprelu_threshold": np.log(np.full(F, 0.7, np.float32))}
+    like = llamascopium(tmp_path / "b", change | {"act_fn": "jumprelu"}, stored() | log)
+    same = find_dictionary(str(like))
+    expected = Encoder(same, reader_of(same).load(same, "cpu")).encode(torch.tensor(inputs()))
+    codes = encoder.encode(torch.tensor(inputs()))
+    assert torch.equal(codes.feature_M, expected.feature_M) and len(codes) > 20
+    torch.testing.assert_close(codes.value_M, expected.value_M)
+
+
 def test_a_transcoder_scales_its_output_as_that_was_scaled(tmp_path: Path) -> None:
     change, x = {"hook_point_out": OUT}, inputs()
     spec = assert_parity(llamascopium(tmp_path / "a", change), x, *reference(x, change))
@@ -251,7 +277,8 @@ def test_older_names_and_pt_files(tmp_path: Path) -> None:
     ("change", "weights", "point"),
     [
         ({"sae_type": "clt"}, {}, "sae_type is clt"),
-        ({"act_fn": "batchtopk"}, {}, "act_fn is batchtopk.*jumprelu"),
+        ({"act_fn": "batchtopk", "top_k": 11}, {}, "top_k is 11"),
+        ({"act_fn": "batchtopk", "top_k": None}, {}, "top_k"),
         ({"act_fn": "tanh"}, {}, "act_fn is tanh"),
         ({"norm_activation": "batch-wise"}, {}, "norm_activation is batch-wise"),
         ({"use_decoder_bias": False}, {}, "use_decoder_bias"),

@@ -112,6 +112,28 @@ def test_saelens(tmp_path: Path, architecture: str, options: dict[str, Any]) -> 
     assert_same(ours(tmp_path), acts, sae(x))
 
 
+PURSUITS: list[dict[str, Any]] = [
+    {},
+    {"max_iterations": K},
+    {"residual_threshold": 4.0},
+    {"max_iterations": K, "stop_on_duplicate_support": False, "residual_threshold": 0.0},
+    {"apply_b_dec_to_input": False},
+    {"normalize_activations": "layer_norm", "residual_threshold": 2.0},
+]
+
+
+@pytest.mark.parametrize("options", PURSUITS)
+def test_saelens_matching_pursuit(tmp_path: Path, options: dict[str, Any]) -> None:
+    """To 1e-4 of the largest: a pursuit's last steps are small beside what float32 has lost by then."""
+    sae = saelens_sae("matching_pursuit", **options)
+    sae.W_dec.data /= sae.W_dec.norm(dim=1, keepdim=True)
+    sae.save_model(tmp_path)
+    acts, x_hat = sae.encode(inputs()).detach(), sae(inputs()).detach()
+    assert (acts != 0).any() and (acts == 0).any(), "the comparison compares nothing"
+    for one, expected in zip(ours(tmp_path), (acts, x_hat), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("factor", [None, 0.3])
 @pytest.mark.parametrize("by_norm", [True, False])
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from autointerp import pipeline
-from autointerp.stages.preflight import plan
+from autointerp.stages.expected import expected
 from autointerp.types import Json
 from tiny import Tiny
 
@@ -37,8 +38,8 @@ def test_requests_are_counted_with_those_about_hard_windows(
         scorers={str(n): section for n, section in enumerate(scorers)},
         sampling=sampling,
     )
-    resolved, run = pipeline.prepare(recipe, tmp_path / "run")
-    assert plan(run, resolved).n_requests == 3 * a_feature
+    _, run = pipeline.prepare(recipe, tmp_path / "run")
+    assert sum(one.n_requests for one in asyncio.run(expected(run))) == 3 * a_feature
     free = recipe | {"llms": {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}}}
-    resolved, run = pipeline.prepare(free, tmp_path / "free")
-    assert plan(run, resolved).n_requests == 0
+    _, run = pipeline.prepare(free, tmp_path / "free")
+    assert asyncio.run(expected(run)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import tiny_families
 from autointerp.cli import app
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import Expected
 from autointerp.fits import Fit, verdicts
-from tiny import D_MODEL, Tiny
+from autointerp.sources import DictionaryFound
+from autointerp.stages.check import Convention, Reading, without_value_bias
+from autointerp.subject.model import Subject
+from autointerp.subject.model_files import find_model
+from autointerp.subject.value_bias import read_value_bias
+from autointerp.types import Site
+from tiny import D_MODEL, Tiny, make_sae
 
 
 def sae_of(made: Tiny, folder: Path, shift: float, **config: object) -> Path:
@@ -51,6 +59,62 @@ def test_a_better_fit_is_reported_and_not_taken(made: Tiny, tmp_path: Path) -> N
     found = float(output.split("instead of")[0].rsplit("FVU", 1)[1])
     as_read = float(right.split("as read")[1].split("│")[2])
     assert found == pytest.approx(as_read, rel=5e-3), "the reading proposed is the reading of the right file"
+
+
+def test_the_other_side_of_the_norms_gain_is_tried(made: Tiny, tmp_path: Path) -> None:
+    """A gain that leaves twenty coordinates nearly alone: a dictionary of the coordinates, of which 24 fire, fits
+    what is behind it, and not what is before it. It says that it reads before."""
+    shutil.copytree(made.model, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    gain = torch.full((D_MODEL,), 1e-3)
+    gain[:20] = 1.0
+    tensors["model.layers.1.post_attention_layernorm.weight"] = gain
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    changed = Tiny(tmp_path / "model", made.sae, made.corpus)
+    rows, outputs = torch.cat([torch.eye(D_MODEL), -torch.eye(D_MODEL)]), dict[str, str]()
+    for hook in ("ln2.hook_normalized", "mlp.hook_in"):
+        make_sae(tmp_path / hook, hook=f"blocks.1.{hook}")
+        file = tmp_path / hook / "sae_weights.safetensors"
+        save_file(load_file(file) | {"W_dec": rows, "W_enc": rows.T.contiguous()}, file)
+        outputs[hook] = checked(changed, tmp_path / hook)
+    before, behind = outputs.values()
+    assert "Read at layers.1.mlp_in (behind the norm's gain) it would fit better: FVU" in before
+    assert "would fit better" not in behind
+    assert fvus(before, "at layers.1.mlp_in") == fvus(behind, "as read") < [1e-4]
+    assert fvus(behind, "at layers.1.mlp_in_normalized") == fvus(before, "as read") > [0.1]
+
+
+def fvus(output: str, convention: str) -> list[float]:
+    """In the table's rows that begin so."""
+    return [float(fvu) for fvu in re.findall(rf"│ {convention}[^│]*│[^│]*│ (\S+) │", output)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pythia", "qwen2"])
+def test_z_is_tried_without_the_value_bias(made: Tiny, name: str, tmp_path: Path) -> None:
+    """It is what z is more than in the same model without that bias, on every token."""
+    folder, ids = tiny_families.write(name, tmp_path), tiny_families.tokens()
+    model, site = find_model(str(folder)), Site("z", 0)
+    subject = Subject.load(model)
+    z_BTD = torch.as_tensor(subject.capture(ids, [site])[site])
+    bias_D = read_value_bias(model, 0, "cpu")
+    assert bias_D is not None and bias_D.abs().min() > 0
+    spec = find_dictionary(str(made.sae))
+    convention = Convention("as read", spec, reader_of(spec).load(spec, "cpu"))
+    x_ND = z_BTD.flatten(0, 1)
+    (reading,) = without_value_bias(Reading(convention, x_ND, x_ND), DictionaryFound(spec, site), model)
+    assert "fold_value_biases" in reading.convention.name and reading.y_NO is reading.x_ND
+    assert torch.equal(reading.x_ND, x_ND - bias_D)
+    elsewhere = DictionaryFound(spec, Site("resid_post", 0))
+    assert not list(without_value_bias(Reading(convention, x_ND, x_ND), elsewhere, model))
+
+    file = next(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    key = next(key for key in tensors if re.search(r"\.0\..*(c_attn|query_key_value|v_proj)\.bias", key))
+    for value in bias_D:  # wherever in the tensor they stand
+        tensors[key][tensors[key] == value] = 0
+    save_file(tensors, file, metadata={"format": "pt"})
+    without_BTD = torch.as_tensor(Subject.load(find_model(str(folder))).capture(ids, [site])[site])
+    torch.testing.assert_close(z_BTD - bias_D, without_BTD, rtol=1e-4, atol=1e-5)
 
 
 def test_the_figures_are_those_of_a_dense_reference(made: Tiny, tmp_path: Path) -> None:

@@ -139,6 +139,75 @@ def test_abstopk(tmp_path: Path, by_norm: bool) -> None:
     assert_equal(run(folder, x), acts, (acts / norms) @ t["W_dec"] + t["b_dec"])
 
 
+def slow_matching_pursuit(x: Array, rows: Array, config: Config) -> Array:
+    """matching_pursuit_sae.py, one token at a time."""
+    codes = np.zeros((len(x), len(rows)))
+    threshold = config.get("residual_threshold", 0.01)
+    for code, left in zip(codes, x, strict=True):
+        for _ in range(config.get("max_iterations") or D):
+            best = int(np.argmax(np.maximum(rows @ left, 0)))
+            value, had = max(float(rows[best] @ left), 0.0), code != 0
+            code[best] += value
+            left = left - value * rows[best]
+            if config.get("stop_on_duplicate_support", True) and np.array_equal(code != 0, had):
+                break
+            if threshold > 0 and np.linalg.norm(left) < threshold:
+                break
+    return codes
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+@pytest.mark.parametrize("subtracts", [True, False])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"max_iterations": 4, "stop_on_duplicate_support": False},
+        {"residual_threshold": 2.0},
+        {"residual_threshold": 0, "max_iterations": 12},
+    ],
+)
+def test_matching_pursuit(tmp_path: Path, own: Config, subtracts: bool, scale: float | None) -> None:
+    """b_dec is added only where it was subtracted. A training checkpoint's factor is folded as the library does,
+    which leaves the rows alone: codes are those of training divided by it."""
+    rows = normal(F, D, seed=1)
+    t = {"W_dec": rows / np.linalg.norm(rows, axis=1, keepdims=True), "b_dec": normal(D, seed=2)}
+    config = V6 | {"architecture": "matching_pursuit", "apply_b_dec_to_input": subtracts} | own
+    if scale is not None:
+        config |= {"normalize_activations": "expected_average_only_in"}
+    x, factor, b_dec = inputs(), scale or 1.0, t["b_dec"].astype(np.float64) * subtracts
+    wide = t["W_dec"].astype(np.float64)
+    acts = slow_matching_pursuit(x.astype(np.float64) * factor - b_dec, wide, config)
+    folder = checkpoint(tmp_path, config, t, scale)
+    assert_close_codes(run(folder, x), acts / factor, (acts @ wide + b_dec) / factor)
+    spec, weights = load(folder)
+    assert (spec.selector, spec.signed, spec.feature_sliceable) == ("pursuit", False, False)
+    assert any("matching pursuit: " in note for note in spec.notes)
+    np.testing.assert_array_equal(weights.directions([2, 5]), t["W_dec"][[2, 5]])
+
+
+def assert_close_codes(found: tuple[Array, Array], acts: Array, x_hat: Array) -> None:
+    """The last steps of a pursuit are small beside what float32 has lost by then."""
+    assert (acts != 0).any() and (acts == 0).any()
+    for one, expected in zip(found, (acts, x_hat), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("own", "point"),
+    [
+        ({"max_iterations": 0}, "max_iterations is 0: expected a number of at least 1"),
+        ({"residual_threshold": "low"}, "residual_threshold is low: expected a number"),
+        ({"stop_on_duplicate_support": 1}, "stop_on_duplicate_support is 1: expected true or false"),
+    ],
+)
+def test_a_pursuit_that_is_not_understood_is_refused(tmp_path: Path, own: Config, point: str) -> None:
+    config = V6 | {"architecture": "matching_pursuit"} | own
+    t = {"W_dec": normal(F, D, seed=1), "b_dec": normal(D, seed=2)}
+    with pytest.raises(CheckpointError, match=point):
+        describe_place(checkpoint(tmp_path, config, t))
+
+
 def test_log_threshold_of_a_training_dump(tmp_path: Path) -> None:
     t, x = tensors() | {"log_threshold": np.log(np.linspace(0.1, 3.0, F)).astype(np.float32)}, inputs()
     pre = (x.astype(np.float64) - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
@@ -209,6 +278,37 @@ def test_the_factor_of_a_training_checkpoint(tmp_path: Path) -> None:
         checkpoint(folder, V6 | {"normalize_activations": value}, t, 0.5)
         identities.add(describe_place(folder).identity)
     assert len(identities) == 4
+
+
+@pytest.mark.parametrize("kind", ["standard", "gated"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_the_whitening_of_a_training_checkpoint(tmp_path: Path, kind: str, subtracts: bool) -> None:
+    """z = (x - mean) M goes in, what comes out is mapped back. It is part of the identity."""
+    t, x = gated_tensors() if kind == "gated" else tensors(), inputs()
+    matrix = (np.eye(D) + 0.2 * normal(D, D, seed=11)).astype(np.float32)
+    maps = {"mean": normal(D, seed=12), "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
+    z = (x.astype(np.float64) - maps["mean"]) @ matrix - t["b_dec"] * subtracts
+    if kind == "gated":
+        magnitude = np.maximum(z @ t["W_enc"] * np.exp(t["r_mag"].astype(np.float64)) + t["b_mag"], 0)
+        acts = magnitude * (z @ t["W_enc"] + t["b_gate"] > 0)
+    else:
+        acts = np.maximum(z @ t["W_enc"] + t["b_enc"], 0)
+    config = V6 | {
+        "normalize_activations": "covariance_whitening",
+        "apply_b_dec_to_input": subtracts,
+        "architecture": kind,
+    }
+    folder = checkpoint(tmp_path, config, t)
+    save_file(maps, folder / "activation_whitening.safetensors")
+    assert_equal(
+        run(folder, x), acts, (acts @ t["W_dec"] + t["b_dec"]) @ maps["inverse_matrix"] + maps["mean"]
+    )
+    identity = describe_place(folder).identity
+    save_file(maps | {"mean": normal(D, seed=13)}, folder / "activation_whitening.safetensors")
+    assert describe_place(folder).identity != identity
+    save_file(maps | {"matrix": matrix[:-1]}, folder / "activation_whitening.safetensors")
+    with pytest.raises(CheckpointError, match="'matrix' has shape"):
+        describe_place(folder)
 
 
 def test_hook_z_is_read_at_the_heads_outputs(tmp_path: Path) -> None:

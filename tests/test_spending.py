@@ -186,7 +186,7 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
 
         result = CliRunner().invoke(app, ["resume", str(run.path)])
         assert result.exit_code == 2 and "--max-cost" in result.output
-        assert len(server.requests) - n_first <= 2, "no more than a preflight"
+        assert spent_in_all(run).cost <= limit, "smaller requests may still have fitted"
         result = CliRunner().invoke(app, ["resume", str(run.path), "--max-cost", "1000"])
         assert result.exit_code == 0, result.output
         assert Run.open(run.path).recipe.resources.max_cost == 1000
@@ -198,8 +198,7 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
 def test_a_limit_on_cost_needs_prices(made: Tiny, tmp_path: Path) -> None:
     with FaultServer(priced_answer) as server:
         mapping = recipe(made, server.url, max_cost=1.0)
-        for section in mapping["llms"].values():
-            del section["prices"]
+        mapping["llms"] = {role: {**one, "prices": None} for role, one in mapping["llms"].items()}
         with pytest.raises(LLMStopped, match="nobody knows what tiny costs"):
             pipeline.explain(mapping, out=tmp_path / "run")
         assert not server.requests

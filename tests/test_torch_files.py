@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import pickle
-import random
 import subprocess
 import sys
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -404,34 +402,3 @@ def test_a_file_replaced_after_its_headers_were_read(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pt", {"b": torch.zeros(2)})
     with pytest.raises(CheckpointError, match="no tensor a any more"):
         torch_files.load(path, ["a"], "cpu")
-
-
-@pytest.mark.parametrize("name", ["x.pt", "x.npz"])
-def test_damage_gives_a_checkpoint_error_or_the_numbers(tmp_path: Path, name: str) -> None:
-    """600 random mutations: never another exception, never a shape the file doesn't have."""
-    path = tmp_path / name
-    save: Callable[[], object] = (
-        (lambda: torch.save({"W": torch.ones(D, F), "n": {"b": torch.ones(F)}, "k": 3}, path))
-        if name == "x.pt"
-        else (lambda: np.savez(path, W=np.ones((D, F), np.float32), b=np.ones(F, np.float32)))
-    )
-    save()
-    whole, rng, n_errors = path.read_bytes(), random.Random(3), 0
-    for _ in range(600):
-        content = bytearray(whole)
-        if rng.random() < 0.2:
-            content = content[: rng.randrange(len(content))]
-        for _ in range(rng.randint(1, 6)):
-            if content:
-                content[rng.randrange(len(content))] = rng.randrange(256)
-        path.write_bytes(content)
-        try:
-            headers = read_headers(path)
-            found = read_tensors(
-                path, {key: tuple(("n", n) for n in h.shape) for key, h in headers.items()}, "cpu"
-            )
-            assert all(found[key].shape == h.shape for key, h in headers.items())
-        except CheckpointError as error:
-            assert str(path) in str(error)
-            n_errors += 1
-    assert n_errors > 200

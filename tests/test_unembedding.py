@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.errors import ModelError
+from autointerp.subject.families import FAMILIES
 from autointerp.subject.model_files import find_model
 from autointerp.subject.unembedding import FINAL_NORMS, NoUnembedding, Unembedding, read_unembedding
 from autointerp.types import Point, Site, TokenEffects
@@ -71,6 +72,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", _GROUPED),
     "qwen3_moe": ("qwen3_moe", _MIXED),
     "phi3": ("phi3", {**_COMMON, "pad_token_id": 0}),
+    "olmo": ("olmo", _COMMON),
     "olmo2": ("olmo2", _COMMON),
     "olmo3": ("olmo3", _COMMON),
     "gpt_oss": ("gpt_oss", _MIXED),
@@ -162,7 +164,7 @@ def test_effects_are_how_the_models_logits_move(build: Build, name: str) -> None
     norm = final_norm(model)
     ids = torch.tensor([[5, 9, 3, 8]])
     bias = getattr(norm, "bias", None)
-    centred = type(norm) is torch.nn.LayerNorm
+    centred = type(norm).__name__ in ("LayerNorm", "OlmoLayerNorm")
 
     def logits(added_D: Tensor) -> tuple[Tensor, float]:
         """(of the last token [V], the norm's scale there before anything is added)"""
@@ -171,7 +173,7 @@ def test_effects_are_how_the_models_logits_move(build: Build, name: str) -> None
         def before(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
             for x in (args[0], args[0] + added_D):
                 y = x - x.mean(-1, keepdim=True) if centred else x
-                eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+                eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-5))  # OLMo's: in its forward
                 scales.append((y.square().mean(-1, keepdim=True) + eps).sqrt())
             return (args[0] + added_D,)
 
@@ -210,9 +212,23 @@ def test_effects_are_the_sums_one_would_write_down(build: Build, name: str) -> N
         assert_effects(found, np.array([effect - average for effect in effects]))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "qwen2", "gemma", "gemma2", "gemma3"])
-def test_neurons_write_through_the_projection_behind_them(build: Build, name: str) -> None:
-    """Changing the neurons changes what the MLP adds; for Gemma 2 and 3 behind a norm, its scale held."""
+THROUGH: dict[Point, tuple[str, ...]] = {
+    "neurons": ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h"),
+    "z": ("self_attn.o_proj", "attn.c_proj", "attention.dense"),
+}
+BEHIND: dict[Point, str] = {"neurons": "post_feedforward_layernorm", "z": "post_attention_layernorm"}
+GAIN_OFFSET = {"gemma2": 1, "gemma3": 1, "olmo2": 0, "olmo3": 0}
+"""Of families that have a norm behind MLP and attention: what is added to its weight."""
+
+
+@pytest.mark.parametrize("point", ["neurons", "z"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt_neox", "llama", "qwen2", "gemma", "gemma2", "gemma3", "olmo", "olmo2", "olmo3"]
+)
+def test_neurons_and_heads_write_through_the_projection_behind_them(
+    build: Build, name: str, point: Point
+) -> None:
+    """Changing them changes what MLP or attention adds; in some families behind a norm, its scale held."""
     folder = build(name)
     model = loaded(folder)
     modules = {
@@ -220,12 +236,13 @@ def test_neurons_write_through_the_projection_behind_them(build: Build, name: st
         for path, module in model.named_modules()
         if re.search(r"\.(layers|h)\.1\.", path) and "vision" not in path
     }
-    out = next(modules[n] for n in ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h") if n in modules)
-    asked = directions(3, D_MLP)
-    at_stream = out(asked.double()) - out(torch.zeros(D_MLP, dtype=torch.float64))
-    if "post_feedforward_layernorm" in modules:
-        at_stream = at_stream * (1 + modules["post_feedforward_layernorm"].weight)
-    known = read(folder, Site("neurons", 1)).effects(asked, N)
+    out = next(modules[one] for one in THROUGH[point] if one in modules)
+    width = read(folder, Site(point, 1)).d_in
+    asked = directions(3, width)
+    at_stream = out(asked.double()) - out(torch.zeros(width, dtype=torch.float64))
+    if name in GAIN_OFFSET:
+        at_stream = at_stream * (GAIN_OFFSET[name] + modules[BEHIND[point]].weight)
+    known = read(folder, Site(point, 1)).effects(asked, N)
     for found, expected in zip(known, read(folder).effects(at_stream, N), strict=True):
         assert (found[0].ids, found[1].ids) == (expected[0].ids, expected[1].ids)
         np.testing.assert_allclose(found[0].effects, expected[0].effects, rtol=1e-5)
@@ -293,10 +310,12 @@ def test_a_site_behind_a_norm_writes_nothing(build: Build) -> None:
         assert f"'layers.1.{point}' is read from the residual stream" in reason(build("llama"), point)
 
 
-def test_heads_and_experts_do_not_write_to_the_stream_themselves(build: Build) -> None:
-    """Heads may even be as wide as the stream, as here: their directions are no directions in it."""
-    assert "through attention's output projection" in reason(build("llama"), "z")
-    assert "weights of the experts" in reason(build("llama"), "experts")
+def test_experts_have_no_direction_of_their_own(build: Build) -> None:
+    assert "another vector on every token" in reason(build("mixtral"), "experts")
+
+
+def test_every_family_with_sites_has_promoted_tokens() -> None:
+    assert set(FAMILIES) <= set(FINAL_NORMS)
 
 
 def test_a_family_that_is_not_known_has_none(build: Build, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -335,7 +336,8 @@ def test_the_engine_says_what_the_server_says(
 def test_a_run_on_the_engine_has_the_records_of_one_on_the_server(
     made: Tiny, model: Path, server: str, tmp_path: Path
 ) -> None:
-    """On the command line, `--llm vllm:PATH`. Of a random model no explanation can be read, which each
+    """On the command line, `--llm vllm:PATH`, `openai:` and `batch:`, whose files vLLM's own `run-batch` answers
+    by the command that the run prints. Of a random model no explanation can be read, which each
     feature's record says and quotes; so a second explainer, without an LLM, gives the judge something."""
     recipe = made.recipe(
         features={"n": 6},
@@ -348,13 +350,14 @@ def test_a_run_on_the_engine_has_the_records_of_one_on_the_server(
     ways = {
         "here": ["--llm", f"vllm:{model}", *setting("dtype=float32")],
         "there": ["--llm", "openai:tiny", *setting(f"base_url={server}")],
+        "in files": ["--llm", f"batch:{model}", *setting("submit=false")],
     }
     found: dict[str, list[list[object]]] = {}
     for name, way in ways.items():
-        command = [sys.executable, "-m", "autointerp", "explain", "--recipe", tmp_path / "recipe.yaml"]
-        result = subprocess.run(
-            [*command, *way, "--out", tmp_path / name], capture_output=True, text=True, check=False
-        )
+        result = autointerp("explain", "--recipe", tmp_path / "recipe.yaml", *way, "--out", tmp_path / name)
+        while name == "in files" and result.returncode == 1:
+            run_printed(result.stderr)
+            result = autointerp("resume", tmp_path / name)
         assert result.returncode == 0, result.stdout + result.stderr
         run = Run.open(tmp_path / name)
         found[name] = sorted(
@@ -363,12 +366,30 @@ def test_a_run_on_the_engine_has_the_records_of_one_on_the_server(
             for row in run.existing(*stage).records()
         )
         assert {row["llm"].partition("@")[0] for row in run.existing("explain", "layers.1", "plain").records()} <= {
-            "model", "tiny",
+            "model", "tiny", str(model),
         }  # fmt: skip
-    assert found["here"] == found["there"]
+    assert found["here"] == found["there"] == found["in files"]
+    assert len(list((tmp_path / "in files" / "batch").glob("0*/answers-*.jsonl"))) >= 2  # and second tries
     assert len(found["here"]) >= 8
     assert {row[1] for row in found["here"]} <= {"unreadable", "ok"}
     assert list((tmp_path / "here").glob("vllm-*.log"))
+
+
+def autointerp(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "autointerp", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def run_printed(stderr: str) -> None:
+    """Runs each `vllm run-batch ...` that a run asks for, in float32."""
+    printed = [line for line in stderr.splitlines() if line.lstrip().startswith("vllm run-batch ")]
+    assert printed, stderr
+    for line in printed:
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *shlex.split(line)[2:]]
+        result = subprocess.run(
+            [*command, "--dtype", "float32", "--enforce-eager"], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def setting(text: str) -> list[str]:

@@ -176,7 +176,7 @@ class Collector:
         n_read = 0
         for first_row, rows in shards:
             for batch in batches(rows, self.batch_tokens, by_length=False):
-                captured, token_N = self._forward(rows, batch, first_row, list(sites))
+                captured, token_N = self._forward(rows, batch, batch + first_row, list(sites))
                 for site, x_ND in captured.items():
                     vectors[site].append(x_ND.float())
                 n_read += len(token_N)
@@ -185,6 +185,15 @@ class Collector:
             if n_read >= n_tokens:
                 break
         return {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()}
+
+    @torch.inference_mode()
+    def vectors(self, name: str, rows: Rows, numbers: NDArray[np.int64]) -> Iterator[Tensor]:
+        """What one dictionary reads on each batch of `rows` in their order [N, D], float32. `numbers`: those
+        that the rows have in the run."""
+        sites = self._attached[name].sites
+        for batch in batches(rows, self.batch_tokens, by_length=False):
+            captured, _ = self._forward(rows, batch, numbers[batch], list(sites))
+            yield joined(captured, sites).float()
 
     def _check(self, encoder: Encoder, x_ND: Tensor, y_NO: Tensor | None) -> Check:
         norm_N = x_ND.norm(dim=1)
@@ -217,7 +226,7 @@ class Collector:
             for name, entry in self._attached.items()
         }
         for batch in batches(rows, self.batch_tokens, by_length=True):
-            captured, token_N = self._forward(rows, batch, first_row, sites)
+            captured, token_N = self._forward(rows, batch, batch + first_row, sites)
             for name, entry in self._attached.items():
                 x_ND = joined(captured, entry.sites)
                 collected[name].batches.append(
@@ -250,9 +259,10 @@ class Collector:
         )
 
     def _forward(
-        self, rows: Rows, batch: NDArray[np.int64], first_row: int, sites: list[Site]
+        self, rows: Rows, batch: NDArray[np.int64], row_B: NDArray[np.int64], sites: list[Site]
     ) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
-        """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]."""
+        """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]. `row_B`: the
+        numbers that these of `rows` have in the run."""
         context_length = rows.dtype["tokens"].shape[0]
         lengths = rows["length"][batch].astype(np.int64)
         longest = int(lengths.max())
@@ -261,7 +271,7 @@ class Collector:
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
         look_N = torch.from_numpy(np.flatnonzero(look_BT))
-        captured = self._vectors.capture(self._sent(ids_BT, self._vectors.device), sites, batch + first_row)
+        captured = self._vectors.capture(self._sent(ids_BT, self._vectors.device), sites, row_B)
         return {
             site: x_BTD.flatten(0, 1).index_select(0, self._sent(look_N, x_BTD.device))
             for site, x_BTD in captured.items()

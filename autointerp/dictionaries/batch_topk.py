@@ -2,7 +2,8 @@
 
     topk                 relu((x - b_dec) W_enc), of each token the top_k largest; b_enc is not used
     batchtopk, batch-topk, global-matryoshka-topk
-                         the same above one `threshold`, a running estimate that only matryoshka_sae stores
+                         the same above one `threshold`, a running estimate that only matryoshka_sae stores;
+                         else a run calibrates it (`calibrate.py`)
     vanilla              relu((x - b_dec) W_enc + b_enc)
     jumprelu             x W_enc + b_enc above exp(log_threshold); b_dec is not subtracted
 
@@ -22,7 +23,7 @@ from typing import ClassVar, Final, cast
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
 from autointerp.dictionaries.layouts import Layout
 from autointerp.dictionaries.origin import hub_name, site_of
-from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
+from autointerp.dictionaries.spec import Calibration, DictionarySpec, Expected, Selector, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
@@ -37,17 +38,19 @@ SELECTORS: Final[dict[str, Selector]] = {
     "global-matryoshka-topk": "jumprelu",
     "jumprelu": "jumprelu",
 }
+DEFAULT_BATCH: Final = 4_096
+"""Tokens of a training batch where config.json doesn't say (config.py)."""
 THRESHOLD, LOG_THRESHOLD = "threshold", "jumprelu.log_threshold"
 UNCALIBRATED: Final = (
-    "In training the largest activations of a whole batch were chosen; what a token alone must reach has to be "
-    "estimated on data, which is not done here yet. Add a 'threshold' to the state that sae.pt holds: the mean "
-    "over training batches of the smallest activation chosen."
+    "In training the largest activations of a whole batch were chosen, and what a token alone must reach was "
+    "never estimated. Take 'threshold' out of the state that sae.pt holds: a run then calibrates it on its own "
+    "tokens."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTopk:
-    """BatchTopK and Matryoshka (bartbussmann): sae.pt + config.json; topk, relu, jumprelu."""
+    """BatchTopK and Matryoshka (bartbussmann): sae.pt + config.json; topk, relu, jumprelu, batchtopk."""
 
     version: ClassVar[str] = "1"
 
@@ -65,7 +68,7 @@ class BatchTopk:
         settings, weights = read_settings(folder / CONFIG), folder / WEIGHTS
         spec, headers = _configured(folder, settings), read_headers(weights)
         if spec.selector == "jumprelu" and not _thresholds(settings) & headers.keys():
-            raise CheckpointError(f"{weights} stores no threshold. {UNCALIBRATED}")
+            spec = _calibrated(spec, settings, weights)
         check_shapes(weights, headers, _shapes(spec, settings))
         return replace(spec, identity=fingerprint([folder / CONFIG, weights]))
 
@@ -103,20 +106,35 @@ def _thresholds(settings: Settings) -> set[str]:
 
 def _shapes(spec: DictionarySpec, settings: Settings) -> Shapes:
     shapes = dict(LAYOUT.shapes(spec))
-    if spec.selector == "jumprelu":
+    if spec.selector == "jumprelu" and spec.calibration is None:
         shapes |= {
             name: (("features", spec.width),) * (name == LOG_THRESHOLD) for name in _thresholds(settings)
         }
     return shapes
 
 
+def _calibrated(spec: DictionarySpec, settings: Settings, weights: Path) -> DictionarySpec:
+    """Of a dictionary that stores no threshold. Raises CheckpointError for one that must."""
+    if _kind(settings) == "jumprelu":
+        raise CheckpointError(f"{weights} stores no threshold: it has no '{LOG_THRESHOLD}'.")
+    k = _top_k(settings, spec.width)
+    batch = DEFAULT_BATCH if settings.values.get("batch_size") is None else settings.count("batch_size")
+    calibration = Calibration("batch_topk", k, batch)
+    return replace(spec, calibration=calibration, expected=Expected(l0=k))
+
+
+def _top_k(settings: Settings, width: int) -> int:
+    k = settings.count("top_k")
+    if k > width:
+        settings.refuse("top_k", f"more than the {width} features.")
+    return k
+
+
 def _configured(folder: Path, settings: Settings) -> DictionarySpec:
     """What config.json says; the identity is left empty."""
     kind, width = _kind(settings), settings.count("dict_size")
     selector = SELECTORS[kind]
-    k = settings.count("top_k") if selector == "topk" else None
-    if k is not None and k > width:
-        settings.refuse("top_k", f"more than the {width} features.")
+    k = _top_k(settings, width) if selector == "topk" else None
     hook = settings.text("hook_point")
     return DictionarySpec(
         format="batch_topk",

@@ -21,6 +21,7 @@ from autointerp.types import Json
 MAX_JSON_BYTES: Final = 16 * 2**20
 MAX_YAML_BYTES: Final = 2**18
 """PyYAML reads about 100 kB a second."""
+MAX_YAML_DEPTH: Final = 50
 N_LISTED: Final = 12
 """At most so many sub-folders, files or names are listed in a message."""
 MAX_FOLDERS: Final = 10_000
@@ -46,7 +47,8 @@ class Settings:
             return default
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
+        # Of more than 64 bits nothing is a size, and nothing can be written into a run's files.
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
             self.refuse(key, "expected a whole number.")
         return value
 
@@ -70,7 +72,8 @@ class Settings:
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)
-        if value is not None and not isinstance(value, str):
+        # Half a surrogate pair is no character, and no file or terminal takes it.
+        if value is not None and not (isinstance(value, str) and _is_encodable(value)):
             self.refuse(key, "expected a text.")
         return value or None
 
@@ -95,6 +98,14 @@ class Settings:
         raise CheckpointError(f"{self.path}: {key} is {shortened(self.values.get(key))}: {why}")
 
 
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_settings(path: Path) -> Settings:
     """The object in `path`, JSON or, by suffix, YAML. Raises CheckpointError: missing, empty, too large, not an
     object."""
@@ -117,17 +128,19 @@ def read_settings(path: Path) -> Settings:
 
 
 def _yaml(content: bytes) -> object:
-    """Plain values only: no tags of Python, and no aliases, with which a few lines can stand for billions of
-    values. Raises ValueError."""
+    """Plain values only: no tags of Python, no aliases, with which a few lines can stand for billions of values,
+    and no deep nesting, whose time grows with its square. Raises ValueError."""
     import yaml
 
+    depth = 0
     try:
         for event in yaml.parse(content, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("aliases are not read")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > MAX_YAML_DEPTH:
+                raise ValueError(f"aliases, and more than {MAX_YAML_DEPTH} levels, are not read")
         return yaml.safe_load(content)
-    except (yaml.YAMLError, AttributeError, IndexError, TypeError) as error:
-        # PyYAML trips over tags that don't fit their value: `!!int ""`.
+    except (yaml.YAMLError, AttributeError, LookupError, OverflowError, TypeError) as error:
+        # PyYAML trips over tags that don't fit their value: `!!int ""`, `!!bool maybe`.
         raise ValueError(str(error)) from error
 
 
@@ -223,8 +236,10 @@ def file_size(path: Path) -> int:
 
 
 def shortened(value: object) -> str:
+    """For a message: what a terminal can't show, or would obey, as an escape."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    text = text if len(text) <= 100 else f"{text[:100]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:

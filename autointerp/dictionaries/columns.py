@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.spec import BY_DECODER, DictionarySpec, Weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +19,7 @@ class EncoderColumns:
     """Score = (x @ w_enc + bias) * norm. Of a gated dictionary, `bias` is the gate's."""
 
     w_enc_DC: Tensor | None
-    """None: the identity."""
+    """None: the identity, or no encoder."""
     bias_C: Tensor
     """Float32; what is subtracted from the input before encoding is folded in."""
     norm_C: Tensor | None
@@ -42,7 +42,7 @@ class EncoderColumns:
         norm = weights.decoder.norm(dim=1) if spec.decoder_norm_gate else None
         return cls(
             None if weights.w_enc_DF is None else weights.w_enc_DF.to(dtype),
-            _folded(own, weights, max_elements),
+            own if spec.selector in BY_DECODER else _folded(own, weights, max_elements),
             norm,
             weights.threshold_F,
             gated,

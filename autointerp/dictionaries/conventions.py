@@ -29,7 +29,7 @@ def alternatives(spec: DictionarySpec, weights: Weights, x_ND: Tensor) -> Iterat
     """Other readings than the one there is, one difference each. `x_ND`: some of the inputs, for a scale that
     training may have estimated."""
     if spec.selector == "custom" or weights.w_enc_DF is None:
-        return
+        return  # nothing is known of the encoder, or there is none
     yield from _pre_bias(spec, weights)
     yield from _transforms(spec, weights)
     if weights.w_dec_FO is not None and spec.selector in ("topk", "jumprelu"):

@@ -1,7 +1,8 @@
-"""Any dictionary -> SAELens' layout in safetensors: cfg.json and sae_weights.safetensors.
+"""Any dictionary -> safetensors in SAELens' layout (cfg.json and sae_weights.safetensors), or in our own
+(`native.py`) where SAELens has no place for it.
 
 What SAELens has no setting for is folded into the weights, so that the activations stay what they are; what
-can't be folded is refused.
+can't be folded goes into our own layout as it is.
 
     scores times decoder norms, and scores are activations    W_enc, b_enc times the norms, W_dec divided by them
     the same, jumprelu, and pre-activations are activations   thresholds divided by the norms
@@ -13,11 +14,12 @@ Shapes: D = d_in, F = width, O = d_out.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.native_files import check_native, write_native
 from autointerp.dictionaries.saelens import WEIGHTS
 from autointerp.dictionaries.saelens_config import CONFIG, TRANSFORMS
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
@@ -40,16 +42,30 @@ TRANSCODERS: Final[dict[Selector, str]] = {"relu": "transcoder", "jumprelu": "ju
 WITH_SKIP: Final[dict[Selector, str]] = {"relu": "skip_transcoder", "jumprelu": "jumprelu_skip_transcoder"}
 
 
-def convert(text: str, out: Path) -> DictionarySpec:
-    """Writes the dictionary that `text` names into the new folder `out`, in float32; the spec of what was
-    written. Raises CheckpointError."""
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written."""
+
+    spec: DictionarySpec
+    layout: str
+    """Which, and why."""
+
+
+def convert(text: str, out: Path) -> Converted:
+    """Writes the dictionary that `text` names into the new folder `out`, in float32. Raises CheckpointError."""
     from safetensors.torch import save
 
     if out.exists():
         raise CheckpointError(f"{out} is there already: name a folder that is not.")
     spec = find_dictionary(text)
     loaded = reader_of(spec).load(spec, "cpu")
-    kind = _architecture(spec, has_skip=loaded.w_skip_DO is not None)
+    kind, missing = _architecture(spec, has_skip=loaded.w_skip_DO is not None)
+    if missing is not None:
+        check_native(spec)
+        out.mkdir(parents=True)
+        write_native(out, spec, loaded)
+        written = find_dictionary(str(out))
+        return Converted(written, f"autointerp's own layout: SAELens' has no place for {missing}")
     weights = _folded(spec, loaded)
     subtracts = bool(weights.b_pre_D.any())
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(spec, weights).items()}
@@ -57,28 +73,28 @@ def convert(text: str, out: Path) -> DictionarySpec:
     write_atomically(out / WEIGHTS, save(tensors))
     config = _config(spec, kind, subtracts=subtracts)
     write_atomically(out / CONFIG, json.dumps(config, indent=2).encode())
-    return find_dictionary(str(out))
+    return Converted(find_dictionary(str(out)), "SAELens' layout")
 
 
-def _architecture(spec: DictionarySpec, *, has_skip: bool) -> str:
+def _architecture(spec: DictionarySpec, *, has_skip: bool) -> tuple[str, str | None]:
+    """SAELens' name, and what it has no place for, if anything."""
     names = ARCHITECTURES
     if spec.is_transcoder:
         names = WITH_SKIP if has_skip else TRANSCODERS
+    missing = None
     if spec.selector not in names:
-        _refuse(
-            spec, f"a {'transcoder' if spec.is_transcoder else 'dictionary'} with selector {spec.selector}"
-        )
-    if spec.is_basis or spec.further_sites or not spec.reconstructs:
-        _refuse(spec, "a basis, a crosscoder or one layer of a cross-layer transcoder")
-    if spec.transform not in TRANSFORMS.values():
-        _refuse(spec, f"the input transform {', '.join(spec.transform)}")
-    if spec.decoder_norm_gate and not spec.value_is_score and spec.selector != "jumprelu":
-        _refuse(spec, "a top k chosen by scores whose activations are pre-activations")
-    return names[spec.selector]
-
-
-def _refuse(spec: DictionarySpec, what: str) -> NoReturn:
-    raise CheckpointError(f"{spec.path} can't be written in SAELens' layout, which has no place for {what}.")
+        missing = f"a {'transcoder' if spec.is_transcoder else 'dictionary'} with selector {spec.selector}"
+    elif spec.is_basis or spec.further_sites or not spec.reconstructs:
+        missing = "a basis, a crosscoder or what doesn't reconstruct by itself"
+    elif spec.calibration is not None:
+        missing = "thresholds that are still to be found"
+    elif spec.approximation is not None:
+        missing = "what is approximated"
+    elif spec.transform not in TRANSFORMS.values():
+        missing = f"the input transform {', '.join(spec.transform)}"
+    elif spec.decoder_norm_gate and not spec.value_is_score and spec.selector != "jumprelu":
+        missing = "a top k chosen by scores whose activations are pre-activations"
+    return names.get(spec.selector, ""), missing
 
 
 def _folded(spec: DictionarySpec, weights: Weights) -> Weights:

@@ -3,6 +3,8 @@
     x_ND -> T(x) -> score_NF = (T(x) @ W_enc + (b_enc - b_pre @ W_enc)) * norm -> selector
          -> (token, column, value)
 
+Codes that are found with the decoder alone (matching pursuit, least squares) come from `by_decoder.py`.
+
 A feature of a signed dictionary has two columns, one a pole: 2i for what is positive, 2i + 1 for what is
 negative, whose value is the magnitude. Else column i is feature i.
 
@@ -22,8 +24,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from autointerp.dictionaries.by_decoder import non_negative, pursued
 from autointerp.dictionaries.columns import EncoderColumns
-from autointerp.dictionaries.selectors import Found, by_token, select, tile_multiple
+from autointerp.dictionaries.selectors import (
+    Found,
+    by_token,
+    elements_a_token,
+    norm_matched,
+    select,
+    tile_multiple,
+)
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.transforms import transformed, untransformed
 from autointerp.errors import ModelError
@@ -79,6 +89,10 @@ class Encoder:
         if spec.feature_sliceable:
             self._columns = self._columns.padded(COLUMNS)
 
+    @property
+    def device(self) -> torch.device:
+        return self._weights.b_enc_F.device
+
     def sliced(self, features: Sequence[int]) -> Encoder:
         """An encoder of these features alone (ascending), whose codes are what the whole one would give
         them. Only for a `feature_sliceable` dictionary; it can't decode."""
@@ -106,7 +120,7 @@ class Encoder:
     @torch.no_grad()
     def candidates(self, x_ND: Tensor) -> Codes:
         """Codes in no order, among which some may be 0 or negative: these are not active. Nothing here
-        waits for the device unless the selector is elementwise."""
+        waits for the device unless the selector is elementwise, or one that needs the whole width at once."""
         n_step, f_step = self._tile(len(x_ND))
         tiles = [
             self._encode_tokens(x_ND[start : start + n_step], start, f_step)
@@ -115,13 +129,23 @@ class Encoder:
         if not tiles:
             return self._empty(x_ND.device)
         token_M, feature_M, value_M = (torch.cat(column) for column in zip(*tiles, strict=True))
-        if self._norm_F is not None and not self.spec.value_is_score:
-            value_M = value_M / self._norm_F[feature_M]
         if self._features is not None:
             feature_M = self._features[feature_M]
+        if self._norm_F is not None and not self.spec.value_is_score:
+            value_M = value_M / self._norm_F[feature_M]
         if self.spec.signed:
             feature_M, value_M = 2 * feature_M + (value_M < 0), value_M.abs()
         return Codes(token_M, feature_M, value_M)
+
+    @torch.no_grad()
+    def score_tiles(self, x_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What the selector sees, whatever it makes of it: scores [n, f] of some tokens, each tile with its
+        first feature; all of a tile of tokens before the next. A tile may be overwritten by whoever takes it."""
+        n_step, f_step = self._tile(len(x_ND))
+        for start in range(0, len(x_ND), n_step):
+            x_nD = transformed(x_ND[start : start + n_step].to(torch.float32), self.spec.transform)
+            for first, score_nf in self._scores(x_nD, f_step):
+                yield first, score_nf[:, : self.spec.width - first]
 
     def check_finite(self, n_bad: int, n_tokens: int) -> None:
         """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would
@@ -166,6 +190,8 @@ class Encoder:
     def _tile(self, n_tokens: int) -> tuple[int, int]:
         """(tokens, features) of a tile."""
         width = self._columns.n
+        if (a_token := elements_a_token(self.spec)) is not None:
+            return max(1, self._max_elements // a_token), width
         n_step = max(self._max_elements // width, min(TOKENS_A_TILE, n_tokens, self._max_elements), 1)
         f_step = max(1, min(width, self._max_elements // n_step))
         multiple = COLUMNS if self.spec.feature_sliceable else tile_multiple(self.spec)
@@ -174,11 +200,21 @@ class Encoder:
     def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> Found:
         """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
         x_nD = transformed(x_nD.to(torch.float32), self.spec.transform)
-        if self._weights.encode is not None:
-            token_m, feature_m, value_m = by_token(*self._weights.encode(x_nD))
-        else:
-            token_m, feature_m, value_m = select(self.spec, self._columns, self._scores(x_nD, f_step))
+        token_m, feature_m, value_m = self._selected(x_nD, f_step)
         return token_m + first_token, feature_m, value_m
+
+    def _selected(self, x_nD: Tensor, f_step: int) -> Found:
+        spec, weights = self.spec, self._weights
+        if weights.encode is not None:
+            return by_token(*weights.encode(x_nD))
+        if spec.selector == "pursuit":
+            return pursued(spec, x_nD - weights.b_pre_D, weights.decoder)
+        if spec.selector == "nnls":
+            return non_negative(x_nD - weights.b_pre_D, weights.decoder)
+        scores = self._scores(x_nD, f_step)
+        if spec.selector == "top_afa":
+            return norm_matched(next(scores)[1], (x_nD - weights.b_pre_D).norm(dim=1))
+        return select(spec, self._columns, scores)
 
     def _scores(self, x_nD: Tensor, f_step: int) -> Iterator[tuple[int, Tensor]]:
         """The scores [n, f] of one tile of features after the other, and the tile's first feature."""

@@ -5,7 +5,8 @@
 
 `norm_activation` says what n is: of each token sqrt(d_model) / its norm, a constant for the data set that is
 stored with the weights, or 1 (`inference`: folded in before). Thresholds are stored as logarithms, and compared
-with scores in the scaled space. Older files (R1-Distill) have the tensors of torch's linear layers.
+with scores in the scaled space. `batchtopk` chose among a training batch and stores no threshold: a run calibrates
+it, on scores (`calibrate.py`). Older files (R1-Distill) have the tensors of torch's linear layers.
 
 Source: OpenMOSS/Language-Model-SAEs, llamascopium 2.0.0b34: models/sae.py, models/sparse_dictionary.py,
 activation_functions.py.
@@ -23,7 +24,14 @@ from autointerp.dictionaries.checkpoint import Settings, folder_of, read_setting
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.layouts import Layout
 from autointerp.dictionaries.origin import site_of
-from autointerp.dictionaries.spec import DictionarySpec, Selector, Transform, Weights
+from autointerp.dictionaries.spec import (
+    Calibration,
+    DictionarySpec,
+    Expected,
+    Selector,
+    Transform,
+    Weights,
+)
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
@@ -36,7 +44,12 @@ LAYOUTS: Final = (
 )
 LOG_THRESHOLDS: Final = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 NORM: Final = "dataset_average_activation_norm."
-SELECTORS: Final[dict[str, Selector]] = {"relu": "relu", "jumprelu": "jumprelu", "topk": "topk"}
+SELECTORS: Final[dict[str, Selector]] = {
+    "relu": "relu",
+    "jumprelu": "jumprelu",
+    "topk": "topk",
+    "batchtopk": "jumprelu",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,7 @@ class Stored:
 
     def shapes(self, spec: DictionarySpec, settings: Settings) -> Shapes:
         shapes = dict(self.layout.shapes(spec))
-        if spec.selector == "jumprelu":
+        if spec.selector == "jumprelu" and spec.calibration is None:
             shapes[self.log_threshold] = (("features", spec.width),)
         if _normalisation(settings) == "dataset-wise":
             shapes |= {self.norm(hook): () for hook in _hooks(settings)}
@@ -68,7 +81,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Llamascopium:
-    """Llamascopium (OpenMOSS): config.json with sae_type + sae_weights.safetensors; relu, jumprelu, topk."""
+    """Llamascopium (OpenMOSS): config.json with sae_type + sae_weights.safetensors; (jump)relu, (batch)topk."""
 
     version: ClassVar[str] = "1"
 
@@ -94,7 +107,8 @@ class Llamascopium:
                 "expansion_factor", f"{stored.path.name} has {width} features, not d_model times that."
             )
         spec = replace(spec, width=width)
-        if spec.k is not None and spec.k > width:
+        k = spec.k or (0 if spec.calibration is None else spec.calibration.k)
+        if k > width:
             settings.refuse("top_k", f"more than the {width} features.")
         check_shapes(stored.path, stored.headers, stored.shapes(spec, settings))
         return replace(spec, identity=fingerprint([folder / CONFIG, stored.path]))
@@ -107,7 +121,7 @@ class Llamascopium:
         tensors = read_tensors(stored.path, stored.shapes(spec, settings), device)
         weights = stored.layout.weights(tensors)
         threshold_F = None
-        if spec.selector == "jumprelu":
+        if spec.selector == "jumprelu" and spec.calibration is None:
             threshold_F = tensors[stored.log_threshold].exp()
             if settings.flag("sparsity_include_decoder_norm", True):
                 # A feature without a decoder has the score 0, which is above no threshold.
@@ -154,12 +168,6 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
     kind, activation = settings.text("sae_type"), (settings.text("act_fn") or "relu").lower()
     if kind != "sae":
         settings.refuse("sae_type", "of Llamascopium's dictionaries, those of type sae are read.")
-    if activation == "batchtopk":
-        settings.refuse(
-            "act_fn",
-            "it chose the largest activations of a whole training batch, and no threshold for a token alone is "
-            "stored. Convert it to jumprelu with llamascopium.",
-        )
     if activation not in SELECTORS:
         settings.refuse("act_fn", f"these are read: {', '.join(SELECTORS)}.")
     if not settings.flag("use_decoder_bias", True):
@@ -168,6 +176,10 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
     token_wise = _normalisation(settings) == "token-wise"
     d_in, gate = settings.count("d_model"), settings.flag("sparsity_include_decoder_norm", True)
     transform: tuple[Transform, ...] = ("constant_norm",) if token_wise else ()
+    # Of the other selectors a gate by a positive factor changes nothing, or the stored threshold alone.
+    gated = gate and activation in ("topk", "batchtopk")
+    k = settings.count("top_k") if activation in ("topk", "batchtopk") else None
+    calibration = Calibration("batch_topk", k) if activation == "batchtopk" and k is not None else None
     return DictionarySpec(
         format="llamascopium",
         path=folder,
@@ -175,7 +187,7 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
         d_in=d_in,
         width=0,
         selector=SELECTORS[activation],
-        k=settings.count("top_k") if activation == "topk" else None,
+        k=k if activation == "topk" else None,
         hook=hook,
         site=site_of(hook),
         model=None,
@@ -187,11 +199,12 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
         d_out=d_in if out else None,
         is_transcoder=bool(out),
         transform=transform,
-        # Of the other selectors a gate by a positive factor changes nothing, or the threshold alone.
-        decoder_norm_gate=gate and activation == "topk",
-        value_is_score=not (gate and activation == "topk"),
+        decoder_norm_gate=gated,
+        value_is_score=not gated,
         # What a transcoder gives is then scaled as its output was, token by token, which nobody knows.
         reconstructs=not (token_wise and out),
+        expected=Expected() if calibration is None else Expected(l0=k),
+        calibration=calibration,
         notes=("b_dec is not subtracted",),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -76,7 +77,11 @@ def _shape_and_dtype(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     }.get(version)
     if read is None:
         raise ValueError(f"version {version} of the .npy format")
-    shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
+    try:
+        shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        # numpy parses it as Python, which ends so for brackets left open and for thousands of signs.
+        raise ValueError("a header that is no header of an array") from error
     if any(n < 0 for n in shape):
         raise ValueError(f"shape {shape}")
     return shape, dtype

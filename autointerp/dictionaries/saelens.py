@@ -4,6 +4,8 @@ Source: decoderesearch/SAELens 6.54.12: sae_lens/saes/*.py.
 
     standard    relu((x - b_dec) @ W_enc + b_enc)
     gated       where (x - b_dec) @ W_enc + b_gate > 0: relu((x - b_dec) @ W_enc * exp(r_mag) + b_mag)
+    matching_pursuit   no encoder; features found one by one with W_dec, after b_dec is subtracted, and b_dec is
+                added again only where it was subtracted
     jumprelu    what is above `threshold`, or exp(`log_threshold`) in training dumps of early versions
     batchtopk   in training dumps: what is above `topk_threshold`, one number for all features
     ..._transcoder   b_dec is not subtracted; W_dec [d_sae, d_out], skip connection W_skip [d_out, d_in]
@@ -26,6 +28,7 @@ from autointerp.dictionaries.saelens_config import (
     factor,
     subtracts_b_dec,
 )
+from autointerp.dictionaries.saelens_whitening import whitened, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
 from autointerp.errors import CheckpointError
@@ -82,6 +85,8 @@ class Saelens:
         files = [folder / CONFIG, weights]
         if factor(settings) != 1.0:
             files.append(folder / SCALER)
+        if (whitening := whitening_file(settings)) is not None:
+            files.append(whitening)
         return replace(spec, identity=fingerprint(files))
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
@@ -92,7 +97,13 @@ class Saelens:
         tensors = _read(spec, device)
         if (scale := factor(settings)) != 1.0:
             tensors = _scaled(tensors, scale, by_decoder_norm=spec.decoder_norm_gate)
+        if (path := whitening_file(settings)) is not None:
+            tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)
+        if spec.selector == "pursuit":
+            b_dec_O = b_dec_O if subtracts_b_dec(settings) else torch.zeros_like(b_dec_O)
+            no_bias_F = torch.zeros(spec.width, device=device)
+            return Weights(None, no_bias_F, b_dec_O, tensors["W_dec"], b_dec_O)
         gate = None
         if spec.selector == "gated":
             gate = Gate(tensors["b_gate"], tensors["r_mag"].exp(), tensors["b_mag"])
@@ -127,7 +138,10 @@ def _read(spec: DictionarySpec, device: str) -> dict[str, Tensor]:
 
 def _scaled(tensors: dict[str, Tensor], scale: float, *, by_decoder_norm: bool) -> dict[str, Tensor]:
     """For inputs that are not multiplied by `scale`, as SAELens does when it ends a training
-    (fold_activation_norm_scaling_factor); scores that contain decoder norms shrink with these."""
+    (fold_activation_norm_scaling_factor); scores that contain decoder norms shrink with these. In matching pursuit
+    the codes shrink and the rows stay."""
+    if "W_enc" not in tensors:
+        return tensors | {"b_dec": tensors["b_dec"] / scale}
     divided = ["W_dec", "b_dec", *(["topk_threshold"] if by_decoder_norm else [])]
     folded = {name: tensors[name] / scale for name in divided if name in tensors}
     return tensors | folded | {"W_enc": tensors["W_enc"] * scale}
@@ -149,6 +163,8 @@ def _shapes(spec: DictionarySpec) -> Shapes:
     shapes: dict[str, tuple[tuple[str, int], ...]] = {"b_dec": (d_out,)}
     shapes |= dict.fromkeys(biases, (d_sae,))
     shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out)}
+    if spec.selector == "pursuit":
+        shapes = {name: shapes[name] for name in ("b_dec", "W_dec")}
     if kind in SKIP:
         shapes["W_skip"] = (d_out, d_in)
     if kind in BATCH_TOPK:

@@ -18,7 +18,8 @@ from typing import Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
-from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Transform
+from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
+from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
 from autointerp.errors import CheckpointError
 
 CONFIG: Final = "cfg.json"
@@ -31,6 +32,7 @@ SELECTORS: Final[dict[str, Selector]] = {
     "jumprelu": "jumprelu",
     "topk": "topk",
     "abstopk": "abstopk",
+    "matching_pursuit": "pursuit",
     "batchtopk": "jumprelu",
     "matryoshka_batchtopk": "jumprelu",
     "transcoder": "relu",
@@ -64,9 +66,10 @@ def configured(folder: Path) -> DictionarySpec:
     is_transcoder = architecture(settings) in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     factor(settings)  # raises where it is needed and not there
+    whitening_file(settings)
     hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
-    if k is not None and k > width:
+    if k is not None and k > width and selector != "pursuit":
         raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
     gate = settings.flag("rescale_acts_by_decoder_norm", False)
     if gate and architecture(settings) not in BY_DECODER_NORM:
@@ -94,6 +97,7 @@ def configured(folder: Path) -> DictionarySpec:
         transform=_transform(settings),
         model_was_centred=_was_centred(origin),
         decoder_norm_gate=gate,
+        pursuit=_pursuit(settings),
         group_sizes=_group_sizes(settings, width),
         expected=_expected(settings),
         notes=_notes(settings, origin),
@@ -147,20 +151,35 @@ def _selector(settings: Settings) -> tuple[Selector, int | None]:
     if kind in ("topk", "abstopk"):
         kwargs = settings.section("activation_fn_kwargs")
         return SELECTORS[kind], settings.count("k") if "k" in settings.values else kwargs.count("k")
+    if kind == "matching_pursuit":
+        bounded = settings.values.get("max_iterations") is not None
+        return SELECTORS[kind], settings.count("max_iterations") if bounded else None
     if activation != "relu":
         key = "activation_fn_str" if settings.values.get("activation_fn_str") else "activation_fn"
         settings.refuse(key, f"with architecture {kind}, only relu is read.")
     return SELECTORS[kind], None
 
 
+def _pursuit(settings: Settings) -> Pursuit:
+    """When one of `matching_pursuit` ends; the threshold speaks of inputs that are not multiplied by `factor`."""
+    if architecture(settings) != "matching_pursuit":
+        return Pursuit()
+    threshold = settings.number("residual_threshold")
+    return Pursuit(
+        residual_below=(1e-2 if threshold is None else threshold) / factor(settings),
+        ends_on_repeat=settings.flag("stop_on_duplicate_support", True),
+    )
+
+
 def _transform(settings: Settings) -> tuple[Transform, ...]:
-    """`normalize_activations`, but for a factor, which `load` folds in."""
+    """`normalize_activations`, but for a factor or a whitening, which `load` folds in."""
     value = settings.values.get("normalize_activations")
-    if value in (None, False, True, AVERAGE):
+    if value in (None, False, True, AVERAGE, WHITENING):
         return ()
     if not isinstance(value, str) or value not in TRANSFORMS:
         settings.refuse(
-            "normalize_activations", f"this is not read; these are: {', '.join((*TRANSFORMS, AVERAGE))}."
+            "normalize_activations",
+            f"this is not read; these are: {', '.join((*TRANSFORMS, AVERAGE, WHITENING))}.",
         )
     return TRANSFORMS[value]
 
@@ -175,6 +194,8 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
     )
     if head is not None:
         origin.refuse(head, "dictionaries of a single attention head are not read.")
+    if is_transcoder and settings.values.get("normalize_activations") == WHITENING:
+        settings.refuse("normalize_activations", "for a transcoder this is not read.")
     if is_transcoder and settings.flag("apply_b_dec_to_input", False):
         settings.refuse(
             "apply_b_dec_to_input", "a transcoder's b_dec belongs to its output. Is the architecture right?"
@@ -217,13 +238,24 @@ def _expected(settings: Settings) -> Expected:
 def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
     kind, value = architecture(settings), factor(settings)
     notes = [f"b_dec is {'' if subtracts_b_dec(settings) else 'not '}subtracted"]
+    if kind == "matching_pursuit":
+        notes.append(_course(_pursuit(settings), settings.integer("max_iterations")))
     if kind in BATCH_TOPK:
         notes.append("a training dump: the threshold tracked in training stands for the top k of a batch")
     if value != 1.0:
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
+    if settings.values.get("normalize_activations") == WHITENING:
+        notes.append(f"inputs are whitened ({FILE})")
     if _was_centred(origin):
         notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
     return tuple(notes)
+
+
+def _course(pursuit: Pursuit, n_steps: int | None) -> str:
+    steps = "d_in steps" if n_steps is None else f"{n_steps} steps"
+    ends = [f"what is left is shorter than {pursuit.residual_below:.4g}"] * (pursuit.residual_below > 0)
+    ends += ["a step adds no new feature"] * pursuit.ends_on_repeat
+    return f"matching pursuit: {steps} at most" + "".join(f", or until {end}" for end in ends)
 
 
 def _hook(origin: Settings) -> str | None:

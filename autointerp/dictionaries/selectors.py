@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.columns import EncoderColumns
-from autointerp.dictionaries.spec import ELEMENTWISE, DictionarySpec
+from autointerp.dictionaries.spec import BY_DECODER, ELEMENTWISE, DictionarySpec
 
 Tiles = Iterable[tuple[int, Tensor]]
 """The first feature of a tile, and its scores [n, f], float32."""
@@ -41,6 +41,25 @@ def by_token(value_nK: Tensor, feature_nK: Tensor) -> Found:
     """From K codes a token."""
     token_n = torch.arange(len(value_nK), device=value_nK.device)
     return token_n.repeat_interleave(value_nK.shape[1]), feature_nK.ravel(), value_nK.ravel()
+
+
+def norm_matched(score_nF: Tensor, norm_n: Tensor) -> Found:
+    """top_afa: of each token the largest scores, as many as bring the root of the sum of their squares nearest to
+    `norm_n`, at least one (arXiv 2503.24277; SewoongLee/top-afa-sae: training/sae.py, which can't choose all F)."""
+    size_nF, feature_nF = score_nF.clamp_min(0).sort(dim=1, descending=True)
+    sum_nF = size_nF.double().square().cumsum(1).sqrt_()  # in float32 a long sum would hide its small parts
+    last_n1 = (sum_nF - norm_n[:, None]).abs_().argmin(1, keepdim=True)
+    rank_F = torch.arange(score_nF.shape[1], device=score_nF.device)
+    token_m, place_m = ((rank_F <= last_n1) & (size_nF > 0)).nonzero(as_tuple=True)
+    return token_m, feature_nF[token_m, place_m], size_nF[token_m, place_m]
+
+
+def elements_a_token(spec: DictionarySpec) -> int | None:
+    """Of a selector that needs the whole width at once: the most elements that it holds a token. Else None."""
+    if spec.selector not in BY_DECODER | {"top_afa"}:
+        return None
+    of_products = min(spec.width, spec.d_in) ** 2 if spec.selector == "nnls" else 0
+    return max(spec.width, spec.d_in, of_products)
 
 
 def tile_multiple(spec: DictionarySpec) -> int:

@@ -20,13 +20,18 @@ from autointerp.types import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-Selector = Literal["relu", "jumprelu", "gated", "topk", "abstopk", "groupmax", "custom"]
+Selector = Literal[
+    "relu", "jumprelu", "gated", "topk", "abstopk", "groupmax", "top_afa", "pursuit", "nnls", "custom"
+]
 """Which pre-activations become activations.
 `relu`: the positive ones. `jumprelu`: those strictly above a threshold a feature, then the positive ones.
 `gated`: where one affine map of x W_enc is positive, another one, rectified (arXiv 2404.16014).
 `topk`: of each token the k largest, then the positive ones of those. `abstopk`: the k largest by magnitude,
 signs kept. `groupmax`: features stand in k groups of equal size, in order; of each group the largest, then
-the positive ones. `custom`: what `Weights.encode` says."""
+the positive ones. `top_afa`: of each token the largest, as many as bring the root of the sum of their squared
+scores nearest to the norm of the input minus b_pre (arXiv 2503.24277). `pursuit`: matching pursuit with the decoder
+rows as atoms, see `Pursuit`. `nnls`: the non-negative codes that reconstruct the input best, without a bound on
+their number (arXiv 2506.10920). `custom`: what `Weights.encode` says."""
 
 Transform = Literal["centre", "layer_norm", "constant_norm"]
 """A step that the input takes before the encoder, token by token; what is linear and the same for all tokens
@@ -35,10 +40,37 @@ Transform = Literal["centre", "layer_norm", "constant_norm"]
 divided by the (unbiased) standard deviation + 1e-5. `constant_norm`: scaled to norm sqrt(d_in)."""
 
 ELEMENTWISE: Final[frozenset[Selector]] = frozenset({"relu", "jumprelu", "gated"})
+BY_DECODER: Final[frozenset[Selector]] = frozenset({"pursuit", "nnls"})
+"""Codes are found with the decoder alone: there is no encoder, and `w_enc_DF` is None."""
 
 
 BASIS_SHARE: Final = 64
 """Of raw neurons a token keeps one in so many, unless told otherwise."""
+
+
+Rule = Literal["batch_topk", "mutual_choice", "feature_choice", "sampled"]
+ColumnScore = Literal["l2", "entropy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a dictionary that in training chose among the activations of a whole batch gets the thresholds by
+    which it is JumpReLU from then on, so that a token's code never depends on other tokens (`calibrate.py`)."""
+
+    rule: Rule
+    """`batch_topk` (arXiv 2412.06410): one threshold, the mean over batches of the smallest activation that is
+    among the k a token largest of its batch. `mutual_choice` (arXiv 2411.02124): one threshold, above which k
+    a token lie on average. `feature_choice` (the same): one a feature, above which each has an equal share of
+    these. `sampled` (arXiv 2508.21324): as mutual_choice, among a fixed pool of features; the others never
+    fire."""
+    k: float
+    """Codes that a token has on average. For feature_choice: m tokens of a batch of B, of F features: m F / B."""
+    batch_tokens: int = 4_096
+    """For batch_topk: tokens of a batch."""
+    pool: int | None = None
+    """For sampled: candidates (K l in the paper), those with the largest scores on all calibration tokens."""
+    column_score: ColumnScore = "l2"
+    """For sampled: the norm of a feature's activations, or the entropy of how they spread over tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +81,18 @@ class Expected:
     """Features that fire on a token."""
     fvu: float | None = None
     """Share of variance not explained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pursuit:
+    """How matching pursuit goes: a step takes the feature whose decoder row has the largest product with what is
+    left of the input, adds the product to the feature's code and subtracts that much of the row. A token's pursuit
+    ends after k steps (d_in where k is None), or by one of these, looked at after each step."""
+
+    residual_below: float = 0.0
+    """What is left has a smaller norm than this; 0: never."""
+    ends_on_repeat: bool = False
+    """The step added no feature that the token did not have yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +110,8 @@ class DictionarySpec:
     """Number of features F."""
     selector: Selector
     k: int | None
-    """For topk and abstopk: how many a token may have. For groupmax: the number of groups."""
+    """For topk and abstopk: how many a token may have. For groupmax: the number of groups. For pursuit: the
+    number of steps."""
     hook: str | None
     """The hook point as the checkpoint spells it (`blocks.3.hook_resid_post`, `layers.3.mlp.output`, ...);
     None if it doesn't say."""
@@ -104,14 +149,22 @@ class DictionarySpec:
     reconstructs: bool = True
     """Whether decoding its codes alone gives what it was trained to give; not so for one layer of a
     cross-layer transcoder."""
+    pursuit: Pursuit = Pursuit()
+    """For pursuit."""
+    n_models: int = 1
+    """Of a crosscoder of several models: whose vectors at `site` are read, one behind the other, `d_in` in all. A
+    run has one model, so that more than one are read from files only."""
     group_sizes: tuple[int, ...] = ()
     """For a Matryoshka dictionary: how many features its levels add, the coarsest first."""
     expected: Expected = Expected()
+    calibration: Calibration | None = None
+    """For a jumprelu dictionary that stores no threshold: how a run finds it."""
     basis: Literal["neurons", "experts"] | None = None
     """The features are the coordinates of such a site: no weights, and `d_in` and `width` are 0 until the model
     is known (`sized`). None for a dictionary that was trained."""
     has_signs: bool = False
-    """For custom: activations may be negative."""
+    """For custom and pursuit: activations may be negative, and in pursuit the largest product is that by
+    magnitude."""
     approximation: str | None = None
     """What is left out against the dictionary as trained; None if nothing."""
     notes: tuple[str, ...] = ()
@@ -120,7 +173,7 @@ class DictionarySpec:
     @property
     def signed(self) -> bool:
         """Whether activations have signs; then each feature has two poles, explained apart."""
-        return self.selector == "abstopk" or (self.selector == "custom" and self.has_signs)
+        return self.selector == "abstopk" or (self.selector in ("custom", "pursuit") and self.has_signs)
 
     @property
     def is_basis(self) -> bool:
@@ -169,9 +222,9 @@ class Weights:
     """A dictionary's tensors, float32, on one device. D = d_in, F = width, O = d_out (D but in transcoders)."""
 
     w_enc_DF: Tensor | None
-    """None: the identity (a basis), or custom."""
+    """None: the identity (a basis), custom, or codes that are found `BY_DECODER`."""
     b_enc_F: Tensor
-    """Unused where there is a gate."""
+    """Unused where there is a gate, or no encoder."""
     b_pre_D: Tensor
     """Subtracted from the (transformed) input before encoding; zeros where the format does not."""
     w_dec_FO: Tensor | None
@@ -179,7 +232,8 @@ class Weights:
     b_dec_O: Tensor
     """Added to the reconstruction."""
     threshold_F: Tensor | None = None
-    """For jumprelu; compared with the score where there is a `decoder_norm_gate`."""
+    """For jumprelu; compared with the score where there is a `decoder_norm_gate`. None before a run has
+    calibrated it."""
     gate: Gate | None = None
     """For gated."""
     w_skip_DO: Tensor | None = None

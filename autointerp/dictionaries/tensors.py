@@ -62,7 +62,7 @@ def check_shapes(path: Path, headers: Mapping[str, TensorHeader], expected: Shap
     for name, axes in expected.items():
         found = headers.get(name)
         if found is None:
-            raise CheckpointError(f"{path} has no tensor '{name}'. It has: {listed(headers)}.")
+            raise CheckpointError(f"{path} has no tensor '{shortened(name)}'. It has: {listed(headers)}.")
         if found.dtype not in FLOAT_BYTES:
             raise CheckpointError(
                 f"{path}: '{name}' is of dtype {shortened(found.dtype)}, which weights can't have. Save the "

@@ -19,8 +19,9 @@ import pydantic
 import yaml
 
 from autointerp.errors import LLMStopped
-from autointerp.llm.protocol import Prices
+from autointerp.llm.protocol import Prices, Reply
 
+OPENAI: Final = "https://api.openai.com/v1"
 OWN_TABLE: Final = "AUTOINTERP_DIALECTS"
 """Environment variable: a table of the user's own."""
 
@@ -111,6 +112,14 @@ def dialect_of(options: Options, address: str) -> Dialect:
     known = look_up(options.model, address)
     said = {name: getattr(options, name) for name in (*SAID, "prices")}
     return dataclasses.replace(known, **{name: value for name, value in said.items() if value is not None})
+
+
+def with_cost(reply: Reply, prices: Prices | None, *, batch: bool = False) -> Reply:
+    """With its cost, where the server didn't say it and the prices are known."""
+    if reply.usage.cost is not None or prices is None:
+        return reply
+    cost = prices.of(reply.usage, batch=batch)
+    return dataclasses.replace(reply, usage=dataclasses.replace(reply.usage, cost=cost))
 
 
 def look_up(model: str, address: str) -> Dialect:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,19 +11,19 @@ from typing import Any, ClassVar, TypeVar
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request
-from autointerp.llm.dialects import Constrain, Dialect, MaxTokensField, dialect_of
+from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.endpoints import Endpoint
 from autointerp.llm.pacing import Pace
 from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Prices, Reply
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
+from autointerp.llm.server_key import key_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
 T = TypeVar("T")
 
-OPENAI = "https://api.openai.com/v1"
 N_EMBED = 256
 """Texts a request for embeddings; OpenAI takes 2,048, small servers fewer."""
 
@@ -108,7 +107,7 @@ class Openai:
     def connect(self, place: Place = ANYWHERE) -> OpenaiLLM:
         """Raises LLMStopped for a missing key, an address that is none, or a faulty table of dialects."""
         addresses = self.addresses()
-        key = self._key(required=not all(is_this_machine(address) for address in addresses))
+        key = key_of(self.api_key_env, self.model, required=not all(map(is_this_machine, addresses)))
         endpoints = [
             Endpoint(
                 Server(address, self.model, self.api_key_env, key),
@@ -123,20 +122,6 @@ class Openai:
             for address in addresses
         ]
         return OpenaiLLM(self, dialect_of(self, addresses[0]), endpoints)
-
-    def _key(self, *, required: bool) -> str:
-        name = self.api_key_env
-        key = os.environ.get(name, "").strip() if name else ""
-        if required and name and not key:
-            raise LLMStopped(
-                f"the environment variable {name} is not set, and the LLM '{self.model}' needs a key.\n"
-                f"  export {name}=...        the server's key, or\n"
-                "  api_key_env: OTHER_NAME  if the key is in another variable, or\n"
-                "  api_key_env: ''          if the server asks for no key."
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise LLMStopped(f"{name} holds characters that no key has (not printable ASCII). Set it again.")
-        return key
 
 
 class OpenaiLLM:
@@ -197,10 +182,7 @@ class OpenaiLLM:
                 if self._dialect is dialect:  # else another request has learned it meanwhile
                     self._leave_out(refused)
                 continue
-            if reply.usage.cost is None and (prices := dialect.prices):
-                usage = dataclasses.replace(reply.usage, cost=prices.of(reply.usage))
-                return dataclasses.replace(reply, usage=usage)
-            return reply
+            return with_cost(reply, dialect.prices)
 
     def _leave_out(self, refused: RefusedSetting) -> None:
         """Raises LLMStopped where that has been tried."""

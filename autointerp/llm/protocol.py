@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol, runtime_checkable
 
 from autointerp.errors import LLMStopped
+from autointerp.progress import Progress
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -197,6 +198,44 @@ class Backend(Protocol):
         """The living LLM. Called inside the event loop that will use it.
 
         Raises LLMStopped where it can't work at all (a missing key or package)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A file of requests that somebody else is to answer."""
+
+    requests: Path
+    answers: Path
+    """Where the next run looks for the answers."""
+    n_requests: int
+    model: str
+    batch: str
+    """The server's name for it, where it was sent to one after all; else empty."""
+
+
+@runtime_checkable
+class Delayed(Protocol):
+    """An LLM that gives its answers between two passes over the features: its `generate` raises Pending.
+
+    `open` comes before the first pass; behind a pass with pending items come `send` and `fetch`. All raise
+    LLMErrors; each may be cancelled at any moment and loses nothing.
+    """
+
+    async def check(self) -> None:
+        """Whether it can work at all; no request is made that costs anything."""
+        ...
+
+    async def open(self, progress: Progress) -> None:
+        """Reads which requests wait, and which were answered since. Raises RunError too."""
+        ...
+
+    async def send(self, progress: Progress) -> None:
+        """Hands over what was asked since the last time, to whoever answers."""
+        ...
+
+    async def fetch(self, progress: Progress) -> list[Awaited]:
+        """Waits for the answers, where waiting helps; what else somebody must see to."""
         ...
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from autointerp.journal import Journal, Part
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, Reply
+from autointerp.llm.protocol import LLM, LLMIdentity, Reply
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
@@ -59,6 +59,26 @@ class Limited(InFront):
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         async with self._free:
             return await self._llm.embed(texts)
+
+
+def request_key(
+    identity: LLMIdentity,
+    prompt: Prompt,
+    *,
+    max_tokens: int,
+    temperature: float,
+    choices: Sequence[str] | None,
+    schema: Json | None,
+    label_tokens: Sequence[str] | None,
+    seed: int | None,
+    index: int,
+) -> str:
+    """Names a request for text by all that its answer depends on: who is asked, and the arguments of
+    `generate`."""
+    asked: list[Any] = [max_tokens, temperature, choices, label_tokens, seed, index]
+    if schema is not None:  # left out where there is none: names from before it could be asked for stay
+        asked.append(schema)
+    return digest("generate", identity, [(turn.role, turn.content) for turn in prompt.messages], asked)
 
 
 class Elsewhere:
@@ -111,9 +131,17 @@ class Replayed(InFront):
         seed: int | None = None,
         index: int = 0,
     ) -> Reply:
-        asked = [max_tokens, temperature, choices, label_tokens, seed, index]
-        turns = [(turn.role, turn.content) for turn in prompt.messages]
-        key = digest("generate", self.identity, turns, asked if schema is None else [*asked, schema])
+        key = request_key(
+            self.identity,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            choices=choices,
+            schema=schema,
+            label_tokens=label_tokens,
+            seed=seed,
+            index=index,
+        )
         async with self._turn(key):
             if (known := self._known(key)) is not None:
                 return _reply(known)

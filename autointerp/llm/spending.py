@@ -79,16 +79,21 @@ class Budget:
         self._aside_cost = self._aside_tokens = 0.0
         self._n_aside = 0
         self._is_reached = False
+        self._pending: dict[int, tuple[float, float]] = {}
         self._worse = 1.0
         """By how much a request cost more than could be thought, at most."""
         self._door = asyncio.Lock()  # wakes those who wait in the order of their coming
         self._settled = asyncio.Event()
 
     @asynccontextmanager
-    async def aside(self, bound: _Bound) -> AsyncGenerator[list[Usage]]:
+    async def aside(self, bound: _Bound, name: int) -> AsyncGenerator[list[Usage]]:
         """Sets so much aside while a request is made; what it used is put into the list. Of one that ends
-        otherwise nothing is known to have been billed. Raises BudgetReached."""
+        otherwise nothing is known to have been billed, but for one whose answer is to come: that stays aside
+        until it is asked for again by this `name`. Raises BudgetReached."""
         async with self._door:
+            if (cost := self._pending.pop(name, None)) is not None:
+                self._cost -= cost[0]
+                self._n_tokens -= cost[1]
             while self._is_reached or not self._fits(bound):
                 if self._is_reached or not self._n_aside:
                     # From here on nothing is sent, however small: whoever hears of it may cancel the others.
@@ -104,8 +109,9 @@ class Budget:
         try:
             yield used
         except Pending:
-            self._cost += cost  # it will be billed when its file is answered
+            self._cost += cost
             self._n_tokens += n_tokens
+            self._pending[name] = cost, n_tokens
             raise
         finally:
             self._aside_cost -= cost
@@ -163,7 +169,8 @@ class Budgeted(InFront):
         index: int = 0,
     ) -> Reply:
         texts = [turn.content for turn in prompt.messages]
-        async with self._budget.aside(self._bound(texts, max_tokens)) as used:
+        name = hash((tuple(texts), max_tokens, temperature, seed, index))
+        async with self._budget.aside(self._bound(texts, max_tokens), name) as used:
             reply = await self._llm.generate(
                 prompt,
                 max_tokens=max_tokens,
@@ -179,13 +186,13 @@ class Budgeted(InFront):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         texts = [*(turn.content for turn in prompt.messages), continuation]
-        async with self._budget.aside(bound := self._bound(texts, 1)) as used:
+        async with self._budget.aside(bound := self._bound(texts, 1), hash(tuple(texts))) as used:
             found = await self._llm.logprobs(prompt, continuation)
             used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
             return found
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        async with self._budget.aside(bound := self._bound(texts, 0)) as used:
+        async with self._budget.aside(bound := self._bound(texts, 0), hash(tuple(texts))) as used:
             found = await self._llm.embed(texts)
             used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
             return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.spec import Calibration, DictionarySpec
 
 
 def inspected(text: str) -> Iterator[tuple[str, str]]:
@@ -26,6 +26,8 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
     yield "input size", "as the model has" if spec.is_basis else f"{spec.d_in:,}"
     yield "selector", spec.selector + (f", k = {spec.k:,}" if spec.k is not None else "")
     yield "input first", ", then ".join(spec.transform) or "as it is"
+    if spec.calibration is not None:
+        yield "thresholds", _calibration(spec.calibration)
     if spec.decoder_norm_gate:
         yield "scores", "pre-activations times the norms of decoder rows"
     if spec.group_sizes:
@@ -48,6 +50,11 @@ def _place(site: object, hook: str | None) -> str:
     if site is None:
         return f"not understood: {hook}" if hook else "not said: --hook"
     return str(site) if hook in (None, str(site)) else f"{site} ({hook})"
+
+
+def _calibration(calibration: Calibration) -> str:
+    of = "" if calibration.pool is None else f" among {calibration.pool:,} features"
+    return f"found on the run's own tokens ({calibration.rule}, {calibration.k:g} a token{of}), then frozen"
 
 
 def _contexts(spec: DictionarySpec) -> str:

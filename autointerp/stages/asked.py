@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autointerp.journal import Journal
-from autointerp.llm.protocol import LLM, NoLLM
+from autointerp.llm.protocol import LLM, Delayed, NoLLM
 from autointerp.llm.replay import Elsewhere, Replayed
 from autointerp.run import Run
 
@@ -17,6 +17,8 @@ class Asked:
 
     llm: LLM
     paid: bool
+    delayed: Delayed | None = None
+    """The same LLM, where its answers come between two passes."""
 
 
 NOBODY = Asked(NoLLM(), paid=False)

@@ -19,7 +19,6 @@ from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.top_up import note_lacking, rows_fired
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
 from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
 from autointerp.journal import Part
@@ -27,6 +26,7 @@ from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import CHECK, VOCABULARY, Run
 from autointerp.sources import DictionaryFound
+from autointerp.stages.calibrating import calibrate_missing, weights_of
 from autointerp.stages.collecting import Target, collect_shards, masked
 from autointerp.stages.directions import run_directions
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch, within_memory
@@ -155,10 +155,9 @@ def open_cache(
         return ReadyFirings(run, resolved.files.activations, names, progress)
     assert source.vectors is not None
     found, vectors = {name: resolved.dictionaries[name] for name in names}, source.vectors
-    weights = {
-        name: reader_of(entry.spec).load(entry.spec, str(vectors.device)) for name, entry in found.items()
-    }
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
+    calibrate_missing(run, vectors, found, product_dtype, progress, stop)
+    weights = {name: weights_of(run, name, entry.spec, str(vectors.device)) for name, entry in found.items()}
     whole = {
         name: Attached(
             entry.inputs,

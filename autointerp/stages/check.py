@@ -6,6 +6,9 @@ Runs in a child process (`device.py`); its result is a file in the run's folder.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 import orjson
 import torch
@@ -13,19 +16,52 @@ from torch import Tensor
 
 from autointerp.activations.collect import Attached, Collector, Masking, joined, unexplained
 from autointerp.activations.rows import row_shards
+from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
+from autointerp.errors import SiteError
 from autointerp.files import write_atomically
 from autointerp.fits import CHECKED, Fit
 from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import VOCABULARY, Run
+from autointerp.sources import DictionaryFound
 from autointerp.stages.cache import choose_device, target_of
 from autointerp.stages.frozen import CPU_BATCH
 from autointerp.stages.sources import open_source
+from autointerp.subject.model_files import ModelFiles
+from autointerp.subject.sites import locate
+from autointerp.subject.value_bias import read_value_bias
 from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import Point, Site
+
+_OTHER_SIDE: Final[dict[Point, Point]] = {
+    "mlp_in": "mlp_in_normalized",
+    "mlp_in_normalized": "mlp_in",
+    "attn_in": "attn_in_normalized",
+    "attn_in_normalized": "attn_in",
+}
+_SIDES: Final[dict[Point, str]] = {
+    **dict.fromkeys(("mlp_in", "attn_in"), "behind the norm's gain"),
+    **dict.fromkeys(("mlp_in_normalized", "attn_in_normalized"), "before the norm's gain"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A convention, and the vectors that it is tried on."""
+
+    convention: Convention
+    x_ND: Tensor
+    y_NO: Tensor | None
+    """What it should make of them; None where that is not known or not here."""
+
+    def elsewhere(self, name: str, x_ND: Tensor) -> Reading:
+        """The same dictionary on other vectors; what a transcoder predicts stays what it is."""
+        spec, weights = self.convention.spec, self.convention.weights
+        return Reading(Convention(name, spec, weights), x_ND, self.y_NO if spec.is_transcoder else x_ND)
 
 
 def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -38,27 +74,64 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     assert source.vectors is not None
     fits: dict[str, list[Fit]] = {}
     for name, found in resolved.dictionaries.items():
-        weights = reader_of(found.spec).load(found.spec, str(source.vectors.device))
         target = target_of(found, from_model=resolved.model is not None)
-        attached = Attached(found.inputs, Encoder(found.spec, weights), target)
+        twin = other_side(found, resolved.model)
+        weights = reader_of(found.spec).load(found.spec, str(source.vectors.device))
+        encoder = Encoder(found.spec, weights)
+        attached = {name: Attached(found.inputs, encoder, target)}
+        if twin is not None:
+            attached[f"{name}/twin"] = Attached((twin,), encoder, None)
         masking = Masking(run.first_position, None)
-        collector = Collector(source.vectors, {name: attached}, masking, CPU_BATCH)
+        collector = Collector(source.vectors, attached, masking, CPU_BATCH)
         shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
         vectors = collector.first_vectors(shards, run.recipe.cache.n_tokens)
-        x_ND, y_NO = joined(vectors, found.inputs), None if target is None else joined(vectors, target)
-        usual_N = _usual(x_ND, run.recipe.cache.sink_ratio)
-        x_ND, y_NO = x_ND[usual_N], None if y_NO is None else y_NO[usual_N]
-        as_read = Convention("as read", found.spec, weights)
-        conventions = [as_read, *(alternatives(found.spec, weights, x_ND) if y_NO is not None else ())]
-        progress.begin(f"check · {name}", len(conventions), "conventions")
+        usual_N = _usual(joined(vectors, found.inputs), run.recipe.cache.sink_ratio)
+        vectors = {site: x_ND[usual_N.to(x_ND.device)] for site, x_ND in vectors.items()}
+        y_NO = None if target is None else joined(vectors, target)
+        as_read = Reading(Convention("as read", found.spec, weights), joined(vectors, found.inputs), y_NO)
+        readings = [as_read]
+        if y_NO is not None:
+            readings += [
+                dataclasses.replace(as_read, convention=convention)
+                for convention in alternatives(found.spec, weights, as_read.x_ND)
+            ]
+            if twin is not None:
+                readings.append(as_read.elsewhere(f"at {twin} ({_SIDES[twin.point]})", vectors[twin]))
+            readings += without_value_bias(as_read, found, resolved.model)
+        progress.begin(f"check · {name}", len(readings), "conventions")
         fits[name] = []
-        for convention in conventions:
+        for reading in readings:
             stop.check()
-            fits[name].append(fit_of(convention, x_ND, y_NO))
+            fits[name].append(fit_of(reading.convention, reading.x_ND, reading.y_NO))
             progress.advance()
         progress.end()
     content = {name: [dataclasses.asdict(fit) for fit in of_one] for name, of_one in fits.items()}
     write_atomically(run.path / CHECKED, orjson.dumps(content))
+
+
+def other_side(found: DictionaryFound, model: ModelFiles | None) -> Site | None:
+    """The same point on the other side of the norm's gain, where the model has it as a place of its own: releases
+    and libraries give one name to both."""
+    site = found.site
+    if model is None or found.further_sites or site.point not in _OTHER_SIDE:
+        return None
+    twin, model_type = Site(_OTHER_SIDE[site.point], site.layer), model.architecture.model_type
+    try:
+        return None if locate(twin, model_type) == locate(site, model_type) else twin
+    except SiteError:
+        return None
+
+
+def without_value_bias(
+    as_read: Reading, found: DictionaryFound, model: ModelFiles | None
+) -> Iterator[Reading]:
+    """For z: less what the value bias adds to it, as after TransformerLens' fold_value_biases."""
+    if model is None or found.further_sites or found.site.point != "z":
+        return
+    bias_D = read_value_bias(model, found.site.layer, str(as_read.x_ND.device))
+    if bias_D is not None and bias_D.any():
+        name = "with the value bias taken out of z (fold_value_biases)"
+        yield as_read.elsewhere(name, as_read.x_ND - bias_D)
 
 
 def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
@@ -70,7 +143,15 @@ def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
 
 @torch.inference_mode()
 def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
-    encoder, n_columns = Encoder(convention.spec, convention.weights), convention.spec.n_columns
+    """On these tokens, on which thresholds are found first where the dictionary stores none. Raises
+    CheckpointError where they can't be."""
+    weights, n_columns, thresholds = convention.weights, convention.spec.n_columns, None
+    if convention.spec.calibration is not None:
+        found = calibrated(Encoder(convention.spec, weights), lambda: iter([x_ND]), len(x_ND))
+        finite = found.threshold_F[torch.isfinite(found.threshold_F)]
+        thresholds = (float(finite.min()), float(finite.max()))
+        weights = dataclasses.replace(weights, threshold_F=found.threshold_F)
+    encoder = Encoder(convention.spec, weights)
     codes = encoder.encode(x_ND)
     n_alive = int((torch.bincount(codes.feature_M, minlength=n_columns) > 0).sum())
     fvu = ratio = None
@@ -85,4 +166,5 @@ def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
         fvu=fvu,
         n_dead=n_columns - n_alive,
         norm_ratio=ratio,
+        thresholds=thresholds,
     )

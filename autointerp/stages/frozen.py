@@ -18,7 +18,7 @@ import torch
 
 from autointerp.errors import ModelError
 from autointerp.files import write_atomically
-from autointerp.run import Run
+from autointerp.run import CALIBRATION, Run
 from autointerp.subject.model import Dtype
 
 T = TypeVar("T")
@@ -54,14 +54,20 @@ class Frozen:
 
     def save(self, run: Run, dictionaries: list[str]) -> None:
         for name in dictionaries:
-            write_atomically(_manifest(run, name), orjson.dumps(self, option=orjson.OPT_INDENT_2))
+            content = dataclasses.asdict(self)
+            calibration = run.cache(name).read(CALIBRATION).get(CALIBRATION)
+            if calibration is not None:
+                content[CALIBRATION] = calibration
+            write_atomically(_manifest(run, name), orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
 def read_frozen(run: Run) -> Frozen | None:
     """Of the first dictionary that has any; a dictionary added later is cached alike."""
     for name in run.recipe.dictionaries:
         if (path := _manifest(run, name)).is_file():
-            return Frozen(**orjson.loads(path.read_bytes()))
+            content = orjson.loads(path.read_bytes())
+            content.pop(CALIBRATION, None)  # for whoever reads the manifest; the journal's record counts
+            return Frozen(**content)
     return None
 
 

@@ -11,7 +11,7 @@ from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
 from autointerp.llm.dialects import Addressed, written_out
-from autointerp.llm.protocol import LLM, Backend, Place, Prices
+from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget, Budgeted, check_is_priced
 from autointerp.progress import Progress
@@ -74,6 +74,7 @@ def check_llms_are_named(recipe: Recipe) -> None:
             f"                       `--llm vllm` takes {vllm.DEFAULT_MODEL}\n"
             "  --llm openai:MODEL   any OpenAI-compatible server: set OPENAI_BASE_URL and OPENAI_API_KEY\n"
             "                       (a `vllm serve` of your own: http://localhost:8000/v1 and no key)\n"
+            "  --llm batch:MODEL    the same in OpenAI's batches, at half the price and within a day\n"
             "  --llm lexical        no language model: corpus statistics, the baseline an LLM must beat\n"
             "  --explainer-llm and --judge-llm choose one each."
         )
@@ -112,7 +113,8 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
             if backend.local:
                 progress.note(f"{living[-1].identity} starts on this machine when it is first asked.")
             llm = _in_front_of(living[-1], backend, resources, budget)
-            by_section.append((section, Asked(llm, backend.paid)))
+            delayed = living[-1] if isinstance(living[-1], Delayed) else None
+            by_section.append((section, Asked(llm, backend.paid, delayed)))
         yield {
             role: next((asked for known, asked in by_section if known == section), NOBODY)
             for role, section in sections.items()

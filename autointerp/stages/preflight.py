@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autointerp import plugins
 from autointerp.asking import Asking
 from autointerp.errors import DiskFull, LLMBadRequest, Refused, Unreadable
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.replay import Replayed
+from autointerp.progress import Progress, Stop, until_stopped
 from autointerp.recipe import PluginSection, instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.asked import Asked
-from autointerp.types import Heldout, Shown, Window
+from autointerp.stages.llms import connected
+from autointerp.types import Heldout, Shown, Stratum, Window
 
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4
@@ -36,8 +37,6 @@ class Plan:
     context_length: int
     n_features: int
     """Over all dictionaries."""
-    n_requests: int
-    """LLM requests, if every feature has enough windows and every answer is readable."""
     disk_bytes: int
 
 
@@ -45,21 +44,11 @@ def plan(run: Run, resolved: Resolved) -> Plan:
     recipe = run.recipe
     firings = {name: resolved.firings_a_token(name) or _UNKNOWN_L0 for name in recipe.dictionaries}
     n_features = sum(len(run.asked(name)) for name in recipe.dictionaries)
-    n_windows = recipe.sampling.n_heldout + recipe.sampling.n_heldout_silent
-    n_hard = recipe.sampling.n_hard
-    explained = sum(_asks(run, "explainer", "explainers", section) for section in recipe.explainers.values())
-    a_scorer = [
-        _asks(run, "judge", "scorers", section)
-        * (-(-n_windows // _packing(section)) + -(-_judged(section, n_hard) // _packing(section)))
-        for section in recipe.scorers.values()
-    ]
-    a_feature = explained + len(recipe.explainers) * sum(a_scorer)
     assert recipe.cache.context_length is not None  # filled by `resolve`
     return Plan(
         n_tokens=recipe.cache.n_tokens,
         context_length=recipe.cache.context_length,
         n_features=n_features,
-        n_requests=n_features * a_feature,
         disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * sum(firings.values())))
         + _top_up_bytes(run, firings)
         + n_features * _BYTES_A_FEATURE,
@@ -73,17 +62,6 @@ def _top_up_bytes(run: Run, firings: Mapping[str, float]) -> int:
     a_feature = cache.top_up_below / cache.n_tokens
     of_lacking = sum(min(of_all, n_columns(name) * a_feature) for name, of_all in firings.items())
     return round(cache.top_up * (_BYTES_A_TOKEN + _BYTES_A_FIRING * of_lacking))
-
-
-def _asks(run: Run, role: str, kind: plugins.Kind, section: PluginSection) -> bool:
-    """Whether a plug-in's work makes requests that cost something."""
-    llm: PluginSection | None = getattr(run.recipe.llms, role)
-    return instance(kind, section).needs_llm and llm is not None and instance("llm", llm).paid
-
-
-def _judged(section: PluginSection, n_hard: int) -> int:
-    """How many of the windows chosen to be hard a scorer asks about; one that doesn't say, about none."""
-    return n_hard if getattr(instance("scorers", section), "judges_strata", False) else 0
 
 
 def _packing(section: PluginSection) -> int:
@@ -104,17 +82,26 @@ def check_disk(run: Run, planned: Plan) -> None:
         )
 
 
+async def preflight(run: Run, progress: Progress, stop: Stop) -> None:
+    """Connects the LLMs and checks them. Raises LLMErrors and Interrupted."""
+    async with connected(run, progress) as llms:
+        await until_stopped(check_llms(run, llms), stop)
+
+
 async def check_llms(run: Run, llms: Mapping[str, Asked]) -> None:
     """One prompt of full size to each LLM that costs something, as its explainers and scorers will send.
 
     Always asked anew, so that a run which goes on learns what the server says today; each time the
-    prompts differ, so no request is made twice. Raises LLMErrors.
+    prompts differ, so no request is made twice. One that answers later is only asked whether it can work.
+    Raises LLMErrors.
     """
     requests = Journal(run.path / "requests" / "preflight", None)
     usage = Journal(run.path / "usage" / "preflight", None)
     turn = f"{len(requests.units()):04d}"
     for role, asked in llms.items():
-        if asked.paid:
+        if asked.delayed is not None:
+            await asked.delayed.check()
+        elif asked.paid:
             noted = Replayed(asked.llm, requests, usage, turn)
             try:
                 await _try(run, role, Asking(noted, f"preflight {turn}", run.recipe.seed, run.prompts))
@@ -139,7 +126,9 @@ async def _explain_once(run: Run, asking: Asking) -> None:
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
             sampling = run.recipe.sampling
-            await explainer.explain(Shown(*_example(run, sampling.n_shown, sampling.n_shown_silent)), asking)
+            await explainer.explain(
+                Shown(*example_windows(run, sampling.n_shown, sampling.n_shown_silent)), asking
+            )
             return
 
 
@@ -148,7 +137,9 @@ async def _judge_once(run: Run, asking: Asking) -> None:
         scorer: Scorer = instance("scorers", section)
         if scorer.needs_llm:
             n = min(_packing(section), run.recipe.sampling.n_heldout)
-            await scorer.judge("words for animals", Heldout(*_example(run, (n + 1) // 2, n // 2)), asking)
+            await scorer.judge(
+                "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
+            )
             return
 
 
@@ -157,16 +148,18 @@ _WORDS: Final = " the cat sat on a warm stone and looked at some birds that sang
 ]
 
 
-def _example(run: Run, n_active: int, n_silent: int) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
+def example_windows(
+    run: Run, n_active: int, n_silent: int, stratum: Stratum = "random"
+) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
     """Windows of full width that could come from any run."""
     width = run.recipe.sampling.width
     texts = tuple(f" {_WORDS[n % len(_WORDS)]}" for n in range(width))
     fires = tuple(float(n % 8 == 1) for n in range(width))
     ids = tuple(range(width))
-    active = tuple(
-        Window(f"{n:016x}", 0, ids, texts[n % 16 :] + texts[: n % 16], fires, 0) for n in range(n_active)
-    )
+    rolled = [texts[n:] + texts[:n] for n in range(len(_WORDS))]
+    active = tuple(Window(f"{n:016x}", 0, ids, rolled[n % len(_WORDS)], fires, 0) for n in range(n_active))
     silent = tuple(
-        Window(f"{n:016x}", 0, ids, texts, (0.0,) * width, None, "random") for n in range(n_silent)
+        Window(f"{n:016x}", 0, ids, rolled[n % len(_WORDS)], (0.0,) * width, None, stratum)
+        for n in range(n_silent)
     )
     return active, silent

@@ -19,11 +19,11 @@ from autointerp.activations.random_tokens import TokenUrn, drawable, random_rows
 from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import CHECK, Run
 from autointerp.sources import DictionaryFound
+from autointerp.stages.calibrating import weights_of
 from autointerp.stages.frozen import Frozen, read_frozen, within_memory
 from autointerp.stages.sources import open_source
 from autointerp.subject.tokenizer import bos_of, load_tokenizer
@@ -48,7 +48,8 @@ def run_random_rates(
     tokenizer = load_tokenizer(resolved.model)
     features = {name: _counted(resolved.dictionaries[name], of) for name, of in missing.items()}
     attached = {
-        name: _attached(run, resolved.dictionaries[name], of, vectors.device) for name, of in features.items()
+        name: _attached(run, name, resolved.dictionaries[name], of, vectors.device)
+        for name, of in features.items()
     }
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     collector = Collector(vectors, attached, masking, frozen.batch_tokens)
@@ -69,9 +70,9 @@ def _counted(found: DictionaryFound, missing: list[FeatureId]) -> NDArray[np.int
 
 
 def _attached(
-    run: Run, found: DictionaryFound, features: NDArray[np.int64], device: torch.device
+    run: Run, name: str, found: DictionaryFound, features: NDArray[np.int64], device: torch.device
 ) -> Attached:
-    weights = reader_of(found.spec).load(found.spec, str(device))
+    weights = weights_of(run, name, found.spec, str(device))
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
     is_whole = len(features) == found.spec.n_columns

@@ -43,7 +43,8 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
 
     def on_shard(rows: Rows, before: Mark, end: Mark) -> None:
         number = before.n_rows // recipe.cache.rows_per_shard
-        if run.portion.takes(number) or is_front(before.n_tokens, before.n_rows):
+        is_kept = run.portion.takes(number) or run.keeps_all_rows
+        if is_kept or is_front(before.n_tokens, before.n_rows):
             _save(journal, rows, before, end)
         if len(used) < _ENOUGH:
             used.update(np.unique(rows["document"]).tolist())

@@ -32,7 +32,7 @@ _DEFAULTS: Final[dict[str, Json]] = {
 }
 """What published config.json files leave out because transformers knows the family's value."""
 
-_LAYER_NORM: Final = frozenset("bloom codegen gpt2 gpt_neo gpt_neox gptj opt phi".split())
+_LAYER_NORM: Final = frozenset("bloom codegen gpt2 gpt_neo gpt_neox gptj olmo opt phi".split())
 _RMS_NORM: Final = frozenset(
     "gemma gemma2 gemma3 gemma3_text gpt_oss llama mistral mixtral olmo2 olmo3 phi3 qwen2 qwen3 qwen3_moe".split()
 )
@@ -51,6 +51,8 @@ class Architecture:
     d_heads: int | None
     """Width of all attention heads together, which isn't d_model in every family; None if config.json
     doesn't say."""
+    n_heads: int | None
+    """Attention heads (of queries); None if config.json doesn't say."""
     n_experts: int | None
     """Experts of a layer that has any; None in a dense model."""
     expert_layers: frozenset[int]
@@ -109,6 +111,7 @@ class Architecture:
             n_layers=n_layers,
             d_mlp=d_mlp,
             d_heads=n_heads and n_heads * (_number(known, ("head_dim",)) or d_model // n_heads),
+            n_heads=n_heads,
             n_experts=_number(known, ("num_local_experts", "num_experts")),
             expert_layers=_expert_layers(model_type, known, n_layers),
             vocab_size=_needed(known, ("vocab_size",), source),

@@ -1,6 +1,6 @@
 """Which tokens a direction in the residual stream promotes and suppresses.
 
-    direction_D -> [MLP output projection ->] final norm's gain (LayerNorm: centred first) -> unembedding
+    direction_D -> [projection behind MLP or attention ->] final norm's gain (LayerNorm: centred first) -> unembedding
 
 The logit lens on a feature's decoder row (nostalgebraist 2020; Bloom and Lin 2024, "Understanding SAE
 features with the logit lens"; Neuronpedia's positive and negative logits): what the direction adds to each
@@ -15,7 +15,8 @@ count nowhere.
 
 The few tensors are read from the model's safetensors by name; the model itself is not loaded.
 
-Shapes: Q directions, D = d_model, V tokens, H = width at a site (d_mlp for `neurons`, else D).
+Shapes: Q directions, D = d_model, V tokens, H = width at a site (d_mlp for `neurons`, all heads for `z`,
+else D).
 """
 
 from __future__ import annotations
@@ -44,17 +45,21 @@ class FinalNorm:
     """LayerNorm: the mean over D goes first."""
     offset: float = 0.0
     """The gain is the stored weight plus this: 1 in Gemma."""
+    has_weight: bool = True
+    """Whether there is a gain to read; else it is 1."""
 
 
 _LAYER_NORM: Final = FinalNorm(centres=True)
 _RMS_NORM: Final = FinalNorm(centres=False)
 _GEMMA: Final = FinalNorm(centres=False, offset=1.0)
+_PLAIN_LAYER_NORM: Final = FinalNorm(centres=True, has_weight=False)
 
 FINAL_NORMS: Final[dict[str, FinalNorm]] = {
     **dict.fromkeys(("gpt2", "gpt_neox", "gptj", "phi", "starcoder2"), _LAYER_NORM),
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _RMS_NORM),
     **dict.fromkeys(("phi3", "olmo2", "olmo3", "gpt_oss", "smollm3"), _RMS_NORM),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _GEMMA),
+    "olmo": _PLAIN_LAYER_NORM,
 }
 """By transformers' model_type (5.19, models/*/modeling_*.py). A weight's name and shape don't tell which kind
 it is, so a family that is not here has no promoted vocabulary rather than a wrong one."""
@@ -62,11 +67,15 @@ it is, so a family that is not here has no promoted vocabulary rather than a wro
 _NORM: Final = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm)\.weight")
 _HEAD: Final = re.compile(r"(.*\.)?(lm_head|embed_out)\.weight")
 _WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
+_PROJECTIONS: Final[dict[Point, tuple[str, str]]] = {
+    "neurons": ("MLP", r"mlp\.(down_proj|c_proj|dense_4h_to_h)"),
+    "z": ("attention", r"(self_attn|attn|attention)\.(o_proj|c_proj|dense|out_proj)"),
+}
+"""Whose output projection takes what is at the point to the residual stream, and the module's name."""
 _READ_ONLY: Final = "'{site}' is read from the residual stream, nothing there is written to it"
 _NOT_WRITTEN: Final[dict[Point, str]] = {
-    "z": "what is at '{site}' reaches the residual stream through attention's output projection, which is "
-    "not followed here",
-    "experts": "'{site}' holds the weights of the experts, not what they write to the residual stream",
+    "experts": "'{site}' holds the weights of the experts: what an expert writes to the residual stream is "
+    "another vector on every token, so no direction is its own",
 }
 
 
@@ -165,17 +174,18 @@ def read_unembedding(
     norm = FINAL_NORMS.get(model_type)
     if norm is None:
         return NoUnembedding(f"how a '{model_type}' model's final norm works is not known here")
-    if site.point not in (*_WRITES_TO_STREAM, "neurons"):
+    if site.point not in (*_WRITES_TO_STREAM, *_PROJECTIONS):
         return NoUnembedding(_NOT_WRITTEN.get(site.point, _READ_ONLY).format(site=site))
     tensors = NamedTensors(files.with_weights(), device)
     gain = tensors.only(_NORM)
     # Where a file has a head of its own, transformers doesn't tie it to the embedding.
     rows = tensors.only(_HEAD) or tensors.only(EMBEDDING)
-    if gain is None or rows is None:
-        what = "final norm" if gain is None else "unembedding"
+    if rows is None or (gain is None and norm.has_weight):
+        what = "unembedding" if rows is None else "final norm"
         return NoUnembedding(f"the weights of '{files.name}' have no single tensor that is the {what}")
-    gain_D, rows_VD = tensors.read(gain), tensors.read(rows)
     d_model = files.architecture.d_model
+    rows_VD = tensors.read(rows)
+    gain_D = rows_VD.new_ones(d_model) if gain is None else tensors.read(gain)
     for name, tensor, fits in ((gain, gain_D, gain_D.shape == (d_model,)),
                                (rows, rows_VD, rows_VD.shape[1:] == (d_model,))):  # fmt: skip
         if tensor.dtype not in FLOATS or not fits:
@@ -184,10 +194,11 @@ def read_unembedding(
                 f"'{name}' of '{files.name}' is {tensor.dtype} of shape {shape}, not plain weights"
             )
     projection_DH = None
-    if site.point == "neurons":
+    if site.point in _PROJECTIONS:
         projection_DH = _projection(tensors, site, files)
         if projection_DH is None:
-            return NoUnembedding(f"the output projection of layer {site.layer}'s MLP was not found")
+            whose = _PROJECTIONS[site.point][0]
+            return NoUnembedding(f"the output projection of layer {site.layer}'s {whose} was not found")
     found = Unembedding(
         gain_D.to(torch.float64) + norm.offset,
         rows_VD[:n_tokens],
@@ -199,23 +210,24 @@ def read_unembedding(
 
 
 def _projection(tensors: NamedTensors, site: Site, files: ModelFiles) -> Tensor | None:
-    """[D, H]: what a neuron adds to the residual stream, as a column; the gain of a norm behind the MLP
-    (Gemma 2 and 3) in it. None where no such tensor is found."""
-    layer = rf"(.*\.)?(layers|h)\.{site.layer}\."
-    name = tensors.only(re.compile(rf"{layer}mlp\.(down_proj|c_proj|dense_4h_to_h)\.weight"), in_layers=True)
+    """[D, H]: what a neuron, or a head's dimension, adds to the residual stream, as a column; the gain of a norm
+    behind the MLP or attention (Gemma 2 and 3, OLMo 2 and 3) in it. None where no such tensor is found."""
+    layer, shape = rf"(.*\.)?(layers|h)\.{site.layer}\.", files.architecture
+    name = tensors.only(re.compile(rf"{layer}{_PROJECTIONS[site.point][1]}\.weight"), in_layers=True)
     if name is None:
         return None
     weight_DH = tensors.read(name)
-    if files.architecture.model_type == "gpt2":  # its Conv1D keeps [in, out]
+    if shape.model_type == "gpt2":  # its Conv1D keeps [in, out]
         weight_DH = weight_DH.T
-    if weight_DH.dtype not in FLOATS or weight_DH.shape != (
-        files.architecture.d_model,
-        files.architecture.d_mlp,
-    ):
+    width = shape.d_mlp if site.point == "neurons" else shape.d_heads
+    if weight_DH.dtype not in FLOATS or weight_DH.shape != (shape.d_model, width):
         return None
     weight_DH = weight_DH.to(torch.float64)
     behind = tensors.only(re.compile(rf"{layer}post_feedforward_layernorm\.weight"), in_layers=True)
+    if behind is not None and site.point == "z":
+        # Elsewhere a norm of this name is the one in front of the MLP.
+        behind = tensors.only(re.compile(rf"{layer}post_attention_layernorm\.weight"), in_layers=True)
     if behind is not None:
-        offset = FINAL_NORMS[files.architecture.model_type].offset
+        offset = FINAL_NORMS[shape.model_type].offset
         weight_DH = weight_DH * (tensors.read(behind).to(torch.float64) + offset)[:, None]
     return weight_DH.contiguous()

@@ -1,0 +1,157 @@
+"""A layout of our own, for what no public format has a place for: dictionary.json and dictionary.safetensors.
+
+dictionary.json holds `"layout": 1` and fields of a `DictionarySpec` by their names; what is left out has the
+field's default, and a key that is not known is an error. Tensors, of any float type:
+
+    encoder [D, F]    decoder [F, O]
+    encoder_bias [F]  pre_bias [D]  decoder_bias [O]     zeros where they are left out
+    threshold [F] or []                                  jumprelu, unless `calibration` says how to find it
+    gate_bias [F]  gate_scale [F]  magnitude_bias [F]    gated (spec.Gate)
+    skip [D, O]                                          transcoders, if they have one
+    decoder_u1 [F, R]  decoder_c1 [O, R]                 in place of decoder, for `"variant": "polysae"`
+
+`variant` is one of `variants.py`. With `parent` it is a meta-SAE (`meta_sae.py`): D is then the length of the
+parent's decoder rows, and `selector`, `k`, `transform`, ... are about these.
+
+Shapes: D = d_in, F = width, O = d_out (D but in transcoders), R any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from autointerp.dictionaries.checkpoint import Settings, folder_of, listed, read_settings, require_files
+from autointerp.dictionaries.headers import TensorHeader
+from autointerp.dictionaries.native_config import Sizes, configured, variant_of
+from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
+from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
+from autointerp.errors import CheckpointError
+from autointerp.identity import fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG: Final = "dictionary.json"
+WEIGHTS: Final = "dictionary.safetensors"
+BIASES: Final = ("encoder_bias", "pre_bias", "decoder_bias")
+GATE: Final = ("gate_bias", "gate_scale", "magnitude_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """autointerp's own layout: dictionary.json + dictionary.safetensors; any selector, variants, meta-SAEs."""
+
+    version: ClassVar[str] = "1"
+
+    def recognises(self, path: Path) -> bool:
+        try:
+            return "layout" in read_settings(folder_of(path, CONFIG, WEIGHTS) / CONFIG).values
+        except CheckpointError:
+            return False
+
+    def describe(self, path: Path) -> DictionarySpec:
+        """Reads dictionary.json and the header of the tensors. Raises CheckpointError."""
+        folder = folder_of(path, CONFIG, WEIGHTS)
+        require_files(folder, CONFIG, WEIGHTS)
+        settings = read_settings(folder / CONFIG)
+        spec = replace(_described(settings), identity=fingerprint([folder / CONFIG, folder / WEIGHTS]))
+        if settings.text("parent") is None:
+            return spec
+        from autointerp.dictionaries.meta_sae import of_parent
+
+        return of_parent(spec, settings)
+
+    def load(self, spec: DictionarySpec, device: str) -> Weights:
+        """Reads the tensors. Raises CheckpointError, also where the files are others than described."""
+        settings = read_settings(spec.path / CONFIG)
+        own = _described(settings)
+        weights = _weights(own, device)
+        if settings.text("parent") is None:
+            return weights
+        from autointerp.dictionaries.meta_sae import on_tokens
+
+        return on_tokens(own, weights, settings, device)
+
+
+def _described(settings: Settings) -> DictionarySpec:
+    """What the files say by themselves; the identity is left empty. Raises CheckpointError."""
+    path = settings.path.with_name(WEIGHTS)
+    headers = read_headers(path)
+    spec = configured(settings, _sizes(path, headers, is_transcoder=settings.flag("is_transcoder", False)))
+    check_shapes(path, headers, _shapes(spec, settings, headers))
+    return spec
+
+
+def _sizes(path: Path, headers: Mapping[str, TensorHeader], *, is_transcoder: bool) -> Sizes:
+    """As the biases have it, and what has none as the matrices do: a bias tells which axis is which."""
+    decoder = "decoder_c1" if "decoder_c1" in headers else "decoder"
+    for name in ("encoder", decoder):
+        if name not in headers:
+            raise CheckpointError(f"{path} has no tensor '{name}'. It has: {listed(headers)}.")
+        if len(headers[name].shape) != 2 or not all(headers[name].shape):
+            raise CheckpointError(
+                f"{path}: '{name}' has shape {list(headers[name].shape)}; a matrix is expected."
+            )
+    d_in, width = headers["encoder"].shape
+    d_out = headers[decoder].shape[decoder == "decoder"]
+    lengths = {name: headers[name].shape[0] for name in BIASES if name in headers and headers[name].shape}
+    d_out = lengths.get("decoder_bias", d_out)
+    d_in = lengths.get("pre_bias", d_in if is_transcoder else lengths.get("decoder_bias", d_in))
+    return Sizes(d_in, lengths.get("encoder_bias", width), d_out)
+
+
+def _shapes(spec: DictionarySpec, settings: Settings, headers: Mapping[str, TensorHeader]) -> Shapes:
+    """What the file must hold. Raises CheckpointError for a tensor that nothing would read."""
+    d_in, width = ("d_in", spec.d_in), ("features", spec.width)
+    d_out = ("d_out", spec.d_out) if spec.d_out is not None else d_in
+    shapes: dict[str, tuple[tuple[str, int], ...]] = {"encoder": (d_in, width)}
+    for name, axis in (("encoder_bias", width), ("pre_bias", d_in), ("decoder_bias", d_out)):
+        if name in headers:
+            shapes[name] = (axis,)
+    if spec.selector == "gated":
+        shapes |= dict.fromkeys(GATE, (width,))
+    if spec.selector == "jumprelu" and spec.calibration is None:
+        is_one = "threshold" in headers and not headers["threshold"].shape
+        shapes["threshold"] = () if is_one else (width,)
+    if spec.is_transcoder and "skip" in headers:
+        shapes["skip"] = (d_in, d_out)
+    variant = variant_of(settings)
+    if variant is not None and variant.is_polynomial:
+        rank = ("rank", headers["decoder_c1"].shape[1] if "decoder_c1" in headers else 0)
+        shapes |= {"decoder_c1": (d_out, rank), "decoder_u1": (width, rank)}
+    else:
+        shapes["decoder"] = (width, d_out)
+    if unread := headers.keys() - shapes.keys():
+        raise CheckpointError(
+            f"{spec.path / WEIGHTS} holds '{min(unread)}', which a dictionary of selector {spec.selector}, as "
+            f"{CONFIG} describes it, doesn't have. It has: {listed(shapes)}."
+        )
+    return shapes
+
+
+def _weights(spec: DictionarySpec, device: str) -> Weights:
+    import torch
+
+    path, settings = spec.path / WEIGHTS, read_settings(spec.path / CONFIG)
+    tensors = read_tensors(path, _shapes(spec, settings, read_headers(path)), device)
+    d_out = spec.d_out or spec.d_in
+    decoder = tensors.get("decoder")
+    if decoder is None:
+        decoder = tensors["decoder_u1"] @ tensors["decoder_c1"].T
+
+    def bias(name: str, length: int) -> Tensor:
+        return tensors[name] if name in tensors else torch.zeros(length, device=device)
+
+    return Weights(
+        w_enc_DF=tensors["encoder"],
+        b_enc_F=bias("encoder_bias", spec.width),
+        b_pre_D=bias("pre_bias", spec.d_in),
+        w_dec_FO=decoder,
+        b_dec_O=bias("decoder_bias", d_out),
+        threshold_F=tensors["threshold"].expand(spec.width).contiguous() if "threshold" in tensors else None,
+        gate=Gate(*(tensors[name] for name in GATE)) if spec.selector == "gated" else None,
+        w_skip_DO=tensors.get("skip"),
+    )

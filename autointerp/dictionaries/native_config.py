@@ -1,0 +1,214 @@
+"""dictionary.json of our own layout (`native.py`): what it says, checked key by key."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields, replace
+from typing import Final, TypeVar, cast, get_args
+
+from autointerp.dictionaries.checkpoint import Settings
+from autointerp.dictionaries.origin import site_of
+from autointerp.dictionaries.spec import (
+    ELEMENTWISE,
+    Calibration,
+    ColumnScore,
+    DictionarySpec,
+    Expected,
+    Rule,
+    Selector,
+    Transform,
+)
+from autointerp.dictionaries.variants import VARIANTS, Variant
+from autointerp.errors import CheckpointError
+from autointerp.types import Site
+
+LAYOUT: Final = 1
+
+SELECTORS: Final[tuple[Selector, ...]] = tuple(
+    name for name in cast(tuple[Selector, ...], get_args(Selector)) if name != "custom"
+)
+WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax"})
+OF_THE_MODEL: Final = frozenset(
+    {
+        "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
+        "is_transcoder", "hook_out",
+    }
+)  # fmt: skip
+"""What a meta-SAE has of its parent."""
+OF_THE_CODES: Final = frozenset(
+    {
+        "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
+        "expected", "calibration", "approximation", "notes", "variant",
+    }
+)  # fmt: skip
+OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
+KNOWN: Final = OF_THE_MODEL | OF_THE_CODES | OF_A_META_SAE | {"layout"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the tensors say."""
+
+    d_in: int
+    width: int
+    d_out: int
+
+
+def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
+    """The identity is left empty. Raises CheckpointError."""
+    _refuse_unknown(settings, KNOWN, "")
+    if settings.values["layout"] != LAYOUT:
+        settings.refuse("layout", f"this version of autointerp reads {LAYOUT}.")
+    if settings.text("parent") is not None and (own := OF_THE_MODEL & settings.values.keys()):
+        settings.refuse(min(own), "a meta-SAE has it of its parent. Leave it out.")
+    width = sizes.width
+    selector: Selector = _one_of(settings, "selector", SELECTORS)
+    hook, hook_out = settings.text("hook"), settings.text("hook_out")
+    is_transcoder = settings.flag("is_transcoder", False)
+    expected = settings.section("expected")
+    _refuse_unknown(expected, {field.name for field in fields(Expected)}, "expected.")
+    spec = DictionarySpec(
+        format="native",
+        path=settings.path.parent,
+        identity="",
+        d_in=sizes.d_in,
+        width=width,
+        selector=selector,
+        k=_k(settings, selector, width),
+        hook=hook,
+        site=site_of(hook),
+        model=settings.text("model"),
+        corpus=settings.text("corpus"),
+        context_length=settings.integer("context_length"),
+        prepend_bos=settings.flag("prepend_bos", True),
+        further_sites=_further_sites(settings),
+        hook_out=hook_out,
+        site_out=site_of(hook_out),
+        d_out=sizes.d_out if is_transcoder else None,
+        is_transcoder=is_transcoder,
+        transform=_transform(settings),
+        model_was_centred=settings.flag("model_was_centred", False),
+        decoder_norm_gate=settings.flag("decoder_norm_gate", False),
+        value_is_score=settings.flag("value_is_score", True),
+        reconstructs=settings.flag("reconstructs", True),
+        group_sizes=_group_sizes(settings, width),
+        expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
+        calibration=_calibration(settings, selector, width),
+        approximation=settings.text("approximation"),
+        notes=tuple(_texts(settings, "notes")),
+    )
+    return _as_variant(spec, settings)
+
+
+def variant_of(settings: Settings) -> Variant | None:
+    """What `variant` names, if it is there. Raises CheckpointError."""
+    if settings.text("variant") is None:
+        return None
+    return VARIANTS[_one_of(settings, "variant", tuple(VARIANTS))]
+
+
+def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
+    variant, name = variant_of(settings), settings.text("variant")
+    if variant is None:
+        return spec
+    if variant.selectors and spec.selector not in variant.selectors:
+        settings.refuse("selector", f"of variant {name} it is {' or '.join(variant.selectors)}.")
+    if variant.rule is not None and (spec.calibration is None or spec.calibration.rule != variant.rule):
+        settings.refuse("calibration", f"of variant {name} it has the rule {variant.rule}.")
+    return replace(
+        spec,
+        approximation=spec.approximation or variant.approximation,
+        reconstructs=spec.reconstructs and not variant.is_polynomial,
+        notes=(f"{variant.note} ({variant.paper})", *spec.notes),
+    )
+
+
+def _calibration(settings: Settings, selector: Selector, width: int) -> Calibration | None:
+    if settings.values.get("calibration") is None:
+        return None
+    section = settings.section("calibration")
+    _refuse_unknown(section, {field.name for field in fields(Calibration)}, "calibration.")
+    if selector != "jumprelu":
+        settings.refuse("selector", "with a calibration, which finds thresholds, it is jumprelu.")
+    rule: Rule = _one_of(section, "rule", cast(tuple[Rule, ...], get_args(Rule)))
+    k = section.number("k")
+    if k is None or not 0 < k <= width:
+        section.refuse("k", f"expected a number above 0, at most the {width} features.")
+    pool = section.count("pool") if rule == "sampled" else section.integer("pool")
+    if pool is not None and (rule != "sampled" or pool > width):
+        section.refuse("pool", f"of rule sampled, at most the {width} features.")
+    found = Calibration(rule, k, pool=pool)
+    if section.values.get("column_score") is not None:
+        known = cast(tuple[ColumnScore, ...], get_args(ColumnScore))
+        found = replace(found, column_score=_one_of(section, "column_score", known))
+    if section.values.get("batch_tokens") is not None:
+        found = replace(found, batch_tokens=section.count("batch_tokens"))
+    return found
+
+
+def _refuse_unknown(settings: Settings, known: frozenset[str] | set[str], place: str) -> None:
+    for key in settings.values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(sorted(known))}."
+            raise CheckpointError(f"{settings.path}: no key '{place}{key}' is known. {hint}")
+
+
+def _one_of(settings: Settings, key: str, known: tuple[T, ...]) -> T:
+    by_name: dict[str, T] = {str(name): name for name in known}
+    found = by_name.get(settings.text(key) or "")
+    if found is None:
+        settings.refuse(key, f"these are known: {', '.join(map(str, known))}.")
+    return found
+
+
+def _k(settings: Settings, selector: Selector, width: int) -> int | None:
+    if selector not in WITH_K and settings.values.get("k") is None:
+        return None
+    k = settings.count("k")
+    if selector in ELEMENTWISE:
+        settings.refuse("k", f"the selector {selector} takes none.")
+    if k > width or (selector == "groupmax" and width % k):
+        settings.refuse("k", f"it doesn't go with {width} features.")
+    return k
+
+
+def _transform(settings: Settings) -> tuple[Transform, ...]:
+    known = cast(tuple[Transform, ...], get_args(Transform))
+    by_name: dict[str, Transform] = {str(step): step for step in known}
+    texts = _texts(settings, "transform")
+    if not by_name.keys() >= set(texts):
+        settings.refuse("transform", f"expected a list of these: {', '.join(known)}.")
+    return tuple(by_name[text] for text in texts)
+
+
+def _further_sites(settings: Settings) -> tuple[Site, ...]:
+    found = [site_of(text) for text in _texts(settings, "further_hooks")]
+    known = tuple(site for site in found if site is not None)
+    if len(known) < len(found):
+        settings.refuse("further_hooks", "expected places such as layers.12 or layers.12.mlp.")
+    return known
+
+
+def _texts(settings: Settings, key: str) -> list[str]:
+    value = settings.values.get(key) or []
+    texts = (
+        [text for text in cast(list[object], value) if isinstance(text, str)]
+        if isinstance(value, list)
+        else []
+    )
+    if not isinstance(value, list) or len(texts) < len(cast(list[object], value)):
+        settings.refuse(key, "expected a list of texts.")
+    return texts
+
+
+def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
+    value = settings.values.get("group_sizes") or []
+    sizes = (
+        [n for n in cast(list[object], value) if type(n) is int and n > 0] if isinstance(value, list) else []
+    )
+    if value and (sizes != value or sum(sizes) != width):
+        settings.refuse("group_sizes", f"expected numbers of features that make {width} together.")
+    return tuple(sizes)

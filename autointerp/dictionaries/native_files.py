@@ -1,0 +1,85 @@
+"""A dictionary -> our own layout (`native.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autointerp.dictionaries.native import CONFIG, GATE, WEIGHTS
+from autointerp.dictionaries.native_config import LAYOUT, SELECTORS
+from autointerp.dictionaries.origin import site_of
+from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.errors import CheckpointError
+from autointerp.files import write_atomically
+from autointerp.types import Json, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_AS_THEY_ARE = (
+    "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
+    "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
+    "approximation", "notes",
+)  # fmt: skip
+
+
+def check_native(spec: DictionarySpec) -> None:
+    """Raises CheckpointError for a dictionary that our layout has no place for either."""
+    if spec.is_basis or spec.selector not in SELECTORS:
+        what = (
+            "a basis, which has no weights" if spec.is_basis else f"selector {spec.selector}, which is code"
+        )
+        raise CheckpointError(f"{spec.path} can't be written as files: there is no place for {what}.")
+
+
+def write_native(out: Path, spec: DictionarySpec, weights: Weights) -> None:
+    """Writes the folder `out`, in float32. Raises DiskFull."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(spec, weights).items()}
+    write_atomically(out / WEIGHTS, save(tensors))
+    write_atomically(out / CONFIG, json.dumps(_settings(spec), indent=2).encode())
+
+
+def _settings(spec: DictionarySpec) -> Json:
+    given: dict[str, Any] = {name: getattr(spec, name) for name in _AS_THEY_ARE}
+    given |= {
+        "hook": _hook(spec.site, spec.hook),
+        "further_hooks": list(map(str, spec.further_sites)),
+        "hook_out": _hook(spec.site_out, spec.hook_out),
+        "expected": {
+            key: value for key, value in dataclasses.asdict(spec.expected).items() if value is not None
+        },
+        "calibration": None if spec.calibration is None else dataclasses.asdict(spec.calibration),
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(spec)}
+    return {"layout": LAYOUT} | {
+        key: value for key, value in given.items() if value not in (None, [], (), {}, defaults.get(key))
+    }
+
+
+def _hook(site: Site | None, hook: str | None) -> str | None:
+    """As it was spelt, where that still says the place."""
+    return hook if site is None or site_of(hook) == site else str(site)
+
+
+def _tensors(spec: DictionarySpec, weights: Weights) -> dict[str, Tensor]:
+    tensors = {
+        "encoder": weights.encoder,
+        "encoder_bias": weights.b_enc_F,
+        "pre_bias": weights.b_pre_D,
+        "decoder": weights.decoder,
+        "decoder_bias": weights.b_dec_O,
+    }
+    if spec.selector == "gated":
+        assert weights.gate is not None
+        gate = weights.gate
+        tensors |= dict(zip(GATE, (gate.bias_F, gate.scale_F, gate.magnitude_bias_F), strict=True))
+    if spec.selector == "jumprelu" and spec.calibration is None:
+        assert weights.threshold_F is not None
+        tensors["threshold"] = weights.threshold_F
+    if weights.w_skip_DO is not None:
+        tensors["skip"] = weights.w_skip_DO
+    return tensors

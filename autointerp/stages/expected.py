@@ -1,0 +1,209 @@
+"""What a run's LLM requests will take: a few features are explained and judged by nobody, and what would have
+been sent is counted.
+
+The features are sampled ones where there are any, else windows of full size that could come from any run.
+Answers are the lexical backend's, which have the form that is asked for. Tokens are estimated from the texts
+(no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth for English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autointerp import draw
+from autointerp.asking import Asking
+from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.explainers.protocol import Explainer
+from autointerp.llm.lexical import LexicalLLM
+from autointerp.llm.protocol import Capabilities, LLMIdentity, Prices, Reply, Usage
+from autointerp.prompting import Prompt
+from autointerp.recipe import PluginSection, instance
+from autointerp.run import Run
+from autointerp.sampling.store import Windows
+from autointerp.scorers.protocol import Scorer
+from autointerp.stages.preflight import example_windows
+from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
+from autointerp.types import EXPLAINABLE, Heldout, Json, Shown
+
+N_TRIED: Final = 8
+"""Features that are looked at."""
+BLOCK: Final = 256
+"""Characters that a prompt cache takes or leaves, some 64 tokens (engines: 16 to 128)."""
+EXPLANATION_TOKENS: Final = 60
+"""A sentence and a label of an LLM: the lexical backend's are shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Of one role, over all its features, if each has enough windows and every answer is readable."""
+
+    role: str
+    llm: str
+    n_requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    """Of these, those that stand at the beginning of an earlier prompt, where the server caches."""
+    completion_tokens: int
+    cost: float | None
+    """US dollars; None where no price is known."""
+
+
+async def expected(run: Run) -> list[Expected]:
+    """For each role whose LLM costs something."""
+    n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
+    cases = _cases(run)
+    found: list[Expected] = []
+    for role, section in (("explainer", run.recipe.llms.explainer), ("judge", run.recipe.llms.judge)):
+        if section is None or not (backend := instance("llm", section)).paid:
+            continue
+        prices, cached_from = _known(backend)
+        metered = Metered(cached_from)
+        for number, (shown, heldout) in enumerate(cases):
+            await _ask(
+                run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), shown, heldout
+            )
+        if metered.usages:
+            found.append(_scaled(role, backend.identity().model, metered, prices, n_features / len(cases)))
+    return found
+
+
+def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times: float) -> Expected:
+    usages = metered.usages
+    return Expected(
+        role,
+        llm,
+        n_requests=round(len(usages) * times),
+        prompt_tokens=round(sum(usage.prompt_tokens for usage in usages) * times),
+        cached_tokens=round(sum(usage.cached_tokens for usage in usages) * times),
+        completion_tokens=round(sum(usage.completion_tokens for usage in usages) * times),
+        cost=None if prices is None else sum(map(prices.of, usages)) * times,
+    )
+
+
+async def _ask(run: Run, role: str, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+    sections = run.recipe.explainers if role == "explainer" else run.recipe.scorers
+    for section in sections.values():
+        times = 1 if role == "explainer" else len(run.recipe.explainers)
+        for _ in range(times):
+            try:
+                await _one(role, section, asking, shown, heldout)
+            except (Unreadable, Refused, LLMBadRequest):
+                continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
+
+
+async def _one(role: str, section: PluginSection, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+    if role == "explainer":
+        explainer: Explainer = instance("explainers", section)
+        if explainer.needs_llm:
+            await explainer.explain(shown, asking)
+        return
+    scorer: Scorer = instance("scorers", section)
+    if scorer.needs_llm:
+        await scorer.judge(_EXPLANATION, heldout, asking)
+
+
+_EXPLANATION: Final = (
+    "Words for animals and birds, and what they do, in short sentences of old stories for children."
+)
+
+
+def _known(backend: object) -> tuple[Prices | None, int | None]:
+    """Prices, and from how many tokens on a prompt is cached (None: never)."""
+    from autointerp.llm.dialects import Addressed, dialect_of
+
+    if not isinstance(backend, Addressed):
+        local = getattr(backend, "local", False)
+        return None, 0 if local else None
+    dialect = dialect_of(backend, backend.addresses()[0])
+    return dialect.prices, dialect.cached_from or None
+
+
+def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
+    """Windows of a few sampled features, chosen by a keyed hash; without samples, made-up ones."""
+    for dictionary in run.recipe.dictionaries:
+        able: list[tuple[str, str]] = []
+        for unit, features in by_unit(run.asked(dictionary)):
+            records = run.sample(dictionary).read(unit)
+            keys = [str(feature) for feature in features]
+            able += [(unit, key) for key in keys if key in records and records[key]["status"] in EXPLAINABLE]
+        if able:
+            order = sorted(able, key=lambda one: draw.key(run.recipe.seed, "expected", one[1]))[:N_TRIED]
+            vocabulary = load_vocabulary(run)
+            stores: list[tuple[str, Windows]] = [
+                (key, unit_windows(run, dictionary, unit, [key], vocabulary)[key]) for unit, key in order
+            ]
+            return [(store.shown(key), store.heldout(key)) for key, store in stores]
+    sampling = run.recipe.sampling
+    shown = Shown(*example_windows(run, sampling.n_shown, sampling.n_shown_silent))
+    active, silent = example_windows(run, sampling.n_heldout, sampling.n_heldout_silent)
+    hard = example_windows(run, 0, sampling.n_hard, "same_token")[1]
+    return [(shown, Heldout(active, silent + hard))]
+
+
+class Metered:
+    """Stands for an LLM: answers lexically, counts what an LLM would have been sent."""
+
+    identity = LLMIdentity("metered")
+    capabilities = Capabilities()
+
+    def __init__(self, cached_from: int | None) -> None:
+        """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is."""
+        self.usages: list[Usage] = []
+        self._cached_from = cached_from
+        self._lexical = LexicalLLM()
+        self._seen: set[int] = set()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        schema: Json | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in prompt.messages)
+        n_prompt = n_tokens(text)
+        cached = round(n_prompt * self._seen_before(text) / max(1, len(text)))
+        if self._cached_from is None or cached < self._cached_from:
+            cached = 0
+        reply = await self._lexical.generate(prompt, max_tokens=max_tokens)
+        is_explanation = prompt.template.name.startswith("explain/")
+        n_answer = EXPLANATION_TOKENS if is_explanation else min(max_tokens, n_tokens(reply.text))
+        self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
+        return reply
+
+    def _seen_before(self, text: str) -> int:
+        """Characters at its beginning that are cached, which all of it is from now on."""
+        ends = range(BLOCK, len(text) + 1, BLOCK)
+        blocks = [hash(text[:end]) for end in ends]
+        n_known = next((n for n, block in enumerate(blocks) if block not in self._seen), len(blocks))
+        self._seen.update(blocks)
+        return n_known * BLOCK
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        text = "".join(turn.content for turn in prompt.messages) + continuation
+        self.usages.append(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
+        return [-1.0] * max(1, n_tokens(continuation))
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.usages.append(Usage(prompt_tokens=sum(map(n_tokens, texts))))
+        return [[1.0, 0.0]] * len(texts)
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+_PIECE: Final = re.compile(r"[A-Za-z]+|[0-9]{1,3}|\n+| {2,}|[^\s\w]|[^\sA-Za-z0-9]")
+
+
+def n_tokens(text: str) -> int:
+    """About how many tokens an LLM with a vocabulary of 100,000 and more makes of it: a word of up to seven
+    letters, three digits, a sign, or a character of another script is one, a longer word one more every six."""
+    return sum(1 + max(0, len(piece) - 2) // 6 for piece in _PIECE.findall(text))

@@ -1,0 +1,125 @@
+"""What the plan says of requests and tokens against what a run then sends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from autointerp import pipeline
+from autointerp.cli import app
+from autointerp.recipe import instance
+from autointerp.run import Run
+from autointerp.stages.expected import expected, n_tokens
+from autointerp.stages.packing import cheapest
+from autointerp.stages.spent import spent
+from autointerp.types import Json
+from fault_server import Behaviour, FaultServer, ok
+from tiny import Tiny
+
+
+def answer_of(asked: str) -> str:
+    """Readable, for the prompts of both roles."""
+    if "EXPLANATION: " not in asked:
+        return "EXPLANATION: something that happens\nLABEL: something"
+    n_windows = len(re.findall(r"^[0-9]+: ", asked, re.MULTILINE))
+    return "\n".join(f"{number}: yes" for number in range(1, n_windows + 1))
+
+
+def counted(_number: int, body: Json) -> Behaviour:
+    """Answers readably and counts as `n_tokens` does."""
+    text = "".join(f"\n{turn['role']}\n{turn['content']}" for turn in body["messages"])
+    said, n = answer_of(body["messages"][-1]["content"]), n_tokens(text)
+    usage = {"prompt_tokens": n, "completion_tokens": n_tokens(said), "total_tokens": n + n_tokens(said)}
+    return ok(said, usage=usage)
+
+
+def recipe(made: Tiny, url: str) -> Json:
+    llm = {"use": "openai", "model": "tiny", "base_url": url, "prices": {"input": 2.0, "output": 10.0}}
+    return made.recipe(llms={"explainer": llm, "judge": llm}, features={"first": 8})
+
+
+def test_with_samples_the_plan_is_what_is_sent(made: Tiny, tmp_path: Path) -> None:
+    with FaultServer(counted) as server:
+        mapping = recipe(made, server.url)
+        run = pipeline.explain(mapping, out=tmp_path / "run", until="sample")
+        planned = {one.role: one for one in asyncio.run(expected(run))}
+        run = pipeline.explain(mapping, out=tmp_path / "run")
+        took = spent(run)
+    explained = took["explain/layers.1/plain"]
+    n_scored = [len(list(run.score("layers.1", "plain", name).records())) for name in run.recipe.scorers]
+    assert n_scored[0] == n_scored[1] <= 8
+    share = n_scored[0] / 8  # dead features and those with few windows are asked for and not sent
+    assert planned["explainer"].n_requests * share == explained.n_requests
+    assert planned["explainer"].prompt_tokens * share == pytest.approx(explained.prompt_tokens, rel=0.01)
+    judged = [part for place, part in took.items() if place.startswith("score/")]
+    assert planned["judge"].n_requests * share == sum(part.n_requests for part in judged)
+    # The explanation that stands in these prompts was not known.
+    assert planned["judge"].prompt_tokens * share == pytest.approx(
+        sum(p.prompt_tokens for p in judged), rel=0.1
+    )
+    by_hand = planned["judge"].prompt_tokens * 2e-6 + planned["judge"].completion_tokens * 10e-6
+    assert planned["judge"].cost == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_the_plan_and_the_status_tell_tokens_money_and_hours(made: Tiny, tmp_path: Path) -> None:
+    with FaultServer(counted) as server:
+        recipe_file = tmp_path / "recipe.yaml"
+        recipe_file.write_text(yaml.safe_dump(recipe(made, server.url)))
+        out = str(tmp_path / "run")
+        planned = CliRunner().invoke(
+            app, ["explain", "--recipe", str(recipe_file), "--out", out, "--dry-run", "--rate", "2"]
+        )
+        assert planned.exit_code == 0 and not server.requests, planned.output
+        assert "explainer tiny: 8 requests" in planned.output and "tokens in" in planned.output
+        assert "together about $" in planned.output and "at 2 requests a second" in planned.output
+        done = CliRunner().invoke(app, ["explain", "--recipe", str(recipe_file), "--out", out])
+        assert done.exit_code == 0, done.output
+    told = CliRunner().invoke(app, ["status", out]).output
+    assert "US dollars" in told and "score/layers.1/plain/fuzzing" in told
+    total = sum(part.cost for part in spent(Run.open(out)).values())
+    assert f"{total:,.4f}" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("", 0),
+        ("cat", 1),
+        ("elephants", 2),
+        (" the cat sat", 3),
+        ("12345", 2),
+        ("1: yes\n", 4),
+        ("日本語", 3),
+    ],
+)
+def test_tokens_by_hand(text: str, n: int) -> None:
+    assert n_tokens(text) == n
+
+
+# --- windows a prompt ------------------------------------------------------------------------------------
+
+
+def test_where_every_prompt_pays_for_its_beginning_it_holds_more_windows(made: Tiny, tmp_path: Path) -> None:
+    def chosen(llm: Json, **scorer: object) -> int:
+        mapping = made.recipe(
+            llms={"explainer": llm, "judge": llm}, scorers={"detection": {"use": "detection", **scorer}}
+        )
+        run = pipeline.prepare(mapping, tmp_path / "run")[1]
+        return instance("scorers", run.recipe.scorers["detection"]).windows_per_prompt
+
+    paid = {"use": "openai", "model": "gpt-4.1-mini", "base_url": "https://api.openai.com/v1"}
+    assert chosen(paid) == 20
+    assert chosen(paid, windows_per_prompt=5) == 5
+    assert chosen({"use": "openai", "model": "unknown", "base_url": "http://127.0.0.1:1/v1"}) == 10
+    assert chosen({"use": "lexical"}) == 10
+
+
+@pytest.mark.parametrize(("beginning", "n"), [(0, 10), (40, 10), (112, 10), (113, 20), (400, 20)])
+def test_the_number_by_hand(beginning: float, n: int) -> None:
+    """b/20 + 45 is a tenth less than b/10 + 45 from b = 112.5 on."""
+    assert cheapest(beginning) == n
