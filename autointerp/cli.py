@@ -477,6 +477,25 @@ def bench_sample(
         print_sample_bench(_console(), measure(n_features=features, n_tokens=tokens, compare=compare))
 
 
+@bench.command("llm")
+def bench_llm(
+    features: Annotated[int, typer.Option(help="Features to explain and score; 25 requests each.")] = 1_000,
+    in_flight: Annotated[int, typer.Option(help="Requests at once, and features at once.")] = 256,
+    compare: Annotated[
+        bool, typer.Option(help="Measure the bare SDK too, and what the path spends where.")
+    ] = True,
+) -> None:
+    """How many requests a second explaining and scoring makes, beside the bare SDK, and in how much memory.
+
+    Example: autointerp bench llm --features 200
+    """
+    with _errors():
+        from autointerp.bench.llm import bench_llm as measure
+        from autointerp.report.bench import print_llm_bench
+
+        print_llm_bench(_console(), measure(features, in_flight, compare=compare))
+
+
 # --- from flags to a recipe ----------------------------------------------------------------------------
 
 

@@ -81,6 +81,7 @@ class Part:
     def _claim(self) -> Path:
         if self.path is None:
             self.path, self._fd = self._journal.claim(self.unit)
+            self._synced_at = time.monotonic()
         return self.path
 
     def append(self, key: str, record: Json) -> None:

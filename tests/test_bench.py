@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from autointerp.bench.cache import CacheBench
+from autointerp.bench.llm import LLMBenches
 from autointerp.bench.made_up_cache import CacheSize, make_cache, open_cache
 from autointerp.bench.sample import SampleBenches
 from autointerp.cli import app
@@ -77,6 +79,31 @@ def test_bench_sample_compares_with_plain_python_also_where_nothing_is_silent(
     assert figures.whole.slow_s > 0
     assert figures.whole.ratio == pytest.approx(figures.whole.slow_s * 4 / figures.whole.sample_s)
     assert "plain Python" in printed
+
+
+def test_bench_llm_reports_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature is explained by one request and judged by 10 of its 100 windows each: 10 and 10 prompts, and 4
+    for up to 40 windows that are hard. The bare SDK sends as many as the path."""
+    figures, printed = ran(monkeypatch, "llm", "--features", "16", "--in-flight", "8")
+    assert isinstance(figures, LLMBenches)
+    whole, quarter = figures.whole, figures.quarter
+    assert (whole.n_features, quarter.n_features, whole.n_in_flight) == (16, 4, 8)
+    assert 4 * 21 <= quarter.path.n_requests <= 4 * 25
+    assert whole.bare is not None and whole.bare_raw is not None
+    assert whole.unkept is not None and whole.alone is not None
+    assert 8 * 21 <= whole.path.n_requests <= 8 * 25  # in turn with the others: half of them
+    assert whole.bare.n_requests == whole.bare_raw.n_requests == whole.path.n_requests
+    assert whole.alone.n_requests == whole.unkept.n_requests <= 2 * 25
+    for pace in (whole.path, whole.bare, whole.bare_raw, whole.unkept, whole.alone, quarter.path):
+        assert 0 < pace.cpu_s < 60 and 0 < pace.wall_s < 60
+        assert pace.a_second == pytest.approx(pace.n_requests / pace.wall_s)
+        assert pace.cpu_us == pytest.approx(1e6 * pace.cpu_s / pace.n_requests)
+    assert figures.ratio == pytest.approx(whole.path.a_second / whole.bare.a_second)
+    assert figures.ratio is not None and f"{figures.ratio:.3f}" in printed
+    assert f"{whole.peak_rss / 1e6:,.0f} MB" in printed and "untyped" in printed
+    report.print_llm_bench(console := Console(record=True), LLMBenches(quarter, quarter))
+    assert quarter.bare is None and "SDK" not in (printed := console.export_text())
+    assert "(1.00 x)" in printed
 
 
 CACHE = ("cache", "--tokens", "2000", "--width", "256", "--k", "8", "--d-model", "64", "--layers", "2")

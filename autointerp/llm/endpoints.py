@@ -90,11 +90,12 @@ class Endpoint:
         import httpx2
         import openai
 
+        content = orjson.dumps(body)  # the SDK would copy it, message by message, and write it with `json`
         start = time.monotonic()
         try:
             # The SDK's limit is for a single read; a server that drips would hold us forever.
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(path, body=body, cast_to=httpx2.Response)
+                response = await self._client.post(path, content=content, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
             await self._fail(error.status_code, error.body, error.response.headers, turn)
         except TimeoutError:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autointerp.bench.cache import CacheBench
+from autointerp.bench.llm import LLMBenches, Pace
 from autointerp.bench.sample import SampleBenches
 from autointerp.bench.size import Size
 
@@ -67,3 +68,33 @@ def print_cache_bench(console: Console, found: CacheBench, size: Size) -> None:
     table.add_row("disk", f"{found.bytes_a_firing:.2f} B", "a firing")
     table.add_row("peak memory", f"{found.peak_rss / 1e9:.2f} GB", "")
     console.print(table)
+
+
+def print_llm_bench(console: Console, benches: LLMBenches) -> None:
+    found = benches.whole
+    title = (
+        f"Explaining and scoring {found.n_features:,} features, {found.n_in_flight} requests in flight, "
+        f"with a server of this machine that answers at once"
+    )
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for name in ("", "requests a second", "CPU us a request"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_column("")
+    paces: list[tuple[str, Pace | None, str]] = [
+        ("the path", found.path, "prompts, client, request journals, trials, metrics, records"),
+        ("bare SDK", found.bare, "chat.completions.create, the same bodies, nothing kept"),
+        ("bare SDK, untyped", found.bare_raw, "its post, which is what the path uses"),
+        ("the path, nothing kept", found.unkept, "without request journals"),
+        ("the path alone", found.alone, "answered in its own process, without a client"),
+    ]
+    for name, pace, note in paces:
+        if pace is not None:
+            table.add_row(name, f"{pace.a_second:,.0f}", f"{pace.cpu_us:,.0f}", note)
+    for name, ratio in (("path / bare", benches.ratio), ("path / untyped", benches.ratio_raw)):
+        if ratio is not None:
+            table.add_row(name, f"{ratio:.3f}", "", "")
+    console.print(table)
+    console.print(
+        f"Peak memory {found.peak_rss / 1e6:,.0f} MB; of {benches.quarter.n_features:,} features "
+        f"{benches.quarter.peak_rss / 1e6:,.0f} MB ({benches.growth:.2f} x)"
+    )

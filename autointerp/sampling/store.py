@@ -148,6 +148,7 @@ class Windows:
                 f"Delete {path.with_suffix('.jsonl')} too, and they are sampled anew."
             )
         self._vocabulary = vocabulary
+        self._last_heldout: tuple[str, Heldout] | None = None
         table = pq.read_table(path)
         features = table["feature"].combine_chunks()
         group = features.indices.to_numpy()
@@ -176,7 +177,10 @@ class Windows:
         return Select(*self._of(feature, "select"))
 
     def heldout(self, feature: str) -> Heldout:
-        return Heldout(*self._of(feature, "heldout"))
+        # The scorers of a feature ask for the same, one right behind the other.
+        if self._last_heldout is None or self._last_heldout[0] != feature:
+            self._last_heldout = feature, Heldout(*self._of(feature, "heldout"))
+        return self._last_heldout[1]
 
     def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
         """Active windows, and those they are set against."""

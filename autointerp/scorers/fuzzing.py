@@ -89,7 +89,8 @@ class Fuzzing:
 
 def firing(window: Window, threshold: float) -> tuple[int, ...]:
     """Tokens of an active window above that share of its maximum."""
-    return tuple(n for n, a in enumerate(window.activations) if a > threshold * window.maximum)
+    floor = threshold * window.maximum
+    return tuple(n for n, a in enumerate(window.activations) if a > floor)
 
 
 def borrowed(patterns: Sequence[Pattern], silent: Sequence[Window], asking: Asking) -> list[tuple[int, ...]]:

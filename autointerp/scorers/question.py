@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 
 SLACK_TOKENS = 16
 """Answer tokens allowed beyond those of the windows."""
+TOKENS_A_WINDOW = 8
+"""Answer tokens allowed a window."""
 
 
 async def ask(
@@ -32,7 +34,7 @@ async def ask(
     *,
     windows_per_prompt: int,
     purpose: str,
-    max_tokens_per_window: int = 8,
+    max_tokens_per_window: int = TOKENS_A_WINDOW,
 ) -> list[bool | None]:
     """What the judge says of each view, in their order; None where no answer could be read, also on asking
     once more. `purpose` keys the shuffle. Template `template` gets `explanation` and `views`.

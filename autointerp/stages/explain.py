@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
@@ -13,6 +14,10 @@ from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.types import Explanation, ExplanationStatus, Json
+
+_FIELDS: Final = [
+    field.name for field in dataclasses.fields(Explanation) if field.name != "feature"
+]  # the key says it
 
 Explaining = Callable[[Windows, Asking], Awaitable[Json]]
 """One feature's work: its unit's windows and an LLM in, its record out. Raises LLMErrors."""
@@ -45,8 +50,6 @@ def explaining(run: Run, name: str, asked: Asked) -> tuple[Explaining, Asked]:
             prompts=prompts,
             reason=reason,
         )
-        record = dataclasses.asdict(explanation)
-        del record["feature"]  # the key says it
-        return record
+        return {name: getattr(explanation, name) for name in _FIELDS}
 
     return work, asked

@@ -32,6 +32,10 @@ def _weaker(run: Run) -> str:
 _GRADED: Final = "; graded contrast: windows of the top decile against those of the lower half"
 
 
+_FIELDS: Final = [
+    field.name for field in dataclasses.fields(Score) if field.name != "feature"
+]  # the key says it
+
 Scoring = Callable[[Windows, str, Asking], Awaitable[Json]]
 """One explanation's work: its unit's windows, its text and an LLM in, its record out. Raises LLMErrors."""
 
@@ -68,9 +72,8 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
             trials=trials,
             reason=reason,
         )
-        record = dataclasses.asdict(score)
-        del record["feature"]  # the key says it
-        return record
+        # `dataclasses.asdict` would copy every column of the trials value by value.
+        return {name: getattr(score, name) for name in _FIELDS}
 
     return work, asked
 

@@ -1,0 +1,65 @@
+"""A run whose features are sampled already, made up: what explaining and scoring alone is measured and tested on."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from autointerp.bench.made_up_cache import N_IDS, CacheSize, make_cache, open_cache
+from autointerp.identities import Identities
+from autointerp.journal import Part
+from autointerp.recipe import parse
+from autointerp.run import PACKED, VOCABULARY, Run
+from autointerp.sampling.sample import Sampler
+from autointerp.stages.sample import blocks, save_samples
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import FeatureId
+
+DICTIONARY: Final = "bench"
+TOKENS_A_FEATURE: Final = 1_000
+"""Of the made-up cache, so that each feature fires on some 2,000."""
+
+
+def make_run(path: Path, n_features: int, **sections: Any) -> Run:
+    """Writes the samples, windows and token texts of so many features, as a run that was packed. `sections` of the
+    recipe say who explains and judges them, and how."""
+    mapping: dict[str, Any] = {
+        "dictionaries": {DICTIONARY: {"path": "made-up", "hook": "layers.0"}},
+        "model": {"path": "made-up"},
+        "corpus": {"path": "made-up"},
+        "cache": {"context_length": CacheSize().context_length, "prepend_bos": True},
+        "features": {"first": n_features},
+    }
+    identities = Identities(
+        model="made-up",
+        corpus="made-up",
+        dictionaries={DICTIONARY: "made-up"},
+        widths={DICTIONARY: n_features},
+        sites={DICTIONARY: "layers.0"},
+        sliceable={DICTIONARY: True},
+        poles={DICTIONARY: 1},
+    )
+    run = Run(path, parse(mapping | sections), identities)
+    run.save()
+    (path / PACKED).write_bytes(b"{}")  # there is no cache to resume
+    with Part(run.rows(), VOCABULARY) as part:
+        vocabulary = Vocabulary([b""] + [f" w{number}".encode() for number in range(1, N_IDS + 1)])
+        part.append(VOCABULARY, part.attach(".parquet", vocabulary.save))
+    _sample(run, n_features)
+    return run
+
+
+def _sample(run: Run, n_features: int) -> None:
+    recipe = run.recipe
+    with tempfile.TemporaryDirectory() as temporary:
+        size = CacheSize(n_tokens=max(100_000, n_features * TOKENS_A_FEATURE), n_features=n_features)
+        make_cache(Path(temporary), size)
+        cache = open_cache(Path(temporary))
+        sampler = Sampler(
+            cache.rows, cache.firings, recipe.sampling, seed=recipe.seed, first=run.first_position
+        )
+        features = [FeatureId(DICTIONARY, index) for index in range(n_features)]
+        counts = cache.firings.counts(n_features)
+        for block in blocks(features, counts, recipe.resources.sample_firings):
+            save_samples(run.sample(DICTIONARY), sampler.sample(block))
