@@ -28,7 +28,7 @@
     Refused                         (signal) the LLM declined to answer
     Interrupted                     (signal) Ctrl-C or SIGTERM: all is written, the run can be resumed
 
-Only `cli.py` turns them into exit codes: 2 for an AutointerpError, 130 for Interrupted.
+Only `cli/` turns them into exit codes: 2 for an AutointerpError, 130 for Interrupted.
 """
 
 from __future__ import annotations
