@@ -12,11 +12,13 @@ client alike, whatever HTTP library is underneath.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -39,10 +41,46 @@ class Received:
     """time.monotonic() when its body had been read."""
 
 
+@dataclass(slots=True)
+class Limits:
+    """Limits that the server counts against and does not enforce: what a client has passed them by, at most."""
+
+    requests_per_s: int
+    tokens_per_minute: float
+    excess_requests: int = 0
+    """In any second."""
+    excess_tokens: float = 0.0
+    """Beyond a twentieth of a minute's tokens at once, and the rest evenly over the minute."""
+    largest: int = 0
+    """Tokens of the largest request."""
+    _last_second: deque[float] = field(default_factory=deque)
+    _used: float = 0.0
+    _at_s: float | None = None
+
+    def count(self, n_tokens: int, now_s: float) -> None:
+        """A request of so many tokens comes in."""
+        self._last_second.append(now_s)
+        while self._last_second[0] <= now_s - 1.0:
+            self._last_second.popleft()
+        self.excess_requests = max(self.excess_requests, len(self._last_second) - self.requests_per_s)
+        self.largest = max(self.largest, n_tokens)
+        passed_s = now_s - (now_s if self._at_s is None else self._at_s)
+        refilled = passed_s * self.tokens_per_minute * 19 / 20 / 60
+        self._used, self._at_s = max(0.0, self._used - refilled) + n_tokens, now_s
+        self.excess_tokens = max(self.excess_tokens, self._used - self.tokens_per_minute / 20)
+
+
+def n_tokens_of(body: Json, text: str | None) -> tuple[int, int]:
+    """Of a prompt and its answer, as this server counts."""
+    return sum(len(turn["content"]) // 4 + 4 for turn in body["messages"]), len(text or "") // 4 + 1
+
+
 class FaultServer:
     """Runs in a thread with an event loop of its own, from `with` to the end of the block."""
 
     def __init__(self, script: Script | None = None, *, models: tuple[str, ...] = ("tiny",)) -> None:
+        self.well: Counter[str] = Counter()
+        """How often each body got a chat completion: what a client pays for."""
         self.script: Script = script or (lambda _number, _body: None)
         self.models = models
         self.requests: list[Received] = []
@@ -81,8 +119,11 @@ class FaultServer:
         application.router.add_post("/v1/embeddings", self._answer)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.05)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._runner = runner
+        self._site = web.TCPSite(runner, "127.0.0.1", 0)
+        await self._site.start()
+        self._port: int = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}/v1"
         self._started.set()
         await self._stop.wait()
         await runner.cleanup()
@@ -98,7 +139,33 @@ class FaultServer:
         behaviour = self.script(number, body)
         if behaviour is None:
             behaviour = embedded() if request.path.endswith("/embeddings") else ok()
-        return await behaviour(request, body)
+        response = await behaviour(request, body)
+        if request.get(_WELL) and request.transport is not None and not request.transport.is_closing():
+            content = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+            self.well[hashlib.blake2b(content, digest_size=16).hexdigest()] += 1
+        return response
+
+    def dies_for(self, seconds: float) -> Behaviour:
+        """All connections end and new ones are refused, for so long; then it is back at the same address."""
+
+        async def answer(request: web.Request, _body: Json) -> web.StreamResponse:
+            await self._site.stop()
+            assert self._runner.server is not None
+            for connection in list(self._runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.close()  # what is written is still sent
+            self._reviving = asyncio.ensure_future(self._revive(seconds))
+            return web.Response()
+
+        return answer
+
+    async def _revive(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await self._site.start()
+
+
+_WELL = web.RequestKey("answered well", bool)
 
 
 def refused_url() -> str:
@@ -129,7 +196,8 @@ def ok(
 ) -> Behaviour:
     """A chat completion. `logprobs` is one entry an answer token, see `token`; `message` adds fields."""
 
-    async def answer(_request: web.Request, body: Json) -> web.StreamResponse:
+    async def answer(request: web.Request, body: Json) -> web.StreamResponse:
+        request[_WELL] = True
         choice: Json = {
             "index": 0,
             "message": {"role": "assistant", "content": text, **(message or {})},

@@ -146,7 +146,7 @@ class _Bench:
             shutil.rmtree(self.run.path / stage, ignore_errors=True)
 
     def _up_to(self, first: int) -> Run:
-        features = dataclasses.replace(self.run.recipe.features, first=first)
+        features = dataclasses.replace(self.run.recipe.features, ids=None, first=first)
         return dataclasses.replace(self.run, recipe=dataclasses.replace(self.run.recipe, features=features))
 
     def _n_kept(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -21,21 +22,22 @@ TOKENS_A_FEATURE: Final = 1_000
 """Of the made-up cache, so that each feature fires on some 2,000."""
 
 
-def make_run(path: Path, n_features: int, **sections: Any) -> Run:
-    """Writes the samples, windows and token texts of so many features, as a run that was packed. `sections` of the
-    recipe say who explains and judges them, and how."""
+def make_run(path: Path, n_features: int, *, every: int = 1, **sections: Any) -> Run:
+    """Writes the samples, windows and token texts of so many features, as a run that was packed. Their indices are
+    the multiples of `every`: with 128 two share a unit. `sections` of the recipe say who explains and judges them,
+    and how."""
     mapping: dict[str, Any] = {
         "dictionaries": {DICTIONARY: {"path": "made-up", "hook": "layers.0"}},
         "model": {"path": "made-up"},
         "corpus": {"path": "made-up"},
         "cache": {"context_length": CacheSize().context_length, "prepend_bos": True},
-        "features": {"first": n_features},
+        "features": {"ids": [str(number * every) for number in range(n_features)]},
     }
     identities = Identities(
         model="made-up",
         corpus="made-up",
         dictionaries={DICTIONARY: "made-up"},
-        widths={DICTIONARY: n_features},
+        widths={DICTIONARY: n_features * every},
         sites={DICTIONARY: "layers.0"},
         sliceable={DICTIONARY: True},
         poles={DICTIONARY: 1},
@@ -46,11 +48,11 @@ def make_run(path: Path, n_features: int, **sections: Any) -> Run:
     with Part(run.rows(), VOCABULARY) as part:
         vocabulary = Vocabulary([b""] + [f" w{number}".encode() for number in range(1, N_IDS + 1)])
         part.append(VOCABULARY, part.attach(".parquet", vocabulary.save))
-    _sample(run, n_features)
+    _sample(run, n_features, every)
     return run
 
 
-def _sample(run: Run, n_features: int) -> None:
+def _sample(run: Run, n_features: int, every: int) -> None:
     recipe = run.recipe
     with tempfile.TemporaryDirectory() as temporary:
         size = CacheSize(n_tokens=max(100_000, n_features * TOKENS_A_FEATURE), n_features=n_features)
@@ -62,4 +64,10 @@ def _sample(run: Run, n_features: int) -> None:
         features = [FeatureId(DICTIONARY, index) for index in range(n_features)]
         counts = cache.firings.counts(n_features)
         for block in blocks(features, counts, recipe.resources.sample_firings):
-            save_samples(run.sample(DICTIONARY), sampler.sample(block))
+            sampled = sampler.sample(block)
+            names = [str(FeatureId(DICTIONARY, feature.index * every)) for feature in block]
+            samples = [
+                dataclasses.replace(sample, feature=name)
+                for sample, name in zip(sampled.samples, names, strict=True)
+            ]
+            save_samples(run.sample(DICTIONARY), dataclasses.replace(sampled, samples=samples))

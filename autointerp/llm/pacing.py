@@ -206,6 +206,7 @@ def _throttler(requests_per_second: float | None) -> Throttler | None:
         return None
     from asyncio_throttle.throttler import Throttler
 
-    # It counts whole requests: 2.5 a second are 2 in 0.8 s, a half is 1 in 2 s.
-    n = max(1, int(requests_per_second))
-    return Throttler(rate_limit=n, period=n / requests_per_second)
+    # One at a time, evenly: were a second's requests let go together, some that are late and the next second's
+    # would reach the server as twice the limit.
+    every_s = 1.0 / requests_per_second
+    return Throttler(rate_limit=1, period=every_s, retry_interval=min(0.01, every_s / 10))
