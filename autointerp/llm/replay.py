@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autointerp.journal import Journal, Part
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, LLMIdentity, Reply
+from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Usage
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
@@ -79,6 +79,9 @@ def request_key(
     if schema is not None:  # left out where there is none: names from before it could be asked for stay
         asked.append(schema)
     return digest("generate", identity, [(turn.role, turn.content) for turn in prompt.messages], asked)
+
+
+_USAGE: Final = [field.name for field in dataclasses.fields(Usage)]
 
 
 class Elsewhere:
@@ -161,7 +164,7 @@ class Replayed(InFront):
                 "label_logprobs": reply.label_logprobs,
             }
             self._remember(key, record)
-            self._usage.append(key, dataclasses.asdict(reply.usage))
+            self._usage.append(key, {name: getattr(reply.usage, name) for name in _USAGE})
             return reply
 
     def _turn(self, key: str) -> asyncio.Lock:
