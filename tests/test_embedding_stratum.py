@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from autointerp.sampling.sample import Sampled, Sampler
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.sampling.text import SPLITS
 from autointerp.sampling.windows import Places
-from autointerp.stages.preflight import plan
+from autointerp.stages.expected import expected
 from autointerp.subject.model_files import find_model
 from autointerp.subject.token_embedding import projected, read_token_embedding
 from autointerp.types import FeatureId, Json
@@ -332,12 +333,12 @@ def test_a_run_cached_without_it_gets_it_without_the_model(
 
 
 def test_samples_that_were_made_without_stay_valid(made: Tiny, tmp_path: Path) -> None:
-    resolved, run = pipeline.prepare(recipe(made, 0), tmp_path / "none")
+    _, run = pipeline.prepare(recipe(made, 0), tmp_path / "none")
     assert "n_embedding" not in run.sample("layers.1").made_from["sampling"]
-    assert plan(run, resolved).n_requests == 8 * (1 + 14 + 10)
-    resolved, run = pipeline.prepare(recipe(made, 7), tmp_path / "some")
+    assert sum(one.n_requests for one in asyncio.run(expected(run))) == 8 * (1 + 14 + 10)
+    _, run = pipeline.prepare(recipe(made, 7), tmp_path / "some")
     assert run.sample("layers.1").made_from["sampling"]["n_embedding"] == 7
-    assert plan(run, resolved).n_requests == 8 * (1 + 15 + 10)
+    assert sum(one.n_requests for one in asyncio.run(expected(run))) == 8 * (1 + 15 + 10)
 
 
 def test_portions_merge_into_the_run_of_one_process(made: Tiny, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def full_from(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("call", "number"),
     [
-        *(("fsync", number) for number in (0, 3, 9, 40, 90, 110, 150)),
+        *(("fsync", number) for number in (0, 3, 9, 40, 70, 90)),
         *(("write", number) for number in (0, 5, 49, 70)),
         *(("replace", number) for number in (0, 2, 20, 35, 47)),
     ],
