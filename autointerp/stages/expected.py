@@ -17,8 +17,9 @@ from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
 from autointerp.explainers.protocol import Explainer
+from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Prices, Reply, Usage
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Usage
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
@@ -26,7 +27,7 @@ from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.preflight import example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
-from autointerp.types import EXPLAINABLE, Heldout, Json, Shown
+from autointerp.types import EXPLAINABLE, Heldout, Shown
 
 N_TRIED: Final = 8
 """Features that are looked at."""
@@ -112,12 +113,10 @@ _EXPLANATION: Final = (
 
 def _known(backend: object) -> tuple[Prices | None, int | None]:
     """Prices, and from how many tokens on a prompt is cached (None: never)."""
-    from autointerp.llm.dialects import Addressed, dialect_of
-
     if not isinstance(backend, Addressed):
         local = getattr(backend, "local", False)
         return None, 0 if local else None
-    dialect = dialect_of(backend, backend.addresses()[0])
+    dialect = backend.dialect()
     return dialect.prices, dialect.cached_from or None
 
 
@@ -143,7 +142,7 @@ def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
     return [(shown, Heldout(active, silent + hard))]
 
 
-class Metered:
+class Metered(ByRequest):
     """Stands for an LLM: answers lexically, counts what an LLM would have been sent."""
 
     identity = LLMIdentity("metered")
@@ -156,26 +155,15 @@ class Metered:
         self._lexical = LexicalLLM()
         self._seen: set[int] = set()
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
-        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in prompt.messages)
+    async def answer(self, request: Request) -> Reply:
+        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
         n_prompt = n_tokens(text)
         cached = round(n_prompt * self._seen_before(text) / max(1, len(text)))
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
-        reply = await self._lexical.generate(prompt, max_tokens=max_tokens)
-        is_explanation = prompt.template.name.startswith("explain/")
-        n_answer = EXPLANATION_TOKENS if is_explanation else min(max_tokens, n_tokens(reply.text))
+        reply = await request.to(self._lexical)
+        is_explanation = request.prompt.template.name.startswith("explain/")
+        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, n_tokens(reply.text))
         self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 
