@@ -21,7 +21,7 @@ from autointerp.llm import chat_format, chat_request
 from autointerp.llm.batch_answers import Answers
 from autointerp.llm.batch_api import BatchServer
 from autointerp.llm.batch_jobs import Jobs, said_of
-from autointerp.llm.batch_requests import RequestFile, Requests
+from autointerp.llm.batch_requests import Requests
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.digests import DigestIndex
@@ -230,13 +230,10 @@ class BatchLLM(ByRequest):
     async def fetch(self, progress: Progress) -> list[Awaited]:
         files = self._requests.open_files()
         if self._jobs is None:
-            return [self._awaited(file) for file in files]
+            return [file.awaited(self._options.model) for file in files]
         progress.begin(f"batch · {self._options.model}", sum(file.n_requests for file in files), "requests")
         try:
             await self._jobs.wait(progress)
         finally:
             progress.end()
         return []
-
-    def _awaited(self, file: RequestFile) -> Awaited:
-        return Awaited(file.path, file.answers, file.n_requests, self._options.model, file.sent.batch)
