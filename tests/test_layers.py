@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
     {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
-    {"files", "portion"},
+    {"files", "portion", "effects"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
