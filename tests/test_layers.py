@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
+    {"errors", "types", "evidence", "identity", "draw", "environment", "demo", "progress", "children"},
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
@@ -26,6 +26,7 @@ LAYERS = [
     {"sources", "identities"},
     {"fits", "centring"},
     {"resolve"},
+    {"needs"},
     {"tables"},
     {"run"},
     {"stages"},
