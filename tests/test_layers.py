@@ -13,8 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
-    {"files", "portion", "effects"},
+    {"files", "portion", "evidence", "effects"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
@@ -26,6 +25,7 @@ LAYERS = [
     {"sources", "identities"},
     {"fits", "centring"},
     {"resolve"},
+    {"needs"},
     {"tables"},
     {"run"},
     {"stages"},
