@@ -13,7 +13,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"files", "portion", "evidence", "effects"},
+    {
+        "errors",
+        "types",
+        "trials",
+        "evidence",
+        "effects",
+        "identity",
+        "draw",
+        "environment",
+        "demo",
+        "progress",
+        "children",
+    },
+    {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},

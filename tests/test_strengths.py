@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -65,7 +66,7 @@ def test_what_can_be_bracketed_is_hit_within_the_tolerance(
     values = [kl(strength) for strength in GRID]
     for target in TARGETS:
         one = found(search, target)
-        crossed = any(a < target <= b for a, b in zip(values, values[1:], strict=False))
+        crossed = any(a < target <= b for a, b in itertools.pairwise(values))
         hit = abs(one.kl - target) <= TOLERANCE * target
         assert (one.status == "ok") == hit
         assert hit or not crossed

@@ -10,6 +10,7 @@ Several searches go on at once, so that one batch of the model answers all of th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Search:
     def _bracket(self, target: float) -> tuple[float, float, float] | None:
         """Neighbouring strengths between which the target is first crossed from below, and the target."""
         strengths = sorted(self._known)
-        for low, high in zip(strengths, strengths[1:], strict=False):
+        for low, high in itertools.pairwise(strengths):
             if self._known[low] < target <= self._known[high]:
                 return low, high, target
         return None
