@@ -9,13 +9,15 @@ Answers are the lexical backend's, which have the form that is asked for. Tokens
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
@@ -23,11 +25,12 @@ from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
-from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
-from autointerp.stages.preflight import example_windows
+from autointerp.stages.evidence import UnitEvidence
+from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
-from autointerp.types import EXPLAINABLE, Heldout, Shown
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import EXPLAINABLE, Heldout
 
 N_TRIED: Final = 8
 """Features that are looked at."""
@@ -62,10 +65,8 @@ async def expected(run: Run) -> list[Expected]:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
-        for number, (shown, heldout) in enumerate(cases):
-            await _ask(
-                run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), shown, heldout
-            )
+        for number, case in enumerate(cases):
+            await _ask(run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), case)
         if metered.usages:
             found.append(_scaled(role, backend.identity().model, metered, prices, n_features / len(cases)))
     return found
@@ -84,26 +85,34 @@ def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times:
     )
 
 
-async def _ask(run: Run, role: str, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A feature."""
+
+    evidence: Callable[[Explainer], Evidence]
+    heldout: Heldout
+
+
+async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
     sections = run.recipe.explainers if role == "explainer" else run.recipe.scorers
     for section in sections.values():
         times = 1 if role == "explainer" else len(run.recipe.explainers)
         for _ in range(times):
             try:
-                await _one(role, section, asking, shown, heldout)
+                await _one(role, section, asking, case)
             except (Unreadable, Refused, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
 
 
-async def _one(role: str, section: PluginSection, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
     if role == "explainer":
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
-            await explainer.explain(shown, asking)
+            await explainer.explain(case.evidence(explainer), asking)
         return
     scorer: Scorer = instance("scorers", section)
     if scorer.needs_llm:
-        await scorer.judge(_EXPLANATION, heldout, asking)
+        await scorer.judge(_EXPLANATION, case.heldout, asking)
 
 
 _EXPLANATION: Final = (
@@ -120,7 +129,7 @@ def _known(backend: object) -> tuple[Prices | None, int | None]:
     return dialect.prices, dialect.cached_from or None
 
 
-def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
+def _cases(run: Run) -> list[_Case]:
     """Windows of a few sampled features, chosen by a keyed hash; without samples, made-up ones."""
     for dictionary in run.recipe.dictionaries:
         able: list[tuple[str, str]] = []
@@ -131,15 +140,17 @@ def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
         if able:
             order = sorted(able, key=lambda one: draw.key(run.recipe.seed, "expected", one[1]))[:N_TRIED]
             vocabulary = load_vocabulary(run)
-            stores: list[tuple[str, Windows]] = [
-                (key, unit_windows(run, dictionary, unit, [key], vocabulary)[key]) for unit, key in order
-            ]
-            return [(store.shown(key), store.heldout(key)) for key, store in stores]
+            return [_sampled_case(run, dictionary, unit, key, vocabulary) for unit, key in order]
     sampling = run.recipe.sampling
-    shown = Shown(*example_windows(run, sampling.n_shown, sampling.n_shown_silent))
     active, silent = example_windows(run, sampling.n_heldout, sampling.n_heldout_silent)
     hard = example_windows(run, 0, sampling.n_hard, "same_token")[1]
-    return [(shown, Heldout(active, silent + hard))]
+    return [_Case(lambda _: example_evidence(run), Heldout(active, silent + hard))]
+
+
+def _sampled_case(run: Run, dictionary: str, unit: str, key: str, vocabulary: Vocabulary) -> _Case:
+    windows = unit_windows(run, dictionary, unit, [key], vocabulary)
+    evidence = UnitEvidence(run, dictionary, unit, windows, vocabulary)
+    return _Case(partial(evidence.of, key), windows[key].heldout(key))
 
 
 class Metered(ByRequest):
