@@ -138,7 +138,7 @@ class BatchLLM:
         self.identity = options.identity()
         self._options = options
         self._dialect = dialect_of(options, options.addresses()[0])
-        self.capabilities = Capabilities(prices=self._dialect.prices)
+        self.capabilities = Capabilities(label_logprobs=self._dialect.logprobs, prices=self._dialect.prices)
         self._folder = folder
         self._server = server
         self._requests = Requests(

@@ -140,7 +140,12 @@ class OpenaiLLM:
     @property
     def capabilities(self) -> Capabilities:
         """`logprobs` is False although `label_tokens` are answered: a continuation can't be scored here."""
-        return Capabilities(embed=True, prices=self._dialect.prices, left_out=tuple(self._left_out))
+        return Capabilities(
+            label_logprobs=self._dialect.logprobs,
+            embed=True,
+            prices=self._dialect.prices,
+            left_out=tuple(self._left_out),
+        )
 
     async def generate(
         self,
