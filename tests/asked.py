@@ -13,7 +13,8 @@ from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.protocol import Scorer
-from autointerp.types import Heldout, Trials, Window
+from autointerp.trials import Trials
+from autointerp.types import Heldout, Window
 
 
 def make_window(texts: Sequence[str], firing: dict[int, float] | None = None) -> Window:

@@ -23,7 +23,8 @@ from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.scorers.marks import lent_to_active, lent_to_silent, pattern_of
-from autointerp.types import Heldout, Trials
+from autointerp.trials import Trials
+from autointerp.types import Heldout
 
 Variant = Literal["silent", "active"]
 HEADLINE: Final[Variant] = "silent"

@@ -27,7 +27,8 @@ from autointerp.asking import Asking
 from autointerp.errors import Pending, RecipeError
 from autointerp.llm.protocol import Capabilities, Reply
 from autointerp.prompting import View
-from autointerp.types import Json, Trials
+from autointerp.trials import Trials, bands, documents, lengths, maxima, offsets, strata
+from autointerp.types import Json
 
 _T = TypeVar("_T")
 
@@ -182,14 +183,19 @@ def yes_of(logprobs: Mapping[str, float] | None) -> float | None:
 
 def trials(asked: Sequence[int], views: Sequence[View], truth: Sequence[bool], said: Said) -> Trials:
     """Trials of the views of held-out windows `asked` (numbered with the active ones first)."""
+    windows = [view.window for view in views]
     return Trials(
         window=list(asked),
         truth=list(truth),
         answer=said.answers,
         probability=said.probabilities,
-        band=[view.window.band for view in views],
-        stratum=[view.window.stratum for view in views],
+        band=bands(windows),
+        stratum=strata(windows),
         marks=[list(view.marks) for view in views],
+        offset=offsets(windows),
+        document=documents(windows),
+        maximum=maxima(windows),
+        length=lengths(windows),
     )
 
 
