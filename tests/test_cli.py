@@ -215,12 +215,8 @@ def test_unknown_recipe_keys_and_wrong_values_are_listed_together(made: Tiny, tm
         run("explain", "--recipe", recipe),
         "sampling.n_show: no such key. Did you mean 'n_shown'?", "sampling.width",
     )  # fmt: skip
-    recipe.write_text(
-        yaml.safe_dump(made.recipe(scorers={"d": {"use": "detection", "windows_per_promt": 1}}))
-    )
-    refused(
-        run("explain", "--recipe", recipe), "scorers.d: no option 'windows_per_promt'", "windows_per_prompt"
-    )
+    recipe.write_text(yaml.safe_dump(made.recipe(scorers={"d": {"use": "detection", "packng": 1}})))
+    refused(run("explain", "--recipe", recipe), "scorers.d: no option 'packng'", "packing")
 
 
 def test_no_llm_lists_the_ways_to_choose_one(made: Tiny, tmp_path: Path) -> None:

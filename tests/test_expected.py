@@ -14,6 +14,7 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.recipe import instance
 from autointerp.run import Run
+from autointerp.scorers.question import Packing
 from autointerp.stages.expected import expected, n_tokens
 from autointerp.stages.packing import cheapest
 from autointerp.stages.spent import spent
@@ -119,22 +120,26 @@ def test_tokens_by_hand(text: str, n: int) -> None:
 # --- windows a prompt ------------------------------------------------------------------------------------
 
 
-def test_where_every_prompt_pays_for_its_beginning_it_holds_more_windows(made: Tiny, tmp_path: Path) -> None:
-    def chosen(llm: Json, **scorer: object) -> int:
+def test_the_judges_prices_choose_how_many_windows_a_prompt_holds(made: Tiny, tmp_path: Path) -> None:
+    def chosen(llm: Json, **scorer: object) -> Packing:
         mapping = made.recipe(
             llms={"explainer": llm, "judge": llm}, scorers={"detection": {"use": "detection", **scorer}}
         )
         run = pipeline.prepare(mapping, tmp_path / "run")[1]
-        return instance("scorers", run.recipe.scorers["detection"]).windows_per_prompt
+        return instance("scorers", run.recipe.scorers["detection"]).packing
 
     paid = {"use": "openai", "model": "gpt-4.1-mini", "base_url": "https://api.openai.com/v1"}
     assert chosen(paid) == 20
-    assert chosen(paid, windows_per_prompt=5) == 5
-    assert chosen({"use": "openai", "model": "unknown", "base_url": "http://127.0.0.1:1/v1"}) == 10
-    assert chosen({"use": "lexical"}) == 10
+    assert chosen(paid, packing=5) == 5 and chosen(paid, packing="one") == "one"
+    assert chosen({"use": "openai", "model": "unknown", "base_url": "http://127.0.0.1:1/v1"}) == "auto"
+    assert chosen({"use": "lexical"}) == "auto"
 
 
-@pytest.mark.parametrize(("beginning", "n"), [(0, 10), (40, 10), (112, 10), (113, 20), (400, 20)])
-def test_the_number_by_hand(beginning: float, n: int) -> None:
-    """b/20 + 45 is a tenth less than b/10 + 45 from b = 112.5 on."""
-    assert cheapest(beginning) == n
+@pytest.mark.parametrize(
+    ("uncached", "output", "k"),
+    [(0, 1, 1), (40, 4, 10), (132, 4, 10), (133, 4, 20), (400, 4, 20), (40, 30, 1)],
+)
+def test_the_number_by_hand(uncached: float, output: float, k: int) -> None:
+    """At an answer's token worth four: b/20 + 53 is a tenth less than b/10 + 53 from b = 132.5 on,
+    and b + 41 is more than that. Where it is worth 30, one token an answer, 40 + 67, beats four, 4 + 157."""
+    assert cheapest(lambda _: uncached, output) == k

@@ -26,7 +26,7 @@ FUZZING: Json = {"use": "fuzzing"}
         ({}, [DETECTION, FUZZING], 1 + 14 + 10),
         ({"n_same_token": 0, "n_neighbour": 0}, [DETECTION], 1 + 10),
         ({"n_same_document": 3, "n_density": 8}, [DETECTION], 1 + 10 + 6),
-        ({"n_heldout": 7, "n_heldout_silent": 6}, [DETECTION | {"windows_per_prompt": 6}], 1 + 3 + 7),
+        ({"n_heldout": 7, "n_heldout_silent": 6}, [DETECTION | {"packing": 6}], 1 + 3 + 7),
     ],
 )
 def test_requests_are_counted_with_those_about_hard_windows(

@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asked import asking, golden, heldout_of, judge, judged, make_window, views_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autointerp import plugins
 from autointerp.asking import Asking
 from autointerp.errors import LLMUnavailable, Pending, RecipeError
-from autointerp.llm.protocol import Capabilities, LLMIdentity
-from autointerp.llm.scripted import Answer, ScriptedLLM
+from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.detection import Detection
-from autointerp.scorers.fuzzing import Fuzzing, Pattern, borrowed
+from autointerp.scorers.fuzzing import Fuzzing
+from autointerp.scorers.marks import Pattern, lent_to_active, lent_to_silent
 from autointerp.scorers.protocol import Scorer
-from autointerp.scorers.question import ask, read_answers
-from autointerp.trials import Trials
-from autointerp.types import Heldout, Stratum, Window
+from autointerp.scorers.question import Packing, Said, answer_schema, ask, read_answers, yes_of
+from autointerp.types import Heldout, Json, Stratum, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
@@ -46,45 +47,16 @@ HOSTILE = (
 NO_READING_NEEDED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
-def make_window(texts: Sequence[str], firing: dict[int, float] | None = None) -> Window:
-    """A window that fires at these positions; silent, of stratum `random`, without any."""
-    firing = firing or {}
-    return Window(
-        document="0123456789abcdef",
-        position=0,
-        token_ids=tuple(range(len(texts))),
-        texts=tuple(texts),
-        activations=tuple(firing.get(n, 0.0) for n in range(len(texts))),
-        band=0 if firing else None,
-        stratum=None if firing else "random",
-    )
-
-
-def asking(answer: Answer, feature: str = "layers.0/1", *, at_once: bool = False) -> Asking:
-    llm = ScriptedLLM(LLMIdentity("scripted"), answer)
-    llm.capabilities = Capabilities(all_windows_at_once=at_once)
-    return Asking(llm, feature)
-
-
-def views_in(prompt: Prompt) -> list[View]:
-    return list(prompt.variables["views"])
-
-
-def judge(says: Callable[[View], bool]) -> Callable[[Prompt, int], str]:
-    """Answers each view by itself."""
-    return lambda prompt, index: "\n".join(
-        f"{n}: {'yes' if says(view) else 'no'}" for n, view in enumerate(views_in(prompt), 1)
-    )
-
-
 def numbered(n: int) -> list[View]:
     return [View(make_window([f" w{k}"])) for k in range(n)]
 
 
-def answers_of(views: Sequence[View], to: Asking, k: int = 10) -> list[bool | None]:
-    return asyncio.run(
-        ask(views, "an explanation", "score/detection", to, windows_per_prompt=k, purpose="test")
-    )
+def said_of(views: Sequence[View], to: Asking, packing: Packing = 10) -> Said:
+    return asyncio.run(ask(views, "an explanation", "score/detection", to, packing=packing, purpose="test"))
+
+
+def answers_of(views: Sequence[View], to: Asking, packing: Packing = 10) -> list[bool | None]:
+    return said_of(views, to, packing).answers
 
 
 # --- reading a reply -----------------------------------------------------------------------------------
@@ -110,6 +82,12 @@ def answers_of(views: Sequence[View], to: Asking, k: int = 10) -> list[bool | No
         ("1. yes\n2) no\n-1: yes", 2, [None, None]),
         ("١: yes\n1：yes", 1, [None]),
         ("[1, 0]", 2, [None, None]),
+        ('{"1":"yes","2":"no","3":"yes"}', 3, [True, False, True]),
+        ('```json\n{\n  "1": "Yes",\n  "2": "no"\n}\n```', 2, [True, False]),
+        ('{"2":"no","1":"yes","7":"no"}', 2, [True, False]),
+        ('{"1":"yes","2":"n', 3, [True, None, None]),
+        ('{"1":"yes","2":"maybe","3":"no","1":"no"}', 3, [None, None, False]),
+        ('{"1":true,"2":1,"3":["yes"]}', 3, [None, None, None]),
         ("", 2, [None, None]),
         ("1: yes", 0, []),
     ],
@@ -127,22 +105,32 @@ def test_answers_go_back_to_their_windows() -> None:
     views = numbered(23)
     is_even = judge(lambda view: int(view.window.text[2:]) % 2 == 0)
     assert answers_of(views, asking(is_even)) == [n % 2 == 0 for n in range(23)]
-    assert answers_of(views, asking(is_even, at_once=True), k=1) == [n % 2 == 0 for n in range(23)]
+    assert answers_of(views, asking(is_even, at_once=True), "auto") == [n % 2 == 0 for n in range(23)]
+    assert answers_of(views, asking(is_even), "one") == [n % 2 == 0 for n in range(23)]
     assert answers_of([], asking(is_even)) == []
 
 
 @pytest.mark.parametrize(
-    ("k", "at_once", "sizes"), [(10, False, [10, 10, 5]), (1, False, [1] * 25), (10, True, [25])]
+    ("packing", "at_once", "sizes"),
+    [
+        (12, False, [12, 12, 1]),
+        (1, False, [1] * 25),
+        ("one", True, [1] * 25),
+        ("all", False, [25]),
+        ("auto", False, [10, 10, 5]),
+        ("auto", True, [25]),
+        (12, True, [12, 12, 1]),
+    ],
 )
-def test_windows_per_prompt(k: int, at_once: bool, sizes: list[int]) -> None:
-    """A prompt holds k windows, or all where that costs the backend nothing."""
+def test_windows_a_prompt(packing: Packing, at_once: bool, sizes: list[int]) -> None:
+    """As many as was asked for; where nothing was, ten, or all where that costs the backend nothing."""
     seen: list[int] = []
 
     def answer(prompt: Prompt, index: int) -> str:
         seen.append(len(views_in(prompt)))
         return judge(lambda view: True)(prompt, index)
 
-    answers_of(numbered(25), asking(answer, at_once=at_once), k)
+    answers_of(numbered(25), asking(answer, at_once=at_once), packing)
     assert seen == sizes
 
 
@@ -176,7 +164,7 @@ def test_order_depends_on_the_feature_not_on_the_explanation() -> None:
 
     for explanation, feature in [("one", "a/1"), ("another", "a/1"), ("one", "a/2")]:
         to = asking(answer, feature)
-        asyncio.run(ask(numbered(20), explanation, "score/detection", to, windows_per_prompt=20, purpose="p"))
+        asyncio.run(ask(numbered(20), explanation, "score/detection", to, packing=20, purpose="p"))
     assert orders[0] == orders[1] != orders[2]
     assert orders[0] != [view.window.text for view in numbered(20)]
 
@@ -212,24 +200,73 @@ def test_pending_is_raised_where_nothing_is_worse() -> None:
     assert asked == [0, 0]
 
 
+# --- one window a prompt ---------------------------------------------------------------------------------
+
+
+def with_logprobs(**sums: float) -> Callable[[Prompt, int], Reply]:
+    return lambda prompt, index: Reply("Yes", label_logprobs={k: math.log(p) for k, p in sums.items()})
+
+
+@pytest.mark.parametrize(
+    ("masses", "answer", "probability"),
+    [
+        ({"yes": 0.6, "no": 0.2}, True, 0.75),
+        ({"yes": 0.2, "no": 0.6}, False, 0.25),
+        ({"yes": 0.4, "no": 0.4}, False, 0.5),
+        ({"yes": 0.9}, True, 1.0),
+        ({"no": 0.7}, False, 0.0),
+    ],
+)
+def test_the_probability_of_yes_is_read_from_the_answer_token(
+    masses: dict[str, float], answer: bool, probability: float
+) -> None:
+    """Yes against no, whatever else was likely; the text doesn't count where there are probabilities."""
+    said = said_of(numbered(3), asking(with_logprobs(**masses)), "one")
+    assert said.answers == [answer] * 3
+    assert said.probabilities == pytest.approx([probability] * 3)
+
+
+def test_where_neither_yes_nor_no_was_likely_the_text_decides() -> None:
+    """0.3 + 0.1 is less than half: no probability. The text is yes, in any case, and nothing more."""
+    assert yes_of({"yes": math.log(0.3), "no": math.log(0.1)}) is None and yes_of({}) is None
+    said = said_of(numbered(2), asking(with_logprobs(yes=0.3, no=0.1)), "one")
+    assert said == Said([True, True], [None, None])
+    assert answers_of(numbered(1), asking(lambda prompt, index: "Yes, it does"), "one") == [None]
+
+
+def test_one_window_is_asked_once_more_in_other_words() -> None:
+    """A prompt that is the same to the character would get the same answer at temperature 0."""
+    prompts: list[str] = []
+
+    def answer(prompt: Prompt, index: int) -> str:
+        prompts.append(prompt.messages[-1].content)
+        return "no" if index else "I think so"
+
+    assert answers_of(numbered(2), asking(answer), "one") == [False, False]
+    assert len(prompts) == 4 == len(set(prompts))
+    assert prompts[2].startswith(prompts[0]) or prompts[2].startswith(prompts[1])
+
+
+@pytest.mark.parametrize(
+    ("packing", "schema", "labels"), [(3, answer_schema(3), None), ("one", None, ("yes", "no"))]
+)
+def test_answers_are_constrained(
+    packing: Packing, schema: Json | None, labels: tuple[str, ...] | None
+) -> None:
+    """By a schema of as many windows as there are; one window by choices, and its labels are asked for."""
+    seen: list[tuple[object, object, object]] = []
+
+    class Noting(ScriptedLLM):
+        async def generate(self, prompt: Prompt, **settings: Any) -> Reply:
+            seen.append((settings.get("schema"), settings.get("choices"), settings.get("label_tokens")))
+            return await super().generate(prompt, **settings)
+
+    said_of(numbered(3), Asking(Noting(LLMIdentity("noting"), judge(lambda view: True)), "a/1"), packing)
+    assert seen == [(schema, labels, labels)] * (1 if packing == 3 else 3)
+    assert answer_schema(2)["required"] == ["1", "2"] == list(answer_schema(2)["properties"])
+
+
 # --- detection and fuzzing -----------------------------------------------------------------------------
-
-
-def heldout_of(n_active: int, n_silent: int, rng: random.Random, lengths: Sequence[int] = (32,)) -> Heldout:
-    """Active windows fire on 1 to 4 tokens, the late ones rather than the early ones."""
-
-    def draw(active: bool) -> Window:
-        length = rng.choice(lengths)
-        texts = [rng.choice([" a", " b", " c", ".", "\n"]) for _ in range(length)]
-        first = rng.randrange(length // 3, length)
-        firing = {n: rng.uniform(0.4, 1.0) for n in range(first, min(length, first + rng.randint(1, 4)))}
-        return make_window(texts, firing if active else None)
-
-    return Heldout(tuple(draw(True) for _ in range(n_active)), tuple(draw(False) for _ in range(n_silent)))
-
-
-def judged(scorer: Scorer, heldout: Heldout, to: Asking) -> Trials:
-    return asyncio.run(scorer.judge("an explanation", heldout, to))
 
 
 @pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
@@ -372,7 +409,9 @@ def test_wrong_marks_are_distributed_as_the_right_ones(
 ) -> None:
     """Each pattern is lent equally often, give or take one; with as many silent windows, exactly once."""
     silent = [make_window([" a"] * 32) for _ in range(n_silent)]
-    marks = borrowed(lent, silent, Asking(ScriptedLLM(LLMIdentity("none"), judge(bool)), f"a/{feature}"))
+    marks = lent_to_silent(
+        lent, silent, Asking(ScriptedLLM(LLMIdentity("none"), judge(bool)), f"a/{feature}")
+    )
     right, wrong = Counter(pattern.marks for pattern in lent), Counter(marks)
     rounds, rest = divmod(n_silent, len(lent))
     assert set(wrong) <= set(right)
@@ -387,7 +426,7 @@ def test_marks_fit_windows_of_any_length(lengths: list[int], rng: random.Random)
     and by one of a window of its own length."""
     lent = [Pattern(tuple(sorted(rng.sample(range(n), rng.randint(1, n)))), n) for n in lengths]
     silent = [make_window([" a"] * n) for n in rng.sample(lengths, len(lengths))]
-    marks = borrowed(lent, silent, asking(judge(bool)))
+    marks = lent_to_silent(lent, silent, asking(judge(bool)))
     paired = [Pattern(its_marks, len(window.texts)) for its_marks, window in zip(marks, silent, strict=True)]
     assert Counter(paired) == Counter(lent)
 
@@ -396,84 +435,54 @@ def test_a_pattern_too_long_for_one_window_goes_to_another() -> None:
     """And a window that none fits is left out of the trials."""
     lent = [Pattern((30,), 32), Pattern((3,), 32)]
     short, long = make_window([" a"] * 5), make_window([" a"] * 32)
-    assert borrowed(lent, [long, short], asking(judge(bool))) == [(30,), (3,)]
-    assert borrowed(lent[:1], [short], asking(judge(bool))) == [()]
+    assert lent_to_silent(lent, [long, short], asking(judge(bool))) == [(30,), (3,)]
+    assert lent_to_silent(lent[:1], [short], asking(judge(bool))) == [()]
     heldout = Heldout((make_window([" a"] * 32, {30: 1.0}),), (short,))
     assert judged(Fuzzing(), heldout, asking(judge(lambda view: True))).window == [0]
 
 
-# --- judges that don't read ----------------------------------------------------------------------------
+# --- active windows with wrong marks ----------------------------------------------------------------------
 
 
-@cache
-def features(lengths: tuple[int, ...], n: int) -> list[Heldout]:
-    rng = random.Random(7)
-    return [heldout_of(20, 20, rng, lengths) for _ in range(n)]
-
-
-def mean_balanced_accuracy(scorer: Scorer, answer: Answer, lengths: tuple[int, ...], n: int) -> float:
-    """Over n features of 20 active and 20 silent windows of these lengths."""
-    values: list[float] = []
-    for index, heldout in enumerate(features(lengths, n)):
-        trials = judged(scorer, heldout, asking(answer, f"layers.0/{index}"))
-        right = Counter(
-            (truth, truth == answer) for truth, answer in zip(trials.truth, trials.answer, strict=True)
-        )
-        rates = [right[truth, True] / trials.truth.count(truth) for truth in (True, False)]
-        values.append(sum(rates) / 2)
-    return sum(values) / n
-
-
-def by_place(says: Callable[[int, int], bool]) -> Answer:
-    """Answers by number of the window in the prompt and number of windows."""
+def test_a_window_is_asked_about_with_its_own_marks_and_with_anothers() -> None:
+    """Never both in one prompt; the wrong marks are on silent tokens, and each pattern is lent once."""
+    rng = random.Random(3)
+    heldout = heldout_of(30, 4, rng)
+    prompts: list[list[View]] = []
 
     def answer(prompt: Prompt, index: int) -> str:
-        n = len(views_in(prompt))
-        return "\n".join(f"{k}: {'yes' if says(k, n) else 'no'}" for k in range(1, n + 1))
+        prompts.append(views_in(prompt))
+        return judge(lambda view: True)(prompt, index)
 
-    return answer
-
-
-@pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
-@pytest.mark.parametrize("verdict", [True, False])
-def test_always_the_same_answer_is_worth_exactly_half(scorer: Scorer, verdict: bool) -> None:
-    assert mean_balanced_accuracy(scorer, judge(lambda view: verdict), (32,), 3) == 0.5
-
-
-BY_MARKS: dict[str, Callable[[View], bool]] = {
-    "number": lambda view: len(view.marks) > 2,
-    "first": lambda view: view.marks[0] > 16,
-    "parity": lambda view: view.marks[-1] % 2 == 0,
-    "mean": lambda view: sum(view.marks) / len(view.marks) > 20,
-    "spread": lambda view: view.marks[-1] - view.marks[0] > 1,
-}
-
-
-@pytest.mark.parametrize("name", BY_MARKS)
-def test_a_judge_who_looks_at_the_marks_alone_gets_exactly_half(name: str) -> None:
-    """Any function of the pattern does: both kinds of window have the same patterns."""
-    assert mean_balanced_accuracy(Fuzzing(), judge(BY_MARKS[name]), (32,), 3) == 0.5
+    trials = judged(Fuzzing("active", packing="all"), heldout, asking(answer))
+    right = {
+        n: marks for n, marks, truth in zip(trials.window, trials.marks, trials.truth, strict=True) if truth
+    }
+    wrong = {
+        n: marks
+        for n, marks, truth in zip(trials.window, trials.marks, trials.truth, strict=True)
+        if not truth
+    }
+    assert right.keys() == wrong.keys() and len(right) >= 25 and max(right) < 30
+    assert sorted(right.values()) == sorted(wrong.values())
+    for n, marks in wrong.items():
+        assert all(heldout.active[n].activations[mark] == 0 for mark in marks) and marks != right[n]
+    assert len(prompts) == 2
+    assert all(len({id(view.window) for view in views}) == len(views) == len(right) for views in prompts)
+    assert trials.answer == [True] * len(trials)
 
 
-# Over n features of 20 + 20 trials, a judge whose yes is a coin of any bias has a mean balanced accuracy with
-# a standard deviation of at most sqrt(2 * 0.25 / 20) / 2 / sqrt(n) = 0.0125 for n = 40; 4 are allowed.
-N_FEATURES, TOLERANCE = 40, 0.05
-WITHOUT_READING: dict[str, Answer] = {
-    "first half of the prompt": by_place(lambda k, n: k <= n // 2),
-    "every second window": by_place(lambda k, n: k % 2 == 0),
-    "first window": by_place(lambda k, n: k == 1),
-    "length": judge(lambda view: len(view.window.texts) > 16),
-    "near the end": judge(lambda view: bool(view.marks) and len(view.window.texts) - view.marks[-1] < 4),
-    "second half": judge(lambda view: bool(view.marks) and 2 * view.marks[0] > len(view.window.texts)),
-}
-
-
-@pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
-@pytest.mark.parametrize("name", WITHOUT_READING)
-def test_place_and_length_are_worth_nothing(scorer: Scorer, name: str) -> None:
-    """Position in the prompt, length of the window, and marks seen against that length."""
-    value = mean_balanced_accuracy(scorer, WITHOUT_READING[name], (8, 16, 24, 32, 32, 32), N_FEATURES)
-    assert abs(value - 0.5) < TOLERANCE
+def test_windows_that_fire_everywhere_are_left_out() -> None:
+    """By hand: a and b can swap marks, c fires on every token, so no mark on it is wrong."""
+    a, b = make_window(list("wxyz"), {0: 1.0}), make_window(list("wxyz"), {2: 1.0})
+    c = make_window(list("wxyz"), dict.fromkeys(range(4), 1.0))
+    patterns = [Pattern((0,), 4), Pattern((2,), 4), Pattern((0, 1, 2, 3), 4)]
+    to = asking(judge(bool))
+    assert lent_to_active(patterns, [a, b, c], to) == [(2,), (0,), ()]
+    assert lent_to_active(patterns[:1], [a], to) == [()]
+    assert lent_to_active([], [], to) == []
+    trials = judged(Fuzzing("active"), Heldout((c,), ()), to)
+    assert len(trials) == 0
 
 
 # --- prompts -------------------------------------------------------------------------------------------
@@ -504,7 +513,15 @@ def test_hostile_text_stays_text(template: str, text: str) -> None:
     assert numbers == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("name", ["detection", "fuzzing"])
+GOLDEN_OF: dict[str, Scorer] = {
+    "detection": Detection(),
+    "detection_one": Detection(packing="one"),
+    "fuzzing": Fuzzing(),
+    "fuzzing_one": Fuzzing(packing="one"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_OF)
 def test_golden_prompt(name: str) -> None:
     """What a judge is sent, to the character: a change of wording is seen in a diff."""
     prompts: list[Prompt] = []
@@ -523,24 +540,25 @@ def test_golden_prompt(name: str) -> None:
             make_window([" caf", "é", " and", " ", "🙂", "", " tea"]),
         ),
     )
-    scorer = Detection() if name == "detection" else Fuzzing()
-    asyncio.run(scorer.judge('The word "bank".', heldout, asking(answer)))
-    (prompt,) = prompts
-    text = "\n".join(f"[[{turn.role}]]\n{turn.content}" for turn in prompt.messages) + "\n"
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("AUTOINTERP_GOLDEN") == "write":
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    asyncio.run(GOLDEN_OF[name].judge('The word "bank".', heldout, asking(answer)))
+    prompt = prompts[0]
+    assert len(prompts) == (4 if name.endswith("_one") else 1)
+    golden(GOLDEN / f"{name}.txt", prompt)
 
 
 @pytest.mark.parametrize("name", ["detection", "fuzzing"])
 def test_a_prompt_mixes_yes_and_no_in_its_examples(name: str) -> None:
     """As many yes as no, neither always first: a judge that copies the examples learns nothing."""
-    template = asking(judge(bool)).template(f"score/{name}")
-    replies = [turn.render() for role, turn in template.turns if role == "assistant"]
+    replies = examples(f"score/{name}")
     answers = [read_answers(reply, 4) for reply in replies]
     assert sum(a is True for said in answers for a in said) == 2 * len(replies)
     assert len({said[0] for said in answers}) == 2 == len({said[-1] for said in answers})
+    assert examples(f"score/{name}_one") == ["no", "yes", "yes", "no"]
+
+
+def examples(template: str) -> list[str]:
+    turns = asking(judge(bool)).template(template).turns
+    return [turn.render().strip() for role, turn in turns if role == "assistant"]
 
 
 # --- as plug-ins ---------------------------------------------------------------------------------------
@@ -552,18 +570,22 @@ def test_they_are_found_and_say_what_they_do() -> None:
     assert "question" not in plugins.names("scorers")
     one, all_of_them = Capabilities(), Capabilities(all_windows_at_once=True)
     assert Detection(5).protocol(one) == (
-        "detection 2: 5 windows a prompt, shuffled; negatives: silent windows; hard ones in prompts of their own"
+        "detection 3: 5 windows a prompt, shuffled; negatives: silent windows; hard ones in prompts of their own"
     )
     assert "all windows in one prompt" in Detection().protocol(all_of_them)
     assert "above 0.5 of" in Fuzzing(threshold=0.5).protocol(one)
+    assert "P(yes) of the answer token" in Detection("one").protocol(Capabilities(label_logprobs=True))
+    assert "by the answer's text" in Detection(1).protocol(one)
+    assert "headline" in Fuzzing().protocol(one) and "headline" not in Fuzzing("active").protocol(one)
+    assert Detection("one").templates() == Detection(1).templates() == ("score/detection_one",)
     assert Fuzzing().templates() == ("score/fuzzing",) and Detection().templates() == ("score/detection",)
 
 
 @pytest.mark.parametrize(
     ("scorer", "option", "value"),
     [
-        (Detection, "windows_per_prompt", 0),
-        (Fuzzing, "windows_per_prompt", -1),
+        (Detection, "packing", 0),
+        (Fuzzing, "packing", -1),
         (Fuzzing, "threshold", 1.0),
         (Fuzzing, "threshold", -0.1),
     ],

@@ -342,7 +342,7 @@ def test_a_run_on_the_engine_has_the_records_of_one_on_the_server(
     recipe = made.recipe(
         features={"n": 6},
         explainers={"plain": {"use": "plain", "max_tokens": 40}, "words": {"use": "lexical"}},
-        scorers={"detection": {"use": "detection", "windows_per_prompt": 20}},
+        scorers={"detection": {"use": "detection", "packing": 20}},
         llms={},
     )
     recipe["sampling"] |= {"n_shown": 10, "n_shown_silent": 10}

@@ -154,7 +154,7 @@ class BatchLLM(ByRequest):
         self.identity = options.identity()
         self._options = options
         self._dialect = options.dialect()
-        self.capabilities = Capabilities(prices=self._dialect.prices)
+        self.capabilities = Capabilities(label_logprobs=self._dialect.logprobs, prices=self._dialect.prices)
         self._folder = folder
         self._server = server
         self._requests = Requests(

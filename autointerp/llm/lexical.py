@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.clauses import WORD, Clause, Kind, matches, merged, start_of
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
-from autointerp.prompting import Prompt
+from autointerp.prompting import Prompt, View
 from autointerp.types import Shown, Window
 
 VERSION: Final = "1"
@@ -62,6 +62,8 @@ class LexicalLLM(ByRequest):
             case "explain", {"shown": Shown() as shown}:
                 text, label = explain_lexically(shown)
                 return Reply(f"EXPLANATION: {text}\nLABEL: {label}")
+            case "score", {"explanation": str() as explanation, "view": View() as view}:
+                return Reply("yes" if matches(explanation, view) else "no")
             case "score", {"explanation": str() as explanation, "views": [*views]}:
                 verdicts = ("yes" if matches(explanation, view) else "no" for view in views)
                 return Reply("\n".join(f"{n}: {verdict}" for n, verdict in enumerate(verdicts, 1)))

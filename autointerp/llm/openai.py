@@ -152,7 +152,12 @@ class OpenaiLLM(ByRequest):
     @property
     def capabilities(self) -> Capabilities:
         """`logprobs` is False although `label_tokens` are answered: a continuation can't be scored here."""
-        return Capabilities(embed=True, prices=self._dialect.prices, left_out=tuple(self._left_out))
+        return Capabilities(
+            label_logprobs=self._dialect.logprobs,
+            embed=True,
+            prices=self._dialect.prices,
+            left_out=tuple(self._left_out),
+        )
 
     async def answer(self, request: Request) -> Reply:
         """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.

@@ -35,8 +35,10 @@ class LLMIdentity:
 class Capabilities:
     """What a backend can do beyond answering in text."""
 
+    label_logprobs: bool = False
+    """`generate` fills `Reply.label_logprobs`."""
     logprobs: bool = False
-    """`generate` fills `Reply.label_logprobs`, and `logprobs` works."""
+    """`logprobs` works."""
     embed: bool = False
     all_windows_at_once: bool = False
     """Any number of windows in one prompt costs nothing in quality (no language model is behind it)."""

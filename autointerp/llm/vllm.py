@@ -158,7 +158,7 @@ class VllmLLM(ByRequest):
 
     def __init__(self, options: Vllm, engines: Sequence[Engine]) -> None:
         self.identity = options.identity()
-        self.capabilities = Capabilities(logprobs=True)
+        self.capabilities = Capabilities(label_logprobs=True, logprobs=True)
         self._system_role = options.system_role
         self._engines = engines
 

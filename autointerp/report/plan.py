@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from autointerp.llm.protocol import Capabilities
 from autointerp.llm.spending import Spent
 from autointerp.recipe import instance
 from autointerp.run import Run
+from autointerp.scorers import question
 from autointerp.stages.expected import Expected
 from autointerp.stages.preflight import Plan
 
@@ -47,10 +49,14 @@ def _asked(one: Expected) -> str:
 
 
 def _packed(run: Run) -> list[str]:
-    """Scorers that put several windows into one prompt, with how many."""
+    """Scorers that put windows into prompts, with how many into each."""
     scorers = {name: instance("scorers", section) for name, section in run.recipe.scorers.items()}
-    found = {name: getattr(scorer, "windows_per_prompt", None) for name, scorer in scorers.items()}
-    return [f"{name} {n}" for name, n in found.items() if n is not None]
+    found = {name: getattr(scorer, "packing", None) for name, scorer in scorers.items()}
+    return [
+        f"{name} {question.packed(packing, Capabilities()) or 'all'}"
+        for name, packing in found.items()
+        if packing is not None
+    ]
 
 
 def _short(n: int) -> str:

@@ -1,7 +1,7 @@
 """Detection: does each window activate? (arXiv 2410.13928, section 4; EleutherAI/delphi, scorers/classifier.)
 
 Tests what a feature's windows are about, not on which token it fires. Differs from delphi: the order is drawn
-for each feature, a prompt holds ten windows instead of five, and an unreadable answer is no answer.
+for each feature, a prompt holds ten windows or one instead of five, and an unreadable answer is no answer.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from autointerp.types import Heldout
 class Detection:
     """Shows the judge windows without marks and asks in which of them the feature fires."""
 
-    windows_per_prompt: int = 10
+    packing: question.Packing = "auto"
+    """Windows a prompt: a number, `one` (with the answer's probability), `all`; `auto` goes by the judge."""
     prompt: str = "score/detection"
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        question.check_windows_per_prompt("detection", self.windows_per_prompt)
+        question.check_packing("detection", self.packing)
 
     def templates(self) -> tuple[str, ...]:
-        return (self.prompt,)
+        return question.templates(self.prompt, self.packing)
 
     def protocol(self, capabilities: Capabilities) -> str:
-        packing = question.packing(self.windows_per_prompt, capabilities)
+        packing = question.described(self.packing, capabilities)
         return f"detection {self.version}: {packing}; negatives: silent windows; hard ones in prompts of their own"
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
@@ -48,7 +49,6 @@ class Detection:
         views = [View(window) for window in heldout.active + heldout.silent]
         hard = [n for n, view in enumerate(views) if view.window.stratum not in HEADLINE_STRATA]
         headline = [n for n, view in enumerate(views) if view.window.stratum in HEADLINE_STRATA]
-        answers: list[bool | None] = [None] * len(views)
         said = await question.all_of(
             [
                 question.ask(
@@ -56,12 +56,21 @@ class Detection:
                     explanation,
                     self.prompt,
                     asking,
-                    windows_per_prompt=self.windows_per_prompt,
+                    packing=self.packing,
                     purpose=purpose,
                 )
                 for asked, purpose in ((headline, "detection"), (hard, "detection, hard"))
             ]
         )
-        for n, answer in zip(headline + hard, said[0] + said[1], strict=True):
-            answers[n] = answer
-        return question.trials(heldout, range(len(views)), views, answers)
+        order = headline + hard
+        place = sorted(range(len(order)), key=order.__getitem__)
+        answers, probabilities = (
+            said[0].answers + said[1].answers,
+            said[0].probabilities + said[1].probabilities,
+        )
+        return question.trials(
+            range(len(views)),
+            views,
+            [n < len(heldout.active) for n in range(len(views))],
+            question.Said([answers[at] for at in place], [probabilities[at] for at in place]),
+        )

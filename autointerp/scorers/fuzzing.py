@@ -1,16 +1,20 @@
 """Fuzzing: are the marked tokens those the feature fires on? (arXiv 2410.13928, section 4; EleutherAI/delphi,
 scorers/classifier/fuzz.py.)
 
-Tests the token, not the topic. A judge must not get by on how many tokens are marked or where: delphi marks
-each wrong window at the same few positions and by another count than the right ones. Here a wrong window is a
-silent one that carries the marks of a right one, so both kinds have the same patterns, each as often.
+Tests the token, not the topic. Two variants, by what carries the wrong marks:
+
+    silent   windows in which the feature is silent: the headline. Whoever knows the topic gets by
+    active   the same active windows, marked where the feature is silent: the topic is right in every one,
+             so only the token tells them apart. Harder; each window is asked about twice, in two prompts
+
+A judge must not get by on how many tokens are marked or where: delphi marks each wrong window at the same few
+positions and by another count than the right ones. Here wrong marks are other windows' right ones (`marks.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final, Literal
 
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError
@@ -18,98 +22,121 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
+from autointerp.scorers.marks import lent_to_active, lent_to_silent, pattern_of
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Window
+from autointerp.types import Heldout
 
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """Where an active window is marked."""
-
-    marks: tuple[int, ...]
-    """Positions of the marked tokens, ascending, at least one."""
-    length: int
-    """Tokens of the window."""
+Variant = Literal["silent", "active"]
+HEADLINE: Final[Variant] = "silent"
 
 
 @dataclass(frozen=True, slots=True)
 class Fuzzing:
     """Shows the judge windows with marked tokens and asks in which of them the marks are right."""
 
-    windows_per_prompt: int = 10
+    wrong: Variant = HEADLINE
+    """What carries the wrong marks: silent windows, or active ones where they don't fire."""
+    packing: question.Packing = "auto"
+    """Windows a prompt: a number, `one` (with the answer's probability), `all`; `auto` goes by the judge."""
     threshold: float = 0.3
     """Tokens above this share of their window's maximum are marked."""
     prompt: str = "score/fuzzing"
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        question.check_windows_per_prompt("fuzzing", self.windows_per_prompt)
+        question.check_packing("fuzzing", self.packing)
         if not 0 <= self.threshold < 1:
             raise RecipeError(f"fuzzing: threshold is {self.threshold}; it must be at least 0 and below 1.")
 
     def templates(self) -> tuple[str, ...]:
-        return (self.prompt,)
+        return question.templates(self.prompt, self.packing)
 
     def protocol(self, capabilities: Capabilities) -> str:
-        packing = question.packing(self.windows_per_prompt, capabilities)
+        wrong = {
+            "silent": "silent windows marked at the positions of active ones (headline variant)",
+            "active": "active windows marked where silent, at the positions of others (harder variant)",
+        }
         return (
-            f"fuzzing {self.version}: {packing}; tokens above {self.threshold:g} of the window's maximum"
-            " marked; negatives: silent windows marked at the positions of active ones"
+            f"fuzzing {self.version}: {question.described(self.packing, capabilities)}; tokens above "
+            f"{self.threshold:g} of the window's maximum marked; negatives: {wrong[self.wrong]}"
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
-        """One trial a held-out window of the headline: yes is right for the active ones, marked where the
-        feature fires.
+        """One trial a window and marking: yes is right where the marks are.
 
         Windows chosen to be hard are left out: what makes them hard is their text, and a wrong mark asks
         about one token. They would take patterns from the others, too.
         """
-        windows = heldout.active + heldout.silent
-        n_active = len(heldout.active)
-        silent = [
-            n for n, window in enumerate(windows) if n >= n_active and window.stratum in HEADLINE_STRATA
-        ]
-        lent = [Pattern(firing(window, self.threshold), len(window.texts)) for window in heldout.active]
-        marks = dict(enumerate(pattern.marks for pattern in lent))
-        marks |= dict(zip(silent, borrowed(lent, [windows[n] for n in silent], asking), strict=True))
-        asked = [n for n, its_marks in marks.items() if its_marks]
-        views = [View(windows[n], marks[n]) for n in asked]
-        answers = await question.ask(
-            views,
-            explanation,
-            self.prompt,
-            asking,
-            windows_per_prompt=self.windows_per_prompt,
-            purpose="fuzzing",
+        asked = (_on_silent if self.wrong == "silent" else _on_active)(self, heldout, asking)
+        said = await question.all_of(
+            [
+                question.ask(
+                    [marked.view for marked in half],
+                    explanation,
+                    self.prompt,
+                    asking,
+                    packing=self.packing,
+                    purpose=f"fuzzing {number}",
+                )
+                for number, half in enumerate(asked)
+            ]
         )
-        return question.trials(heldout, asked, views, answers)
+        together = sorted(
+            (
+                (marked, answer, probability)
+                for half, its in zip(asked, said, strict=True)
+                for marked, answer, probability in zip(half, its.answers, its.probabilities, strict=True)
+            ),
+            key=lambda one: (not one[0].is_right, one[0].window),
+        )
+        return question.trials(
+            [marked.window for marked, _, _ in together],
+            [marked.view for marked, _, _ in together],
+            [marked.is_right for marked, _, _ in together],
+            question.Said([answer for _, answer, _ in together], [p for _, _, p in together]),
+        )
 
 
-def firing(window: Window, threshold: float) -> tuple[int, ...]:
-    """Tokens of an active window above that share of its maximum."""
-    floor = threshold * window.maximum
-    return tuple(n for n, a in enumerate(window.activations) if a > floor)
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    window: int
+    """Index into the held-out windows, the active ones first."""
+    view: View
+    is_right: bool
 
 
-def borrowed(patterns: Sequence[Pattern], silent: Sequence[Window], asking: Asking) -> list[tuple[int, ...]]:
-    """Marks for each silent window: one of the patterns, or none where no pattern that is left fits.
+def _on_silent(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_Marked]]:
+    lent = [pattern_of(window, scorer.threshold) for window in heldout.active]
+    right = [
+        _Marked(n, View(window, pattern.marks), True)
+        for n, (window, pattern) in enumerate(zip(heldout.active, lent, strict=True))
+    ]
+    silent = [
+        (len(right) + n, window)
+        for n, window in enumerate(heldout.silent)
+        if window.stratum in HEADLINE_STRATA
+    ]
+    marks = lent_to_silent(lent, [window for _, window in silent], asking)
+    wrong = [
+        _Marked(n, View(window, its), False) for (n, window), its in zip(silent, marks, strict=True) if its
+    ]
+    return [right + wrong]
 
-    Each pattern is lent equally often, give or take one, by a keyed permutation. Where windows are of several
-    lengths, a silent one gets the pattern of an active one of the same length if there is one left, else of
-    the nearest that fits. The shortest choose first: if any assignment serves all windows, this one does.
-    """
-    n_rounds = -(-len(silent) // len(patterns)) if patterns else 0
-    left = [patterns[n] for turn in range(n_rounds) for n in asking.order(len(patterns), "marks", turn)]
-    left = left[: len(silent)]
-    marks: list[tuple[int, ...]] = [()] * len(silent)
-    for n in sorted(range(len(silent)), key=lambda n: len(silent[n].texts)):
-        length = len(silent[n].texts)
-        fitting = [pattern for pattern in left if pattern.marks[-1] < length]
-        if fitting:
-            nearest = min(fitting, key=lambda pattern: abs(pattern.length - length))
-            left.remove(nearest)
-            marks[n] = nearest.marks
-    return marks
+
+def _on_active(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_Marked]]:
+    """Every active window once with its own marks and once with another's: in two halves, for in one prompt
+    the two would tell on each other."""
+    lent = [pattern_of(window, scorer.threshold) for window in heldout.active]
+    wrong = lent_to_active(lent, heldout.active, asking)
+    able = [n for n, marks in enumerate(wrong) if marks]
+    order = [able[n] for n in asking.order(len(able), "halves")]
+    right_in_first = set(order[: len(order) // 2])
+    halves: list[list[_Marked]] = [[], []]
+    for n in able:
+        window, first = heldout.active[n], n in right_in_first
+        halves[not first].append(_Marked(n, View(window, lent[n].marks), True))
+        halves[first].append(_Marked(n, View(window, wrong[n]), False))
+    return halves

@@ -141,9 +141,10 @@ def anchors() -> list[tuple[str, list[str], list[str]]]:
 async def _judge(llm: LLM, n_rounds: int, seed: int) -> Judged:
     async def once(number: int, explanation: str, views: list[View]) -> Sequence[bool | None]:
         asking = Asking(llm, explanation, seed + number)
-        return await question.ask(
-            views, explanation, TEMPLATE, asking, windows_per_prompt=WINDOWS_A_PROMPT, purpose="anchors"
+        said = await question.ask(
+            views, explanation, TEMPLATE, asking, packing=WINDOWS_A_PROMPT, purpose="anchors"
         )
+        return said.answers
 
     cases = [
         (number, explanation, fits, others)

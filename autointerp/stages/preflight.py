@@ -13,11 +13,13 @@ from autointerp.errors import DiskFull, LLMBadRequest, Refused, Unreadable
 from autointerp.evidence import Evidence, Promoted
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
+from autointerp.llm.protocol import Capabilities
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Progress, Stop, until_stopped
-from autointerp.recipe import PluginSection, instance
+from autointerp.recipe import instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
+from autointerp.scorers import question
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
@@ -66,9 +68,10 @@ def _top_up_bytes(run: Run, firings: Mapping[str, float]) -> int:
     return round(cache.top_up * (_BYTES_A_TOKEN + _BYTES_A_FIRING * of_lacking))
 
 
-def _packing(section: PluginSection) -> int:
+def _packing(scorer: Scorer, capabilities: Capabilities) -> int:
     """Windows a request of a scorer; one that doesn't say asks about all at once."""
-    return getattr(instance("scorers", section), "windows_per_prompt", 1_000_000)
+    k = question.packed(getattr(scorer, "packing", "all"), capabilities)
+    return 1_000_000 if k is None else k
 
 
 def check_disk(run: Run, planned: Plan) -> None:
@@ -136,7 +139,7 @@ async def _judge_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.scorers.values():
         scorer: Scorer = instance("scorers", section)
         if scorer.needs_llm:
-            n = min(_packing(section), run.recipe.sampling.n_heldout)
+            n = min(_packing(scorer, asking.llm.capabilities), run.recipe.sampling.n_heldout)
             await scorer.judge(
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
             )
