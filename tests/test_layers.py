@@ -13,14 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "evidence", "identity", "draw", "environment", "demo", "progress", "children"},
+    {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
     {"dictionaries", "subject", "llm"},
     {"activations"},
     {"sampling"},
-    {"asking"},
+    {"asking", "sections", "evidence"},
     {"explainers", "scorers"},
     {"recipe"},
     {"sources", "identities"},
