@@ -26,6 +26,7 @@
     Pending                         (signal) the answer is not there yet: go on with other items
     Unreadable                      (signal) an answer that could not be read, also after one more try
     Refused                         (signal) the LLM declined to answer
+    NoEvidence                      (signal) nothing is known of a feature that it could be explained by
     Interrupted                     (signal) Ctrl-C or SIGTERM: all is written, the run can be resumed
 
 Only `cli/` turns them into exit codes: 2 for an AutointerpError, 130 for Interrupted.
@@ -148,6 +149,10 @@ class Unreadable(Exception):
 
 class Refused(Exception):
     """The LLM declined to answer. Becomes a record, never a value."""
+
+
+class NoEvidence(Exception):
+    """Nothing is known of a feature that an explainer could go by. Becomes a record, never a value."""
 
 
 class Interrupted(Exception):

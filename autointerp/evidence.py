@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
+from autointerp.metrics import HEADLINE_STRATA
 from autointerp.types import Json, Select, Shown
 
 Need = Literal["select", "directions", "effects", "hard"]
@@ -47,6 +48,20 @@ class Evidence:
     directions: Promoted | None = None
     effects: Json | None = None
     """All None unless declared."""
+
+    def only(self, uses: frozenset[str]) -> Evidence:
+        """What a plug-in that declares these is given of it."""
+        return Evidence(
+            shown=self.shown if "hard" in uses else _without_hard(self.shown),
+            select=self.select if "select" in uses else None,
+            directions=self.directions if "directions" in uses else None,
+            effects=self.effects if "effects" in uses else None,
+        )
+
+
+def _without_hard(shown: Shown) -> Shown:
+    """So that others see the same with and without them."""
+    return Shown(shown.active, tuple(window for window in shown.silent if window.stratum in HEADLINE_STRATA))
 
 
 def needs_of(plugin: object) -> frozenset[str]:

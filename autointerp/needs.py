@@ -6,12 +6,13 @@ Checked before anything starts, but for what an LLM can do: that is known when i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from autointerp.errors import RecipeError
 from autointerp.evidence import NEEDS, needs_of
-from autointerp.recipe import instance
+from autointerp.recipe import Recipe, instance
 from autointerp.resolve import Resolved
 from autointerp.subject.stream import without_vocabulary
 
@@ -30,6 +31,21 @@ def check_needs(resolved: Resolved) -> None:
         raise RecipeError("the recipe can't be run:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
+HARD_WINDOWS: Final = 20
+"""Shown where an explainer needs them and the recipe leaves their number open."""
+
+
+def with_hard_windows(recipe: Recipe) -> Recipe:
+    """The recipe with their number written in, where it is left open."""
+    if recipe.sampling.n_shown_hard is not None:
+        return recipe
+    needed = any(
+        "hard" in needs_of(instance("explainers", section)) for section in recipe.explainers.values()
+    )
+    sampling = dataclasses.replace(recipe.sampling, n_shown_hard=HARD_WINDOWS if needed else 0)
+    return dataclasses.replace(recipe, sampling=sampling)
+
+
 def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[str]:
     for need in sorted(needs.difference(NEEDS[kind])):
         yield f"it declares an unknown need '{need}'. There are: {', '.join(NEEDS[kind])}"
@@ -40,6 +56,11 @@ def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[
                     f"it needs the tokens that features promote, and those of '{dictionary}' aren't known: {reason}. "
                     f"Leave it out, or use one that needs windows alone (plain)"
                 )
+    if "hard" in needs and not resolved.recipe.sampling.n_shown_hard:
+        yield (
+            "it needs silent windows that look like active ones among those shown, and sampling.n_shown_hard is 0. "
+            "Leave that out, or --set sampling.n_shown_hard=20; a run that was sampled without needs another --out"
+        )
     if "select" in needs and not resolved.recipe.sampling.n_select:
         yield (
             "it needs windows to choose between explanations by, and sampling.n_select is 0. Set it, e.g. --set "

@@ -24,7 +24,7 @@ from autointerp.activations.delphi import site_name
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
-from autointerp.needs import check_needs
+from autointerp.needs import check_needs, with_hard_windows
 from autointerp.pack import check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
@@ -198,7 +198,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     if STAGES.index(until) >= STAGES.index("explain"):
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
-        recipe = with_dialects(recipe)
+        recipe = with_hard_windows(with_dialects(recipe))
         if not (out / "recipe.yaml").is_file():
             recipe = with_packing(recipe)
     resolved = resolve(recipe)

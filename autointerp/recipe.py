@@ -10,7 +10,6 @@ A plug-in's section is `{use: NAME, option: value, ...}`; its options are the pl
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -31,10 +30,8 @@ from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
 from autointerp.sampling import settings
 from autointerp.sampling.settings import SamplingSettings
+from autointerp.sections import PluginSection, fault, instance, nearest
 from autointerp.subject.corpus import CorpusSpec
-
-PluginSection = dict[str, Any]
-"""`{"use": name, **options}`"""
 
 DEFAULT_FEATURES: Final = 1_000
 """Features explained where the recipe names none."""
@@ -226,7 +223,7 @@ def parse(mapping: Mapping[str, Any], *, check_plugins: bool = True) -> Recipe:
     try:
         recipe = pydantic.TypeAdapter(Recipe).validate_python(dict(mapping))
     except pydantic.ValidationError as error:
-        faults += [_fault(detail) for detail in error.errors()]
+        faults += [fault(detail) for detail in error.errors()]
     if recipe is not None:
         faults += list(_faults_of(recipe, check_plugins))
     if recipe is None or faults:
@@ -234,17 +231,12 @@ def parse(mapping: Mapping[str, Any], *, check_plugins: bool = True) -> Recipe:
     return recipe
 
 
-def _fault(detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg'].lower()} (found {detail['input']!r})"
-
-
 def _unknown_keys(kind: type[Any], mapping: Mapping[str, Any], place: str) -> Iterator[str]:
     hints = typing.get_type_hints(kind)
     for key, value in mapping.items():
         inner = f"{place}.{key}" if place else str(key)
         if key not in hints:
-            yield f"{inner}: no such key.{_nearest(str(key), hints)}"
+            yield f"{inner}: no such key.{nearest(str(key), hints)}"
             continue
         section = _section_in(hints[key])
         if section is None:
@@ -265,11 +257,6 @@ def _section_in(hint: Any) -> type[Any] | None:
         typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_args(hint) else (hint,)
     )
     return next((kind for kind in candidates if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]  # a class, as it comes from an annotation
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}."
 
 
 def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
@@ -380,24 +367,6 @@ def _plugin_faults(kind: plugins.Kind, place: str, section: PluginSection) -> It
     except RecipeError as error:
         for line in str(error).splitlines():
             yield f"{place}: {line}"
-
-
-def instance(kind: plugins.Kind, section: PluginSection) -> Any:
-    """The plug-in of a section, made from its options. Raises RecipeError or UnknownName."""
-    options = dict(section)
-    use = options.pop("use", None)
-    if not isinstance(use, str):
-        raise RecipeError(f"'use' must name one of: {', '.join(plugins.names(kind))}.")
-    plugin = plugins.find(kind, use)
-    known = typing.get_type_hints(plugin)
-    fields = {entry.name: known[entry.name] for entry in dataclasses.fields(plugin)}
-    faults = [f"no option '{key}'.{_nearest(key, fields)}" for key in options if key not in fields]
-    if not faults:
-        try:
-            return pydantic.TypeAdapter(plugin).validate_python(options)
-        except pydantic.ValidationError as error:
-            faults = [_fault(detail) for detail in error.errors()]
-    raise RecipeError("\n".join(faults))
 
 
 # --- files and the command line ------------------------------------------------------------------------

@@ -224,6 +224,8 @@ class Run:
         cache, sampling = self.recipe.cache, dataclasses.asdict(self.recipe.sampling)
         if not sampling["n_embedding"]:  # samples from before it could be asked for are the same
             del sampling["n_embedding"]
+        if not sampling["n_shown_hard"]:
+            del sampling["n_shown_hard"]
         made_from: Json = {
             "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,

@@ -286,7 +286,7 @@ class Sample:
         return self.n_fired / self.n_tokens if self.n_tokens else 0.0
 
 
-ExplanationStatus = Literal["ok", "unreadable", "refused", "bad_request"]
+ExplanationStatus = Literal["ok", "unreadable", "refused", "bad_request", "no_evidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +307,8 @@ class Explanation:
     """Digest of each prompt template it was made with, by name; empty where there is none."""
     reason: str | None = None
     """Why there is no text, in one line."""
+    details: Json = field(default_factory=dict[str, Any])
+    """What else the explainer found: candidates and their scores, concepts. Left out of records where empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,43 @@
 """What explainers promise: what the LLM sees, strict reading, one more try, and failures that are no text.
 
-The golden prompt `golden/plain.txt` is written anew by
+The golden prompts in `golden/` are written anew by
 `AUTOINTERP_GOLDEN=write pytest tests/test_explainers.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autointerp import plugins
 from autointerp.asking import Asking
-from autointerp.errors import RecipeError, Refused, Unreadable
-from autointerp.evidence import Evidence
+from autointerp.errors import NoEvidence, RecipeError, Refused, Unreadable
+from autointerp.evidence import Evidence, Promoted
+from autointerp.explainers.contrastive import Contrastive
+from autointerp.explainers.cot import Cot
+from autointerp.explainers.examples import example
 from autointerp.explainers.lexical import Lexical
-from autointerp.explainers.plain import Plain, example, read_reply
-from autointerp.explainers.protocol import Explained
+from autointerp.explainers.logits import Logits, top_and_following
+from autointerp.explainers.multi_concept import MultiConcept, clusters, polysemanticity, tf_idf, unit
+from autointerp.explainers.output_centric import OutputCentric
+from autointerp.explainers.plain import Plain
+from autointerp.explainers.protocol import Explained, Explainer
+from autointerp.explainers.refine import Refine
+from autointerp.explainers.two_lines import read_reply
 from autointerp.llm.lexical import LexicalLLM, explain_lexically
 from autointerp.llm.protocol import LLMIdentity, Reply
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt
-from autointerp.types import Shown, Window
+from autointerp.types import Select, Shown, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 GOOD = "EXPLANATION: Rivers and their banks.\nLABEL: river banks"
@@ -221,23 +234,81 @@ def test_hostile_text_stays_text() -> None:
         assert "{{" not in text or text in last
 
 
-def test_golden_prompt() -> None:
+BANK_HARD = (
+    make_window(["the", " bank", " raised", " its", " rates"])._replace(stratum="same_token"),
+    make_window([" a", " steep", " slope", ".", "\n"])._replace(stratum="neighbour"),
+)
+EVIDENCE = Evidence(
+    shown=Shown(BANKS.active, (*BANKS.silent, *BANK_HARD)),
+    select=Select(BANKS.active[:2], BANKS.silent),
+    directions=Promoted((" river", " erosion", " river", "\n", "<|im_end|>"), (" money", "")),
+    effects={"raised": [" side", " of"], "lowered": []},
+)
+ALL: list[Explainer] = [
+    Plain(), Cot(), Contrastive(), Logits(), OutputCentric(), MultiConcept(n_clusters=2), Refine()
+]  # fmt: skip
+
+
+def name_of(explainer: Explainer) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(explainer).__name__).lower()
+
+
+@pytest.mark.parametrize("explainer", ALL, ids=name_of)
+def test_golden_prompt(explainer: Explainer) -> None:
     """What an explainer is sent, to the character: a change of wording is seen in a diff."""
-    recorder = Recorder(GOOD)
-    explain(recorder)
-    text = "\n".join(f"[[{turn.role}]]\n{turn.content}" for turn in recorder.prompts[0].messages) + "\n"
-    path = GOLDEN / "plain.txt"
+    prompts: list[Prompt] = []
+
+    def answer(prompt: Prompt, index: int) -> str:
+        prompts.append(prompt)
+        if prompt.template.name.startswith("score/"):
+            return "".join(f"{n}: {'no' if n % 2 else 'yes'}\n" for n in range(1, 5))
+        return GOOD
+
+    asyncio.run(explainer.explain(EVIDENCE, asking(answer)))
+    own = next(prompt for prompt in prompts if prompt.template.name == f"explain/{name_of(explainer)}")
+    text = "\n".join(f"[[{turn.role}]]\n{turn.content}" for turn in own.messages) + "\n"
+    path = GOLDEN / f"{name_of(explainer)}.txt"
     if os.environ.get("AUTOINTERP_GOLDEN") == "write":
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
 
 
-def test_the_examples_in_the_prompt_are_in_the_format_asked_for() -> None:
-    template = asking(Recorder()).template("explain/plain")
-    for role, turn in template.turns:
-        if role == "assistant":
-            found = read_reply(turn.render())
-            assert found and len(found.text.split()) <= 30
+@pytest.mark.parametrize("explainer", ALL, ids=name_of)
+def test_the_examples_in_the_prompt_are_in_the_format_asked_for(explainer: Explainer) -> None:
+    template = asking(Recorder()).template(explainer.templates()[0])
+    examples = [turn.render() for role, turn in template.turns if role == "assistant"]
+    assert len(examples) == 2
+    for example_reply in examples:
+        found = read_reply(example_reply)
+        assert found and len(found.text.split()) <= 30 and example_reply.endswith(f"LABEL: {found.label}\n")
+
+
+@pytest.mark.parametrize("explainer", ALL, ids=name_of)
+def test_each_reads_strictly_and_asks_once_more(explainer: Explainer) -> None:
+    """Of a reply without the line nothing is made; the second request says the format again."""
+    asked: list[tuple[str, int]] = []
+
+    def answer(prompt: Prompt, index: int) -> str:
+        if prompt.template.name.startswith("score/"):
+            return "1: no\n2: no\n3: no\n4: no"
+        asked.append((prompt.messages[-1].content.splitlines()[-1], index))
+        return "Some rivers."
+
+    with pytest.raises(Unreadable, match="asked twice"):
+        asyncio.run(explainer.explain(EVIDENCE, asking(answer)))
+    assert [index for _, index in asked[:2]] in ([0, 1], [0, 0])  # clusters are asked about at once
+    reminded = [line for line, index in asked if index == 1]
+    assert reminded and all("LABEL:" in line for line in reminded)
+
+
+@pytest.mark.parametrize("explainer", ALL, ids=name_of)
+def test_each_is_answered_without_an_llm(explainer: Explainer) -> None:
+    """The lexical backend says something that goes by what it was given, with a label of at most six words."""
+    explained = asyncio.run(explainer.explain(EVIDENCE, Asking(LexicalLLM(), "layers.0/1")))
+    assert ("bank" in explained.text) == (not isinstance(explainer, OutputCentric))
+    assert explained.text.endswith(".") and 1 <= len(explained.label.split()) <= 6
+    if isinstance(explainer, OutputCentric):
+        assert explained.text.startswith('Promotes the tokens " side", " of", " river", " erosion"')
 
 
 # --- without an LLM ------------------------------------------------------------------------------------
@@ -258,3 +329,88 @@ def test_they_are_found_and_say_what_they_need() -> None:
     assert Plain().templates() == ("explain/plain",) and Lexical().templates() == ()
     with pytest.raises(RecipeError, match="threshold is 1"):
         Plain(threshold=1)
+
+
+# --- each in particular ----------------------------------------------------------------------------------
+
+
+def test_contrastive_shows_hard_windows_before_random_ones() -> None:
+    recorder = Recorder(GOOD)
+    asyncio.run(Contrastive(n_silent=3).explain(EVIDENCE, asking(recorder)))
+    strata = [view.window.stratum for view in recorder.prompts[0].variables["silent"]]
+    assert set(strata[:2]) == {"same_token", "neighbour"} and strata[2:] == ["random"]
+
+
+def test_the_four_lists_of_logits_by_hand() -> None:
+    """The strongest token of each window and the one behind it, of a character its first token, none twice."""
+    assert top_and_following(BANKS.active) == ([" bank", "🙂"], [" was", "\n", " }}", " tea"])
+    assert top_and_following([make_window([" a", " b"], [0, 1.0])]) == ([" b"], [])
+    recorder = Recorder(GOOD)
+    asyncio.run(Logits(n_texts=2, n_tokens=2).explain(EVIDENCE, asking(recorder)))
+    variables = recorder.prompts[0].variables
+    assert variables["top"] == [" bank", "🙂"] and variables["following"] == [" was", "\n"]
+    assert variables["promoted"] == [" river", " erosion"]  # the second " river" is passed over
+    assert [shown.view.window for shown in variables["examples"]] == list(BANKS.active[:2])
+
+
+def test_output_centric_goes_by_what_there_is() -> None:
+    """Without effects their lists are not mentioned; without anything nobody is asked."""
+    recorder = Recorder(GOOD)
+    alone = Evidence(Shown((), ()), directions=Promoted((" sea",), ()))
+    asyncio.run(OutputCentric().explain(alone, asking(recorder)))
+    assert recorder.prompts[0].messages[-1].content == 'PROMOTED: " sea"'
+    with pytest.raises(NoEvidence):
+        asyncio.run(
+            OutputCentric().explain(Evidence(Shown((), ()), directions=Promoted((), ())), asking(Recorder()))
+        )
+
+
+TWO_KINDS = (
+    *(make_window([f" r{n}", " river", " bank"], [0, 0, 5.0]) for n in range(6)),
+    *(make_window([f" m{n}", " loan", " money"], [0, 4.0, 0]) for n in range(4)),
+)
+
+
+def test_multi_concept_finds_clusters_and_explains_each() -> None:
+    """Two kinds of windows with no token in common: their vectors are at right angles."""
+
+    def answer(prompt: Prompt, index: int) -> str:
+        text = prompt.variables["examples"][0].view.window.text
+        return f"EXPLANATION: All {'rivers' if 'river' in text else 'loans'}.\nLABEL: a {text.split()[1]}"
+
+    evidence = Evidence(Shown(TWO_KINDS, ()))
+    for feature in ("a/1", "a/2", "a/3"):  # whichever window is drawn first
+        explained = asyncio.run(MultiConcept(n_clusters=2).explain(evidence, asking(answer, feature)))
+        assert explained.text == "All rivers. All loans." and explained.label == "a river"
+        assert [concept["n_windows"] for concept in explained.details["concepts"]] == [6, 4]
+        assert explained.details["polysemanticity"] == pytest.approx(1.0)
+        assert explained.details["vectors"] == "tf-idf"
+
+
+def test_tf_idf_and_polysemanticity_by_hand() -> None:
+    """Two windows, the firing token counts three times; ln(3/3) + 1 for what is in both, ln(3/2) + 1 else."""
+    windows = (make_window(["a", " b"], [0, 1.0]), make_window([" A", "c"], [1.0, 0.1]))
+    rare = 1 + math.log(1.5)
+    expected = [[1.0, 3 * rare, 0.0], [3.0, 0.0, rare]]
+    lengths = [math.hypot(*row) for row in expected]
+    found = tf_idf(windows, 0.3)
+    assert found == pytest.approx(
+        np.array([[x / length for x in row] for row, length in zip(expected, lengths, strict=True)])
+    )
+    assert polysemanticity(unit(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))) == pytest.approx(
+        1 - (2 * math.sqrt(0.5) + 0) / 3, abs=1e-6
+    )
+    assert polysemanticity(np.ones((1, 2))) is None
+
+
+@given(
+    rows=st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=12),
+    k=st.integers(1, 5),
+)
+def test_clusters_are_apart_and_of_two_or_more(rows: list[list[float]], k: int) -> None:
+    """Also of equal rows, and of rows of zeros."""
+    found = clusters(unit(np.array(rows)), k, asking(Recorder()))
+    members = [row for group in found for row in group]
+    assert 1 <= len(found) <= k and len(set(members)) == len(members) <= len(rows)
+    assert all(len(group) > 1 for group in found) or found == [list(range(len(rows)))]
+    assert [len(group) for group in found] == sorted(map(len, found), reverse=True)

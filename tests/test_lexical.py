@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autointerp import plugins
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest
-from autointerp.explainers.plain import read_reply
+from autointerp.explainers.two_lines import read_reply
 from autointerp.llm.clauses import Clause, matches, quoted, read
 from autointerp.llm.lexical import Lexical, LexicalLLM, explain_lexically, log_odds_z
 from autointerp.llm.protocol import LLMIdentity

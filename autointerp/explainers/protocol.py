@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from autointerp.asking import Asking
+from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import Evidence
+from autointerp.types import ExplanationStatus, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,21 @@ class Explained:
 
     text: str
     label: str
+    details: Json = field(default_factory=dict[str, Any])
+    """What else was found, as the explainer's docstring says; kept in the explanation's record."""
+
+
+def status_of(failure: Unreadable | Refused | NoEvidence | LLMBadRequest) -> ExplanationStatus:
+    """How a record calls the reason why there is no explanation."""
+    match failure:
+        case Unreadable():
+            return "unreadable"
+        case Refused():
+            return "refused"
+        case NoEvidence():
+            return "no_evidence"
+        case LLMBadRequest():
+            return "bad_request"
 
 
 class Explainer(Protocol):
@@ -34,7 +51,8 @@ class Explainer(Protocol):
         ...
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
-        """Raises Unreadable or Refused where the LLM gave nothing to use, and the LLM's own errors.
+        """Raises Unreadable or Refused where the LLM gave nothing to use, NoEvidence where there is nothing to ask it
+        about, and the LLM's own errors.
 
         May be called again from the start after a crash: replies already paid for are served again.
         """

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.errors import LLMBadRequest
-from autointerp.llm.clauses import WORD, Clause, Kind, matches, merged, start_of
+from autointerp.llm.clauses import LABEL_WORDS, WORD, Clause, Kind, matches, merged, quoted, start_of
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt, View
 from autointerp.types import Shown, Window
@@ -45,7 +45,8 @@ class Lexical:
 
 
 class LexicalLLM(ByRequest):
-    """Answers `explain/...` prompts from `shown`, `score/...` prompts from `explanation` and `views`."""
+    """Answers `explain/...` prompts from `shown`, without windows from `promoted`; `score/...` prompts
+    from `explanation` and its `view` or `views`."""
 
     @property
     def identity(self) -> LLMIdentity:
@@ -62,6 +63,9 @@ class LexicalLLM(ByRequest):
             case "explain", {"shown": Shown() as shown}:
                 text, label = explain_lexically(shown)
                 return Reply(f"EXPLANATION: {text}\nLABEL: {label}")
+            case "explain", {"promoted": [*promoted], "raised": [*raised]}:
+                text, label = explain_by_output([str(token) for token in (*raised, *promoted)])
+                return Reply(f"EXPLANATION: {text}\nLABEL: {label}")
             case "score", {"explanation": str() as explanation, "view": View() as view}:
                 return Reply("yes" if matches(explanation, view) else "no")
             case "score", {"explanation": str() as explanation, "views": [*views]}:
@@ -70,7 +74,7 @@ class LexicalLLM(ByRequest):
             case _:
                 raise LLMBadRequest(
                     f"the lexical backend can't answer prompt '{prompt.template.name}'. It answers explain/"
-                    " prompts with a variable 'shown' and score/ prompts with 'explanation' and 'views'."
+                    " prompts with a variable 'shown' or 'promoted', score/ prompts with 'explanation' and 'views'."
                 )
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
@@ -123,6 +127,17 @@ def explain_lexically(shown: Shown) -> tuple[str, str]:
     phrases = [f"{clause} ({_share(clause, shown.active):.0%} of its firings)" for clause in clauses]
     text = "; ".join(phrases)
     return text[0].upper() + text[1:] + ".", clauses[0].label
+
+
+N_OUTPUT: Final = 6
+"""Tokens named where an explanation goes by what a feature promotes."""
+
+
+def explain_by_output(tokens: Sequence[str]) -> tuple[str, str]:
+    """Names the tokens that a feature promotes, the strongest first: a sentence and a label."""
+    named = list(dict.fromkeys(token for token in tokens if token))[:N_OUTPUT]
+    text = f"Promotes the tokens {quoted(named)}." if named else "Promotes no token."
+    return text, " ".join(f"promotes {quoted(named[:2])}".split()[:LABEL_WORDS])
 
 
 def log_odds_z(count: int, total: int, other: int, other_total: int) -> float:

@@ -18,6 +18,7 @@ MEANINGS: Final[dict[str, str]] = {
     "unreadable": "the LLM's answer could not be read",
     "refused": "the LLM declined",
     "bad_request": "the server would not take the request",
+    "no_evidence": "nothing is known to explain them by",
     "no_windows": "explained without windows, so there is nothing to test on",
 }
 """What a status that ends a feature's way means."""

@@ -27,7 +27,7 @@ from autointerp.sampling.select import Picked, Shared, pick
 from autointerp.sampling.selected import STRATA, Selected, gathered, window_refs
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.sampling.strata import DonorPlaces
-from autointerp.sampling.text import SPLITS, Ints, Text
+from autointerp.sampling.text import SPLITS, Ints, SplitName, Text
 from autointerp.types import Contrast, FeatureId, Sample, SampleStatus
 
 N_DONORS: Final = 10
@@ -76,15 +76,25 @@ class Sampler:
         self._store = firings
         self._neighbours = neighbours or {}
         text = Text(rows, firings.masked, seed=seed, first=first, shares=settings.shares)
-        heldout = SPLITS.index("heldout")
+        by_token: dict[SplitName, int] = {"shown": settings.shown_hard[0], "heldout": settings.n_same_token}
+        by_codes: dict[SplitName, int] = {
+            "shown": settings.shown_hard[1],
+            "heldout": settings.n_neighbour + settings.n_density,
+        }
         self._codes = (codes or Codes(firings, text)) if settings.needs_codes else None
         self._shared = Shared(
             text=text,
             settings=settings,
             repeats=Repeats(text, settings.width, settings.overlap),
-            index=TokenIndex(text, text.rows_of[heldout]) if settings.n_same_token else None,
+            index={
+                name: TokenIndex(text, text.rows_of[SPLITS.index(name)]) for name, n in by_token.items() if n
+            },
             codes=self._codes,
-            donor_places=DonorPlaces.of(self._codes, text, heldout) if self._codes else None,
+            donor_places={
+                name: DonorPlaces.of(self._codes, text, SPLITS.index(name))
+                for name, n in by_codes.items()
+                if n and self._codes
+            },
             pool=None if token_embedding is None else Pool.of(text, settings, token_embedding),
         )
         self._tokens_by_position = statistics.tokens_by_position(
@@ -142,7 +152,8 @@ class Sampler:
     def _donors(self, ids: Ints) -> NDArray[np.int64]:
         """[P, 2 * N_DONORS]: features alike, those by weights first; -1 behind the last."""
         donors = np.full((len(ids), 2 * N_DONORS), -1, np.int64)
-        if not self._shared.settings.n_neighbour or self._codes is None:
+        settings = self._shared.settings
+        if not settings.n_neighbour + settings.shown_hard[1] or self._codes is None:
             return donors
         by_codes = self._codes.alike(ids, N_DONORS)
         for at, feature in enumerate(ids.tolist()):

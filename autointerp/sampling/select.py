@@ -5,7 +5,7 @@ Shape letters: P features, N windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,9 +49,11 @@ class Shared:
     text: Text
     settings: SamplingSettings
     repeats: Repeats
-    index: TokenIndex | None
+    index: Mapping[SplitName, TokenIndex]
+    """Of the splits in which windows are looked for by token."""
     codes: Codes | None
-    donor_places: DonorPlaces | None
+    donor_places: Mapping[SplitName, DonorPlaces]
+    """Of the splits in which windows are looked for where other features fire."""
     pool: Pool | None
 
 
@@ -257,23 +259,27 @@ class _Strata:
         if self.lower_half is not None:
             return [("graded", counts[name], any_place)]
         wanted: list[tuple[Stratum, int, Proposals]] = [("random", counts[name], any_place)]
-        if name != "heldout":
-            return wanted
         around = Around(text, settings, settings.window)
-        if settings.n_same_token and shared.index is not None:
+        n_same_token, n_neighbour = {
+            "shown": settings.shown_hard,
+            "select": (0, 0),
+            "heldout": (settings.n_same_token, settings.n_neighbour),
+        }[name]
+        if n_same_token:
             top = self.described.top
             share = np.cumsum(top.counts, 1) / np.maximum(top.counts.sum(1, keepdims=True), 1)
+            wanted.append(("same_token", n_same_token, SameToken(shared.index[name], top.ids, share, around)))
+        if n_neighbour:
             wanted.append(
-                ("same_token", settings.n_same_token, SameToken(shared.index, top.ids, share, around))
+                ("neighbour", n_neighbour, Neighbour(shared.donor_places[name], self.donors, around))
             )
-        if settings.n_neighbour and shared.donor_places is not None:
-            neighbour = Neighbour(shared.donor_places, self.donors, around)
-            wanted.append(("neighbour", settings.n_neighbour, neighbour))
+        if name != "heldout":
+            return wanted
         if settings.n_same_document:
             wanted.append(("same_document", settings.n_same_document, SameDocument.of(text, around)))
-        if settings.n_density and shared.donor_places is not None and shared.codes is not None:
+        if settings.n_density and shared.codes is not None:
             density = SimilarDensity.of(
-                shared.donor_places, shared.codes, self.firings.features.astype(np.int64), around
+                shared.donor_places[name], shared.codes, self.firings.features.astype(np.int64), around
             )
             wanted.append(("density", settings.n_density, density))
         if settings.n_embedding and shared.pool is not None:

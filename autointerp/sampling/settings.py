@@ -30,6 +30,10 @@ class SamplingSettings:
     n_shown: int = 40
     """Active windows for the explainer."""
     n_shown_silent: int = 40
+    n_shown_hard: int | None = None
+    """Further silent windows for explainers that contrast: half of them with one of the feature's top tokens, half
+    where a feature alike is active, from documents of what is shown. None: 20 where an explainer of a new run needs
+    them, else none; each adds about 1/250 to what a feature's record and windows take."""
     n_select: int = 20
     """Active windows for choosing between explanations, and as many silent ones."""
     n_heldout: int = 50
@@ -72,7 +76,13 @@ class SamplingSettings:
     @property
     def needs_codes(self) -> bool:
         """Whether any window is looked for where another feature fires."""
-        return self.n_neighbour + self.n_density > 0
+        return self.n_neighbour + self.n_density + self.shown_hard[1] > 0
+
+    @property
+    def shown_hard(self) -> tuple[int, int]:
+        """Of the hard windows shown, how many by token and how many by a feature alike."""
+        n = self.n_shown_hard or 0
+        return n - n // 2, n // 2
 
     @property
     def n_hard(self) -> int:
@@ -116,6 +126,8 @@ def faults(sampling: SamplingSettings) -> Iterator[str]:
         0,
     )
     least |= dict.fromkeys(("n_density", "n_embedding", "minimum_split", "minimum_documents"), 0)
+    if (n_hard := sampling.n_shown_hard) is not None and n_hard < 0:
+        yield f"sampling.n_shown_hard: at least 0 (found {n_hard})"
     for name, minimum in least.items():
         if getattr(sampling, name) < minimum:
             yield f"sampling.{name}: at least {minimum} (found {getattr(sampling, name)})"

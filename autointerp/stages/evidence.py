@@ -8,12 +8,11 @@ from functools import cached_property
 from autointerp.errors import RunError
 from autointerp.evidence import Evidence, Promoted, needs_of, uses_of
 from autointerp.explainers.protocol import Explainer
-from autointerp.metrics import HEADLINE_STRATA
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Shown
+from autointerp.types import Directions
 
 
 class UnitEvidence:
@@ -35,12 +34,8 @@ class UnitEvidence:
                 f"nothing is known of the tokens that {feature} promotes, which an explainer of this recipe needs: "
                 f"{self._run.directions(self._dictionary).folder} has none of them. Leave that explainer out."
             )
-        shown = windows.shown(feature)
-        return Evidence(
-            shown=shown if "hard" in uses else _without_hard(shown),
-            select=windows.select(feature) if "select" in uses else None,
-            directions=directions,
-        )
+        select = windows.select(feature) if "select" in uses else None
+        return Evidence(windows.shown(feature), select, directions).only(uses)
 
     @cached_property
     def _directions(self) -> dict[str, Directions]:
@@ -56,8 +51,3 @@ class UnitEvidence:
                 for tokens in (known.promoted, known.suppressed)
             )
         )
-
-
-def _without_hard(shown: Shown) -> Shown:
-    """An explainer that doesn't ask for them sees the same with and without them."""
-    return Shown(shown.active, tuple(window for window in shown.silent if window.stratum in HEADLINE_STRATA))

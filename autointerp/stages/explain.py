@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from autointerp.asking import Asking
-from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import Evidence
-from autointerp.explainers.protocol import Explainer
+from autointerp.explainers.protocol import Explainer, status_of
 from autointerp.run import Run
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.types import Explanation, ExplanationStatus, Json
@@ -32,12 +32,8 @@ def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple
         explained = reason = None
         try:
             explained = await explainer.explain(evidence, asking)
-        except Unreadable as signal:
-            status, reason = "unreadable", str(signal)
-        except Refused as signal:
-            status, reason = "refused", str(signal)
-        except LLMBadRequest as error:
-            status, reason = "bad_request", str(error)
+        except (Unreadable, Refused, NoEvidence, LLMBadRequest) as failure:
+            status, reason = status_of(failure), str(failure)
         explanation = Explanation(
             feature=asking.feature,
             explainer=name,
@@ -47,7 +43,10 @@ def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple
             llm=llm,
             prompts=prompts,
             reason=reason,
+            details=explained.details if explained else {},
         )
-        return {name: getattr(explanation, name) for name in _FIELDS}
+        return {
+            name: getattr(explanation, name) for name in _FIELDS if name != "details" or explanation.details
+        }
 
     return work, asked

@@ -159,7 +159,7 @@ def example_evidence(run: Run) -> Evidence:
     sampling = run.recipe.sampling
     active, silent = example_windows(run, sampling.n_shown, sampling.n_shown_silent)
     return Evidence(
-        shown=Shown(active, silent),
+        shown=Shown(active, silent + example_windows(run, 0, sampling.n_shown_hard or 0, "same_token")[1]),
         select=Select(*example_windows(run, sampling.n_select, sampling.n_select)),
         directions=Promoted(_TOKENS, _TOKENS),
     )
