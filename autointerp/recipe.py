@@ -30,7 +30,7 @@ from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
 from autointerp.sampling import settings
 from autointerp.sampling.settings import SamplingSettings
-from autointerp.sections import PluginSection, fault, instance, nearest
+from autointerp.sections import FALLBACK, PluginSection, fault, instance, nearest
 from autointerp.subject.corpus import CorpusSpec
 
 DEFAULT_FEATURES: Final = 1_000
@@ -134,7 +134,8 @@ class FeatureSection:
 
 @dataclass(frozen=True, slots=True)
 class LLMSections:
-    """Who explains and who judges: `{use: openai, model: ...}`. None: not needed, or asked for."""
+    """Who explains and who judges: `{use: openai, model: ...}`. None: not needed, or asked for. The one who explains
+    may have a `fallback`, another such section: who is asked where the first one refuses."""
 
     explainer: PluginSection | None = None
     judge: PluginSection | None = None
@@ -324,6 +325,21 @@ def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
         section = getattr(recipe.llms, role)
         if section is not None:
             yield from _plugin_faults("llm", f"llms.{role}", section)
+            yield from _fallback_faults(role, section)
+
+
+def _fallback_faults(role: str, section: PluginSection) -> Iterator[str]:
+    if FALLBACK not in section:
+        return
+    place, other = f"llms.{role}.{FALLBACK}", section[FALLBACK]
+    if role != "explainer":
+        yield f"{place}: only the LLM that explains can have one; a judge that refuses leaves its answer unreadable"
+    elif not isinstance(other, Mapping):
+        yield f"{place}: must be the section of an LLM, e.g. {{use: openai, model: MODEL}} (found {other!r})"
+    elif FALLBACK in other:
+        yield f"{place}.{FALLBACK}: a fallback has none of its own"
+    else:
+        yield from _plugin_faults("llm", place, typing.cast(PluginSection, other))
 
 
 def _number_faults(recipe: Recipe) -> Iterator[str]:

@@ -41,6 +41,7 @@ from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Resolved
+from autointerp.sections import FALLBACK, PluginSection, fallback_of
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import FeatureId, Json
 
@@ -295,12 +296,15 @@ class Run:
 
     def _llm(self, role: str, needed: bool) -> Json | None:
         section = getattr(self.recipe.llms, role)
-        if not needed or section is None:
-            return None
+        return None if not needed or section is None else self._llm_of(section)
+
+    def _llm_of(self, section: PluginSection) -> Json:
         backend = instance("llm", section)
         # A backend that says whom it answers as is not told from it: `batch` asks what `openai` would.
         use = getattr(backend, "answers_as", section["use"])
-        return {"use": use, "version": backend.version} | dataclasses.asdict(backend.identity())
+        said = {"use": use, "version": backend.version} | dataclasses.asdict(backend.identity())
+        other = fallback_of(section)
+        return said if other is None else said | {FALLBACK: self._llm_of(other)}
 
     # --- what is there, what is asked for, who works on it ---
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pydantic
 
@@ -16,10 +16,23 @@ from autointerp.errors import RecipeError
 PluginSection = dict[str, Any]
 """`{"use": name, **options}`"""
 
+FALLBACK: Final = "fallback"
+"""Beside the options of the LLM that explains: the section of another one, asked where the first refuses."""
+
+
+def without_fallback(section: PluginSection) -> PluginSection:
+    """Of the LLM alone."""
+    return {name: value for name, value in section.items() if name != FALLBACK}
+
+
+def fallback_of(section: PluginSection | None) -> PluginSection | None:
+    """The section of the LLM that is asked where the first refuses, if there is one."""
+    return None if section is None else section.get(FALLBACK)
+
 
 def instance(kind: plugins.Kind, section: PluginSection) -> Any:
     """The plug-in of a section, made from its options. Raises RecipeError or UnknownName."""
-    options = dict(section)
+    options = without_fallback(section) if kind == "llm" else dict(section)
     use = options.pop("use", None)
     if not isinstance(use, str):
         raise RecipeError(f"'use' must name one of: {', '.join(plugins.names(kind))}.")

@@ -309,6 +309,8 @@ class Explanation:
     """Why there is no text, in one line."""
     details: Json = field(default_factory=dict[str, Any])
     """What else the explainer found: candidates and their scores, concepts. Left out of records where empty."""
+    refused_by: list[str] = field(default_factory=list[str])
+    """LLMs that declined, in the order they were asked; `llm` is the last that was. Left out where empty."""
 
 
 @dataclass(frozen=True, slots=True)

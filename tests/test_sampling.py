@@ -459,3 +459,23 @@ def test_shards_of_rows_are_filled_in_order_until_the_tokens_are_reached() -> No
     assert [mark for mark, _ in made] == [Mark(4, 40, 4), Mark(8, 80, 8), Mark(10, 95, 10)]
     assert sum(int((rows["length"] - 1).sum()) for _, rows in made) == 95
     assert made[0][1].dtype == row_dtype(11)
+
+
+def test_hard_windows_are_shown_from_documents_of_what_is_shown() -> None:
+    """Half by token, half by a feature alike, silent, none from a held-out document; what else is shown, and what is
+    chosen on, stays."""
+    made = make(5, 80, {7: 0.02, 6: 0.02, 9: 0.02})
+    few, more = (
+        made.sampler(dataclasses.replace(FEW, n_shown_hard=n), f7=np.array([6])).sample([FeatureId("d", 7)])
+        for n in (0, 6)
+    )
+    without, sample = few.samples[0], more.samples[0]
+    assert sample.shown.strata == [*without.shown.strata, ("same_token", 3), ("neighbour", 3)]
+    n = len(without.shown.rows)
+    assert (sample.shown.rows[:n], sample.shown.starts[:n]) == (without.shown.rows, without.shown.starts)
+    assert sample.select.n_active == without.select.n_active
+    split = more.text.split
+    assert {SPLITS[split[row]] for row in sample.shown.rows} == {"shown"}
+    fired = made.fired[7]
+    for row, start in zip(sample.shown.rows[n:], sample.shown.starts[n:], strict=True):
+        assert not any(row * C + start + at in fired for at in range(FEW.width))

@@ -17,7 +17,7 @@ from autointerp.types import digest
 
 
 @dataclass(frozen=True, slots=True)
-class Inner:
+class Held:
     """What an explainer that holds others declares in their stead."""
 
     explainers: Mapping[str, Explainer]

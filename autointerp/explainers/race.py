@@ -20,7 +20,7 @@ from typing import ClassVar
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
-from autointerp.explainers.inner import Inner, inner_explainer, inner_scorer
+from autointerp.explainers.inner import Held, inner_explainer, inner_scorer
 from autointerp.explainers.judged import OnSelect, judge_on_select
 from autointerp.explainers.protocol import Explained, status_of
 from autointerp.scorers.question import all_of
@@ -32,7 +32,9 @@ from autointerp.types import Json, Select
 class Race:
     """Lets several explainers compete on select windows and keeps the best text."""
 
-    among: dict[str, PluginSection]
+    among: dict[str, PluginSection] = field(
+        default_factory=lambda: {"plain": {"use": "plain"}, "cot": {"use": "cot"}}
+    )
     """Explainers by name, at least two."""
     scorer: PluginSection = field(default_factory=lambda: {"use": "detection"})
     """How select windows are judged."""
@@ -62,9 +64,9 @@ class Race:
     def templates(self) -> tuple[str, ...]:
         return self._inner().templates()
 
-    def _inner(self) -> Inner:
+    def _inner(self) -> Held:
         explainers = {name: inner_explainer(f"among.{name}", section) for name, section in self.among.items()}
-        return Inner(explainers, inner_scorer("scorer", self.scorer))
+        return Held(explainers, inner_scorer("scorer", self.scorer))
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
         """Raises what the first of them raised where none gives a text."""
@@ -98,7 +100,7 @@ class _Failed:
 
 
 async def _run(
-    inner: Inner, name: str, evidence: Evidence, select: Select, asking: Asking
+    inner: Held, name: str, evidence: Evidence, select: Select, asking: Asking
 ) -> _Finished | _Failed:
     """One that gives no text drops out; what else goes wrong is raised."""
     try:

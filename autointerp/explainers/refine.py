@@ -21,7 +21,7 @@ from autointerp.asking import Asking
 from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
 from autointerp.explainers.examples import THRESHOLD, check_threshold, example
-from autointerp.explainers.inner import Inner, inner_explainer, inner_scorer
+from autointerp.explainers.inner import Held, inner_explainer, inner_scorer
 from autointerp.explainers.judged import OnSelect, judge_on_select
 from autointerp.explainers.protocol import Explained
 from autointerp.explainers.two_lines import ask
@@ -73,8 +73,8 @@ class Refine:
     def templates(self) -> tuple[str, ...]:
         return (self.prompt, *self._inner().templates())
 
-    def _inner(self) -> Inner:
-        return Inner({"draft": inner_explainer("draft", self.draft)}, inner_scorer("scorer", self.scorer))
+    def _inner(self) -> Held:
+        return Held({"draft": inner_explainer("draft", self.draft)}, inner_scorer("scorer", self.scorer))
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
         """Raises what the inner explainer raises. A rewrite that can't be had ends the rounds."""

@@ -53,6 +53,8 @@ class ExplainerSummary:
     ends: dict[str, int]
     n_open: int
     """Explainable features that have no record yet."""
+    n_refused: int = 0
+    """Features that some LLM declined to explain, also those that a fallback then explained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,20 @@ def _explainer(
     run: Run, dictionary: str, name: str, asked: dict[str, str], without_windows: set[str], n_sampled: int
 ) -> ExplainerSummary:
     statuses: Counter[str] = Counter()
-    explains_all = False
+    explains_all, n_refused = False, 0
     for unit in sorted(set(asked.values())):
         records = run.existing("explain", dictionary, name).read(unit)
         statuses.update(record["status"] for key, record in records.items() if key in asked)
+        n_refused += sum(
+            record["status"] == "refused" or "refused_by" in record
+            for key, record in records.items()
+            if key in asked
+        )
         explains_all = explains_all or not without_windows.isdisjoint(records)
     n_able = n_sampled if explains_all else n_sampled - len(without_windows.intersection(asked))
     n_open = n_able - statuses.total()
     n_explained = statuses.pop("ok", 0)
-    return ExplainerSummary(name, n_explained, dict(statuses), n_open)
+    return ExplainerSummary(name, n_explained, dict(statuses), n_open, n_refused)
 
 
 def _n_explained(run: Run, dictionary: str, explainer: str, unit: str, among: set[str]) -> int:

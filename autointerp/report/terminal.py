@@ -141,6 +141,10 @@ def _funnel(summary: Summary) -> Table:
     for explainer in summary.explainers:
         ends = _ends(explainer.ends, explainer.n_open)
         table.add_row(f"explained · {explainer.explainer}", f"{explainer.n_explained:,}", ends)
+        if explainer.n_refused:
+            n_asked = explainer.n_explained + sum(explainer.ends.values())
+            share = f"{explainer.n_refused / n_asked:.1%} of those asked about"
+            table.add_row("  refused by an LLM", f"{explainer.n_refused:,}", share)
     for score in summary.scores:
         explained = next(e.n_explained for e in summary.explainers if e.explainer == score.explainer)
         n_open = explained - score.n_scored - sum(score.ends.values())

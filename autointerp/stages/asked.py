@@ -29,17 +29,18 @@ class Memories:
 
     def __init__(self, run: Run, unit: str) -> None:
         self._run, self._unit = run, unit
-        self._open: dict[Path, Replayed] = {}
+        self._open: dict[tuple[Path, str], Replayed] = {}
 
     def of(self, journal: Journal, asked: Asked) -> LLM:
         """In front of the LLM that is asked for this journal's records."""
         if not asked.paid:
             return asked.llm
-        known = self._open.get(journal.folder)
+        place = journal.folder, str(asked.llm.identity)  # a fallback's replies lie beside the first one's
+        known = self._open.get(place)
         if known is None:
             requests, usage = (self._run.beside(kind, journal) for kind in ("requests", "usage"))
             known = Replayed(asked.llm, requests, usage, self._unit, self._elsewhere(journal))
-            self._open[journal.folder] = known
+            self._open[place] = known
         return known
 
     @property

@@ -26,6 +26,7 @@ from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer
+from autointerp.sections import FALLBACK, fallback_of
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
@@ -36,6 +37,8 @@ N_TRIED: Final = 8
 """Features that are looked at."""
 BLOCK: Final = 256
 """Characters that a prompt cache takes or leaves, some 64 tokens (engines: 16 to 128)."""
+REFUSED: Final = 0.05
+"""Share of features that the first LLM is taken to refuse, where there is a fallback: nobody knows before."""
 EXPLANATION_TOKENS: Final = 60
 """A sentence and a label of an LLM: the lexical backend's are shorter."""
 
@@ -60,7 +63,8 @@ async def expected(run: Run) -> list[Expected]:
     n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
     cases = _cases(run)
     found: list[Expected] = []
-    for role, section in (("explainer", run.recipe.llms.explainer), ("judge", run.recipe.llms.judge)):
+    sections = run.recipe.llms.explainer, run.recipe.llms.judge, fallback_of(run.recipe.llms.explainer)
+    for role, section in zip(("explainer", "judge", FALLBACK), sections, strict=True):
         if section is None or not (backend := instance("llm", section)).paid:
             continue
         prices, cached_from = _known(backend)
@@ -68,7 +72,8 @@ async def expected(run: Run) -> list[Expected]:
         for number, case in enumerate(cases):
             await _ask(run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), case)
         if metered.usages:
-            found.append(_scaled(role, backend.identity().model, metered, prices, n_features / len(cases)))
+            times = n_features / len(cases) * (REFUSED if role == FALLBACK else 1)
+            found.append(_scaled(role, backend.identity().model, metered, prices, times))
     return found
 
 
@@ -94,9 +99,9 @@ class _Case:
 
 
 async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
-    sections = run.recipe.explainers if role == "explainer" else run.recipe.scorers
+    sections = run.recipe.scorers if role == "judge" else run.recipe.explainers
     for section in sections.values():
-        times = 1 if role == "explainer" else len(run.recipe.explainers)
+        times = len(run.recipe.explainers) if role == "judge" else 1
         for _ in range(times):
             try:
                 await _one(role, section, asking, case)
@@ -105,7 +110,7 @@ async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
 
 
 async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
-    if role == "explainer":
+    if role != "judge":
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
             await explainer.explain(case.evidence(explainer), asking)

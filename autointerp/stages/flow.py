@@ -26,6 +26,7 @@ from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
+from autointerp.sections import FALLBACK, fallback_of
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked, Memories
 from autointerp.stages.evidence import UnitEvidence
@@ -135,6 +136,8 @@ class _Line:
 
     def __init__(self, run: Run, dictionary: str, llms: Mapping[str, Asked], *, with_scores: bool) -> None:
         self.run, self.dictionary = run, dictionary
+        self.fallbacks = [llms[FALLBACK]] if fallback_of(run.recipe.llms.explainer) else []
+        """Asked where the LLM that explains refuses."""
         self.explainers = {
             name: _Explainer(
                 plugin := instance("explainers", section),
@@ -240,8 +243,9 @@ class _OpenUnit:
                     yield self._score(self._line.scorers[place], feature, texts[feature])
 
     async def _explain(self, explainer: _Explainer, feature: str) -> Json:
-        asking = self._asking(explainer.journal, explainer.asked, feature)
-        return await explainer.work(self._evidence.of(feature, explainer.plugin), asking)
+        asked = [explainer.asked, *self._line.fallbacks] if explainer.plugin.needs_llm else [explainer.asked]
+        askings = [self._asking(explainer.journal, one, feature) for one in asked]
+        return await explainer.work(self._evidence.of(feature, explainer.plugin), askings)
 
     def close(self) -> None:
         self._line.n_reused += self._memories.n_reused

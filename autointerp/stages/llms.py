@@ -18,6 +18,7 @@ from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
 from autointerp.run import Run
+from autointerp.sections import FALLBACK, fallback_of, without_fallback
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.spent import spent_in_all
 
@@ -43,6 +44,8 @@ def with_dialects(recipe: Recipe) -> Recipe:
 def _with_dialect(section: recipes.PluginSection | None) -> recipes.PluginSection | None:
     if section is None:
         return None
+    if (other := _with_dialect(fallback_of(section))) is not None:
+        section = {**section, FALLBACK: other}
     backend = recipes.instance("llm", section)
     return written_out(section, backend.addresses()[0]) if isinstance(backend, Addressed) else section
 
@@ -95,7 +98,14 @@ N_IN_FLIGHT: Final = 64
 @asynccontextmanager
 async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, Asked]]:
     """The run's LLMs by role; two roles with the same section share one connection."""
-    sections = {"explainer": run.recipe.llms.explainer, "judge": run.recipe.llms.judge}
+    sections = {
+        role: None if section is None else without_fallback(section)
+        for role, section in (
+            ("explainer", run.recipe.llms.explainer),
+            ("judge", run.recipe.llms.judge),
+            (FALLBACK, fallback_of(run.recipe.llms.explainer)),
+        )
+    }
     backends: list[tuple[Any, Backend]] = []
     for section in sections.values():
         if section is not None and all(section != known for known, _ in backends):

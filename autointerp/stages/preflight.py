@@ -119,7 +119,7 @@ async def _try(run: Run, role: str, asking: Asking) -> None:
     # What is said doesn't matter here, only that something is.
     with contextlib.suppress(Unreadable, Refused):
         try:
-            await (_explain_once(run, asking) if role == "explainer" else _judge_once(run, asking))
+            await (_judge_once(run, asking) if role == "judge" else _explain_once(run, asking))
         except LLMBadRequest as error:
             raise LLMBadRequest(
                 f"the {role} LLM would not take a prompt of full size: {error} Is its context too short? "
