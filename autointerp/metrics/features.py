@@ -10,7 +10,9 @@ Annals of Applied Statistics 1; Cameron, Gelbach and Miller 2011, "Robust infere
 A* is how the mean of the features' numbers moves when features are drawn with replacement; B* how it moves when
 documents are, to first order (`influence.py`), so that no trial is looked at again. What is particular to one
 feature in one document is in both; s takes it out once: s^2 = (V_A + V_B - V_AB) / (V_A + V_B), but never so
-much that less than the larger of both is left.
+much that less than the larger of both is left. Few documents make B* too narrow, as any percentile bootstrap of
+few is, so it is widened by sqrt(n / (n-1)) and Student's quantile over the normal one (Hesterberg 2015, "What
+teachers should know about the bootstrap", The American Statistician 69).
 
 Documents are bundled by the first hex digits of their ids, 4096 bundles at most: a bundle of documents drawn
 together is a coarser cluster, and 1e5 features of 1e6 documents cost what few do.
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are none
 
 from autointerp.metrics.rates import TAIL
 from autointerp.types import digest
@@ -100,9 +103,16 @@ class Population:
         if of_documents > 0:
             both = of_features + of_documents
             left = max(both - self._squares / n**2, of_features, of_documents)
-            by_features = (by_features + _resampled_sums(moved, rng)) * math.sqrt(left / both)
+            by_documents = _widening(len(moved)) * _resampled_sums(moved, rng)
+            by_features = (by_features + by_documents) * math.sqrt(left / both)
         low, high = np.quantile(mean + by_features, [TAIL, 1 - TAIL])
         return MeanOver(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def _widening(n: int) -> float:
+    """For a bootstrap of n > 1 documents; 1 as n grows. Influences sum to 0, so there are never fewer than 2."""
+    student, normal = (float(of) for of in (stats.t.ppf(1 - TAIL, n - 1), stats.norm.ppf(1 - TAIL)))
+    return math.sqrt(n / (n - 1)) * student / normal
 
 
 def mean_over_features(values: Sequence[float], *, seed: int, purpose: str) -> MeanOver | None:

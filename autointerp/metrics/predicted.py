@@ -6,10 +6,9 @@ neurons in language models").
 
     groups       band  the same over windows of one decile and the silent ones of the headline
 
-Tokens of a window are not independent, so the interval is from the windows: each window's part in the
-correlation's first-order change (its influence) has a variance, which is taken to Fisher's z scale, with
-Student's quantile. It is an approximation that needs ten windows or more, and it has no width where every
-token is right.
+Tokens of a window are not independent, so the interval is from the windows: a jackknife that leaves out one at a
+time, on Fisher's z scale, with Student's quantile. It is an approximation that needs ten windows or more, and it
+has no width where every token is right.
 """
 
 from __future__ import annotations
@@ -75,20 +74,37 @@ def _n_unreadable(trials: Predictions, these: Sequence[int]) -> int:
 
 def correlation(trials: Predictions, these: Sequence[int]) -> tuple[Interval | None, float | None]:
     """Over the readable tokens of these windows, and how likely so large a one is where there is none."""
-    influences = influence(trials, these)
-    if influences is None:
+    found = influence(trials, these)
+    if found is None:
         return None, None
-    value, parts = influences
-    n = len(these) - _n_unreadable(trials, these)
-    if n < 3:
+    value = found[0]
+    without = _without_each(trials, these)
+    n = len(without)
+    if n < 3 or not np.isfinite(without).all():
         return None, None
     if 1 - abs(value) < 1e-12:
         return Interval(value, value, value), None
     z = math.atanh(value)
-    error = math.sqrt(float((parts**2).sum()) * n / (n - 1)) / (1 - value**2)
+    spread = np.arctanh(without.clip(-1 + 1e-12, 1 - 1e-12)) - z
+    error = math.sqrt(float((spread**2).sum()) * (n - 1) / n)
     half = cast(float, stats.t.ppf(1 - TAIL, n - 1)) * error
     p_value = float(stats.t.sf(z / error, n - 1)) if error > 0 else None
     return Interval(value, math.tanh(z - half), math.tanh(z + half)), p_value
+
+
+def _without_each(trials: Predictions, these: Sequence[int]) -> _Floats:
+    """[W] correlations of all windows but one, of each with a readable token; nan where nothing varies then."""
+    sums: list[tuple[float, ...]] = []
+    for n in these:
+        pairs = zip(trials.predicted[n], trials.actual[n], strict=True)
+        known = [(guess, truth) for guess, truth in pairs if guess is not None]
+        if known:
+            x, y = np.array(known).T
+            sums.append((len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y))
+    of_each = np.array(sums).reshape(-1, 6)
+    n, x, y, xx, yy, xy = (of_each.sum(0) - of_each).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
 
 
 def influence(trials: Predictions, these: Sequence[int]) -> tuple[float, _Floats] | None:
