@@ -209,7 +209,7 @@ class Journal:
         """The records of a unit by key, each with the part it stands in. Raises JournalCorrupt."""
         found: dict[str, tuple[Json, Path]] = {}
         for path in self.parts(unit):
-            for record in self._records_of(path):
+            for record in self.records_of(path):
                 found.setdefault(record["key"], (record, path))
         return found
 
@@ -218,7 +218,8 @@ class Journal:
         for unit in self.units():
             yield from (record for _, record in sorted(self.read(unit).items()))
 
-    def _records_of(self, path: Path) -> Iterator[Json]:
+    def records_of(self, path: Path) -> Iterator[Json]:
+        """Those of one part, in its order. Raises JournalCorrupt, and RecipeChanged where it was made otherwise."""
         lines = lines_of(path)
         if not lines:
             return

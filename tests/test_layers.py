@@ -42,7 +42,7 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"verify"},
-    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench", "check"},
+    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"},
     {"cli"},
     {"__main__"},
 ]

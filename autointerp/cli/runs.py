@@ -1,4 +1,4 @@
-"""Verbs for a run that is there: resume, status, show, plugins, merge, pack, cache verify."""
+"""Verbs for a run that is there: resume, status, show, rescore, plugins, merge, pack, cache verify."""
 
 from __future__ import annotations
 
@@ -83,6 +83,25 @@ def show(
         from autointerp.run import Run
 
         print_feature(console(), Run.open(run), feature)
+
+
+@app.command("rescore")
+def rescore_run(
+    run: RunFolder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")] = False,
+) -> None:
+    """Make all numbers anew from the stored trials: no model, no corpus, no LLM.
+
+    Example: autointerp rescore outputs/demo --dry-run
+    """
+    with errors():
+        from autointerp.report.rescored import lines
+        from autointerp.report.terminal import TerminalProgress
+        from autointerp.rescore import rescore
+        from autointerp.run import Run
+
+        opened = Run.open(run)
+        say(lines(rescore(opened, dry_run=dry_run, progress=TerminalProgress(console())), dry_run=dry_run))
 
 
 @app.command()

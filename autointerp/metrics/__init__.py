@@ -9,8 +9,9 @@ features. One thought a module:
     predicted    correlation of predicted and true activations
     responded    how often a written text activates
     steered      what steering does to an explanation's probability
-    rates        two rates and what follows from both       ranking   areas under curves
-    features     many features
+    rates        two rates and what follows from both       ranking     areas under curves
+    features     many features                              influence   what each document adds
+    paired       two scores of the same windows             claims      about single features
 """
 
 from __future__ import annotations

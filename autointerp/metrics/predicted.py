@@ -6,16 +6,15 @@ neurons in language models").
 
     groups       band  the same over windows of one decile and the silent ones of the headline
 
-Tokens of a window are not independent, so the interval is from the windows: each window's part in the
-correlation's first-order change (its influence) has a variance, which is taken to Fisher's z scale, with
-Student's quantile. It is an approximation that needs ten windows or more, and it has no width where every
-token is right.
+Tokens of a window are not independent, so the interval is from the windows: a jackknife that leaves out one at a
+time, on Fisher's z scale, with Student's quantile. It is an approximation that needs ten windows or more, and it
+has no width where every token is right.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -33,7 +32,7 @@ _Floats = NDArray[np.float64]
 
 def measure_predicted(trials: Predictions) -> Metrics:
     """A window counts as unreadable where no token of it could be read."""
-    counted = [n for n, stratum in enumerate(trials.stratum) if stratum in HEADLINE_STRATA]
+    counted = _counted(trials)
     silent = [n for n in counted if trials.band[n] is None]
     bands = sorted({band for n in counted if (band := trials.band[n]) is not None})
     value, p_value = correlation(trials, counted)
@@ -52,6 +51,18 @@ def measure_predicted(trials: Predictions) -> Metrics:
     )
 
 
+def _counted(trials: Predictions) -> list[int]:
+    return [n for n, stratum in enumerate(trials.stratum) if stratum in HEADLINE_STRATA]
+
+
+def by_document(trials: Predictions) -> Iterator[tuple[str, float]]:
+    """What each window adds to the headline, with its document."""
+    counted = _counted(trials)
+    found = influence(trials, counted)
+    if found is not None:
+        yield from zip((trials.document[n] for n in counted), found[1].tolist(), strict=True)
+
+
 def _of_band(trials: Predictions, band: int, silent: Sequence[int]) -> GroupMetrics:
     own = [n for n, its_band in enumerate(trials.band) if its_band == band]
     return GroupMetrics(correlation(trials, [*own, *silent])[0], len(own), _n_unreadable(trials, own))
@@ -63,25 +74,43 @@ def _n_unreadable(trials: Predictions, these: Sequence[int]) -> int:
 
 def correlation(trials: Predictions, these: Sequence[int]) -> tuple[Interval | None, float | None]:
     """Over the readable tokens of these windows, and how likely so large a one is where there is none."""
-    influences = influence(trials, these)
-    if influences is None:
+    found = influence(trials, these)
+    if found is None:
         return None, None
-    value, parts = influences
-    n = len(parts)
-    if n < 3:
+    value = found[0]
+    without = _without_each(trials, these)
+    n = len(without)
+    if n < 3 or not np.isfinite(without).all():
         return None, None
     if 1 - abs(value) < 1e-12:
         return Interval(value, value, value), None
     z = math.atanh(value)
-    error = math.sqrt(float(((parts - parts.mean()) ** 2).sum()) * n / (n - 1)) / (1 - value**2)
+    spread = np.arctanh(without.clip(-1 + 1e-12, 1 - 1e-12)) - z
+    error = math.sqrt(float((spread**2).sum()) * (n - 1) / n)
     half = cast(float, stats.t.ppf(1 - TAIL, n - 1)) * error
     p_value = float(stats.t.sf(z / error, n - 1)) if error > 0 else None
     return Interval(value, math.tanh(z - half), math.tanh(z + half)), p_value
 
 
+def _without_each(trials: Predictions, these: Sequence[int]) -> _Floats:
+    """[W] correlations of all windows but one, of each with a readable token; nan where nothing varies then."""
+    sums: list[tuple[float, ...]] = []
+    for n in these:
+        pairs = zip(trials.predicted[n], trials.actual[n], strict=True)
+        known = [(guess, truth) for guess, truth in pairs if guess is not None]
+        if known:
+            x, y = np.array(known).T
+            sums.append((len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y))
+    of_each = np.array(sums).reshape(-1, 6)
+    n, x, y, xx, yy, xy = (of_each.sum(0) - of_each).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+
+
 def influence(trials: Predictions, these: Sequence[int]) -> tuple[float, _Floats] | None:
-    """Pearson's correlation, and what each window [W] with a readable token adds to its first-order change:
-    the sum over its tokens of (x y - r (x^2 + y^2) / 2) / n, x and y standardised. None without variance."""
+    """Pearson's correlation, and what each of these windows [W] adds to its first-order change: the sum over its
+    readable tokens of (x y - r (x^2 + y^2) / 2) / n, x and y standardised. They sum to 0. None without
+    variance."""
     predicted: list[float] = []
     actual: list[float] = []
     window: list[int] = []
@@ -101,5 +130,4 @@ def influence(trials: Predictions, these: Sequence[int]) -> tuple[float, _Floats
     value = float(np.clip((x * y).mean() / scale, -1, 1))
     x, y = x / math.sqrt(float((x**2).mean())), y / math.sqrt(float((y**2).mean()))
     parts = (x * y - value * (x**2 + y**2) / 2) / len(x)
-    _, number = np.unique(window, return_inverse=True)
-    return value, np.bincount(number, parts).astype(np.float64)
+    return value, np.bincount(window, parts, minlength=len(these)).astype(np.float64)

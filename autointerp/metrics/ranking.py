@@ -13,7 +13,8 @@ for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birn
 **AUPRC** is average precision, at the ratio of positives and negatives that the trials have. Its interval is
 the binomial one of Boyd, Eng and Page 2013 ("Area under the precision-recall curve"), with the number of
 positives, or of negatives if there are fewer, as the number of trials, and Clopper and Pearson's ends in place
-of the normal ones, which fail at 1.
+of the normal ones, which fail at 1. The low end is that of the average precision with half a negative more above
+all others: a few wrong answers a judge is sure of cost much of it, and may be missing by luck.
 
 How often these intervals cover is simulated in `tests/test_planted_truth.py`.
 """
@@ -101,9 +102,12 @@ def average_precision(positives: _Floats, negatives: _Floats) -> Interval:
     is_positive = order < len(positives)
     last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # of each run of equal values
     hits = np.cumsum(is_positive)[last]
-    precision = hits / (last + 1)
-    value = float((np.diff(hits, prepend=0) * precision).sum() / len(positives))
-    return proportion(min(value, 1.0), min(len(positives), len(negatives)))
+    value, doubted = (
+        min(1.0, float((np.diff(hits, prepend=0) * hits / (last + 1 + doubt)).sum() / len(positives)))
+        for doubt in (0.0, _DOUBT)
+    )
+    n = min(len(positives), len(negatives))
+    return Interval(value, min(proportion(doubted, n).low, value), proportion(value, n).high)
 
 
 def p_above_chance(positives: _Floats, negatives: _Floats) -> float:

@@ -17,7 +17,7 @@ Prompts are the units: intervals are Student's over documents, each the mean of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -95,14 +95,7 @@ def _over_documents(
     trials: Differences, values: dict[int, float | None]
 ) -> tuple[Interval | None, float | None]:
     """Mean of the documents' means of their prompts' means, and how likely it is so large where it is 0."""
-    prompts: dict[tuple[str, int], list[float]] = {}
-    for n, value in values.items():
-        if value is not None:
-            prompts.setdefault((trials.document[n], trials.prompt[n]), []).append(value)
-    documents: dict[str, list[float]] = {}
-    for (document, _), of_prompt in prompts.items():
-        documents.setdefault(document, []).append(sum(of_prompt) / len(of_prompt))
-    means = np.array([sum(of) / len(of) for of in documents.values()])
+    means = np.array(list(_document_means(trials, values).values()))
     n = len(means)
     if n < 2:
         return None, None
@@ -110,3 +103,23 @@ def _over_documents(
     half = cast(float, stats.t.ppf(1 - TAIL, n - 1)) * error
     p_value = float(stats.t.sf(value / error, n - 1)) if error > 0 else None
     return Interval(value, value - half, value + half), p_value
+
+
+def by_document(trials: Differences) -> Iterator[tuple[str, float]]:
+    """What each document adds to the headline."""
+    gains = _gains(trials)
+    means = _document_means(trials, {n: gains[n] for n, arm in enumerate(trials.arm) if arm == FEATURE})
+    total = sum(means.values())
+    for document, mean in means.items():
+        yield document, (mean - total / len(means)) / len(means)
+
+
+def _document_means(trials: Differences, values: dict[int, float | None]) -> dict[str, float]:
+    prompts: dict[tuple[str, int], list[float]] = {}
+    for n, value in values.items():
+        if value is not None:
+            prompts.setdefault((trials.document[n], trials.prompt[n]), []).append(value)
+    documents: dict[str, list[float]] = {}
+    for (document, _), of_prompt in prompts.items():
+        documents.setdefault(document, []).append(sum(of_prompt) / len(of_prompt))
+    return {document: sum(of) / len(of) for document, of in documents.items()}

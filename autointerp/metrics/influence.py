@@ -1,0 +1,77 @@
+"""What each document adds to a feature's headline.
+
+A headline changes, to first order, by the sum of the influences of its trials when these get other weights.
+So how a run's mean would move with other documents can be had from sums over documents, without looking at any
+trial again (`features.py`). Influences of a feature sum to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from autointerp.metrics import predicted, steered
+from autointerp.metrics.judged import HEADLINE_STRATA
+from autointerp.metrics.ranking import Placements
+from autointerp.trials import AnyTrials, Choices, Differences, Predictions, Ranked, Trials
+
+Influences = Iterator[tuple[str, float]]
+"""(document, what it adds); a document may come several times."""
+
+
+def influences(trials: AnyTrials) -> Influences:
+    """Of the headline, over readable trials. None where a text has no document (`Responses`)."""
+    match trials:
+        case Trials():
+            yield from _of_judged(trials)
+        case Ranked():
+            yield from _of_ranked(trials)
+        case Choices():
+            yield from _of_chosen(trials)
+        case Predictions():
+            yield from predicted.by_document(trials)
+        case Differences():
+            yield from steered.by_document(trials)
+        case _:
+            return
+
+
+def _of_judged(trials: Trials) -> Influences:
+    """Of (tpr + tnr) / 2: (right - rate) / (2 n), rate and n those of the trial's truth."""
+    right: dict[bool, list[tuple[str, bool]]] = {True: [], False: []}
+    columns = zip(trials.truth, trials.answer, trials.stratum, trials.document, strict=True)
+    for truth, answer, stratum, document in columns:
+        if answer is not None and (truth or stratum in HEADLINE_STRATA):
+            right[truth].append((document, answer == truth))
+    for of_truth in right.values():
+        n = len(of_truth)
+        rate = sum(hit for _, hit in of_truth) / max(n, 1)
+        yield from ((document, (hit - rate) / (2 * n)) for document, hit in of_truth)
+
+
+def _of_ranked(trials: Ranked) -> Influences:
+    """Of the AUROC: (placement - AUROC) / n, n of the trial's truth (DeLong, DeLong and Clarke-Pearson 1988)."""
+    values: dict[bool, list[float]] = {True: [], False: []}
+    documents: dict[bool, list[str]] = {True: [], False: []}
+    columns = zip(trials.truth, trials.value, trials.stratum, trials.document, strict=True)
+    for truth, value, stratum, document in columns:
+        if value is not None and (truth or stratum in HEADLINE_STRATA):
+            values[truth].append(value)
+            documents[truth].append(document)
+    if not values[True] or not values[False]:
+        return
+    placements = Placements.of(np.array(values[True]), np.array(values[False]))
+    for truth, placed in ((True, placements.positive), (False, placements.negative)):
+        parts = (placed - placements.auroc) / len(placed)
+        yield from zip(documents[truth], parts.tolist(), strict=True)
+
+
+def _of_chosen(trials: Choices) -> Influences:
+    """Of the accuracy, shared out among the documents of the windows offered."""
+    columns = zip(trials.right, trials.chosen, trials.documents, strict=True)
+    hits = [(right == chosen, documents) for right, chosen, documents in columns if chosen is not None]
+    rate = sum(hit for hit, _ in hits) / max(len(hits), 1)
+    for hit, documents in hits:
+        for document in documents:
+            yield document, (hit - rate) / len(hits) / len(documents)
