@@ -254,11 +254,9 @@ class Run:
     def needs_effects(self) -> bool:
         """Whether features are to be pushed: the recipe, an explainer or a scorer asks for it."""
         recipe = self.recipe
-        return recipe.intervention.always or any(
-            "effects" in uses_of(instance(kind, section))
-            for kind, sections in (("explainers", recipe.explainers), ("scorers", recipe.scorers))
-            for section in sections.values()
-        )
+        plugins = [instance("explainers", section) for section in recipe.explainers.values()]
+        plugins += [instance("scorers", section) for section in recipe.scorers.values()]
+        return recipe.intervention.always or any("effects" in uses_of(plugin) for plugin in plugins)
 
     def explain(self, dictionary: str, explainer: str) -> Journal:
         section = self.recipe.explainers[explainer]

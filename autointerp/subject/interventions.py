@@ -158,7 +158,12 @@ def _strengths(
     for arm, row_O in directions.items():
         unit = begun.norm / float(row_O.norm())
         searches[arm] = Search(settings.targets, [strength * unit for strength in relative])
-    while asked := [(arm, strength) for arm, search in searches.items() for strength in search.wanted()]:
+    while True:
+        asked: list[tuple[Arm, float]] = []
+        for arm, search in searches.items():
+            asked += [(arm, strength) for strength in search.wanted()]
+        if not asked:
+            break
         check()
         kls = steering.kls(begun, adding(torch.stack([s * directions[arm] for arm, s in asked])))
         for arm, search in searches.items():

@@ -1,0 +1,230 @@
+"""The intervene stage, and what explainers and scorers make of it: on the tiny model, the demo, a known circuit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autointerp import pipeline
+from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.effects import Effects, Intervention, read_effects
+from autointerp.errors import RecipeError
+from autointerp.run import Run
+from autointerp.stages.sample import load_vocabulary, unit_windows
+from autointerp.subject.interventions import direction, other_feature, prompts, random_direction
+from autointerp.subject.model import Subject
+from autointerp.subject.model_files import find_model
+from autointerp.subject.steering import Ablating, Adding, Steering
+from autointerp.subject.strengths import Search, grid
+from autointerp.types import FeatureId, Site, Window
+from here import contents, device_here
+from tiny import Tiny
+
+SMALL = {"n_shown": 5, "n_select": 5, "n_heldout": 6, "targets": [0.33, 1.0], "shortest": 2, "always": True}
+
+
+def effects_of(run: Run, dictionary: str = "layers.1") -> dict[str, Effects]:
+    return {record["key"]: read_effects(record) for record in run.intervene(dictionary).records()}
+
+
+@pytest.fixture(scope="module")
+def steered(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("steered") / "run"
+    with device_here():
+        recipe = made.recipe(intervention=SMALL | {"ablate": True}, features={"n": 8})
+        pipeline.explain(recipe, out=out, until="intervene")
+    return out
+
+
+def test_prompts_are_of_their_split_and_end_before_the_feature_fires(steered: Path) -> None:
+    run = Run.open(steered)
+    vocabulary = load_vocabulary(run)
+    n_looked_at = 0
+    for key, effects in effects_of(run).items():
+        if effects.status != "ok":
+            continue
+        windows = unit_windows(run, "layers.1", "000000000", [key], vocabulary)[key]
+        documents: dict[str, set[str]] = {}
+        for split in ("shown", "select", "heldout"):
+            scene, active = getattr(effects, split), getattr(windows, split)(key).active
+            documents[split] = {active[window].document for window in scene.windows}
+            for window, begin, end in zip(scene.windows, scene.begins, scene.ends, strict=True):
+                activations = active[window].activations
+                assert activations[end] > 0 and not any(activations[:end])
+                assert 2 <= end - begin <= 64
+                n_looked_at += 1
+        assert not documents["heldout"] & (documents["shown"] | documents["select"])
+        assert not documents["shown"] & documents["select"]
+    assert n_looked_at > 40
+
+
+def test_every_push_that_is_ok_has_its_kl_and_its_texts(steered: Path) -> None:
+    run = Run.open(steered)
+    found = [effects for effects in effects_of(run).values() if effects.status == "ok"]
+    assert len(found) >= 4
+    for effects in found:
+        assert effects.shown and effects.select and effects.heldout and effects.ablated
+        assert {one.arm for one in effects.shown.steered} == {"feature"}
+        assert {one.arm for one in effects.heldout.steered} == {"feature", "random", "other"}
+        for one in effects.heldout.steered:
+            assert one.target_kl is not None and math.isfinite(one.kl)
+            assert (one.status == "ok") == (abs(one.kl - one.target_kl) <= 0.1 * one.target_kl)
+            assert len(one.texts) == (len(effects.heldout.windows) if one.status == "ok" else 0)
+            assert all(len(text) == 8 for text in one.texts)
+            assert list(one.raised.effects) == sorted(one.raised.effects, reverse=True)
+            assert list(one.lowered.effects) == sorted(one.lowered.effects)
+        (taken,) = effects.ablated.steered
+        assert taken.kl > 0 and taken.target_kl is None
+
+
+def test_a_kill_and_another_order_of_features_give_the_same_records(
+    steered: Path, made: Tiny, tmp_path: Path
+) -> None:
+    """Half the features first, then all: extended, not made anew, and byte for byte the same."""
+    with device_here():
+        for n in (3, 8):
+            recipe = made.recipe(intervention=SMALL | {"ablate": True}, features={"n": n})
+            pipeline.explain(recipe, out=tmp_path / "run", until="intervene")
+    want, have = (
+        sorted((r["key"], r) for r in run.intervene("layers.1").records())
+        for run in map(Run.open, (steered, tmp_path / "run"))
+    )
+    assert want == have
+    before = contents(tmp_path / "run" / "intervene")
+    with device_here():
+        pipeline.explain(recipe, out=tmp_path / "run", until="intervene")
+    assert contents(tmp_path / "run" / "intervene") == before
+
+
+def test_a_recipe_that_needs_no_effects_has_none(made: Tiny) -> None:
+    _, run = pipeline.prepare(made.recipe(), Path("nowhere"))
+    assert not run.needs_effects and run.without_effects("layers.1") == []
+
+
+def test_a_site_that_cannot_be_pushed_is_told_when_the_recipe_is_read(made: Tiny) -> None:
+    recipe = made.recipe(scorers={"intervention": {"use": "intervention"}})
+    recipe["dictionaries"] = {"auto": {"path": str(made.sae), "hook": "layers.1.mlp_in_normalized"}}
+    with pytest.raises(RecipeError, match=r"scorers.intervention: it needs features .* can't be written"):
+        pipeline.prepare(recipe, Path("nowhere"))
+
+
+def test_a_judge_without_log_probabilities_is_refused(made: Tiny, tmp_path: Path) -> None:
+    recipe = made.recipe(
+        scorers={"intervention": {"use": "intervention"}}, intervention=SMALL, features={"n": 1}
+    )
+    with (
+        device_here(),
+        pytest.raises(RecipeError, match=r"intervention: it needs log-probabilities.*lexical"),
+    ):
+        pipeline.explain(recipe, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("fault", [{"targets": [1.0, 0.1]}, {"longest": 2}, {"weakest": 0}, {"n_tokens": 0}])
+def test_settings_that_make_no_sense_are_named(made: Tiny, fault: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"intervention\.\w+: .*found"):
+        pipeline.prepare(made.recipe(intervention=fault), Path("nowhere"))
+
+
+# --- pieces ----------------------------------------------------------------------------------------------
+
+
+def window(number: int, activations: tuple[float, ...], first: int = 7) -> Window:
+    ids = (first, *range(10, 9 + len(activations)))
+    return Window(f"{number:016x}", 0, ids, tuple(map(str, ids)), activations, 0)
+
+
+def test_prompts_by_hand() -> None:
+    settings = Intervention(shortest=2, longest=3)
+    active = [
+        window(0, (0, 0, 0, 0, 5.0)),  # four silent tokens: the last three
+        window(1, (0, 1.0, 0, 0)),  # one: too short
+        window(2, (0, 0, 2.0, 9.0), first=1),  # begins with BOS, which is put in front anyway: one left
+        window(3, (0, 0, 2.0, 9.0)),
+    ]
+    found = prompts(active, 10, 0, settings, bos=1)
+    assert [(p.window, p.begin, p.end, p.token_ids) for p in found] == [
+        (0, 1, 4, [1, 10, 11, 12]),
+        (3, 0, 2, [1, 7, 10]),
+    ]
+    assert [p.end for p in prompts(active, 10, 0, settings, None, behind=True)] == [5, 2, 3, 3]
+    many = [window(n, (0, 0, 0, 1.0)) for n in range(30)]
+    few, more = ({p.window for p in prompts(many, n, 3, settings, None)} for n in (5, 12))
+    assert few < more and len(more) == 12
+
+
+def test_controls_have_the_norm_of_the_row_and_another_row(made: Tiny) -> None:
+    spec = find_dictionary(str(made.sae))
+    weights = reader_of(spec).load(spec, "cpu")
+    row = 3 * direction(weights, FeatureId("d", 5))
+    assert torch.equal(direction(weights, FeatureId("d", 5, "-")), -row / 3)
+    widths = [40, len(row) - 40]
+    drawn = random_direction(row, widths, 0, "d/5")
+    for mine, its in zip(drawn.split(widths), row.split(widths), strict=True):
+        assert float(mine.norm()) == pytest.approx(float(its.norm()), rel=1e-5)
+    assert torch.equal(drawn, random_direction(row, widths, 0, "d/5"))
+    assert not torch.equal(drawn, random_direction(row, widths, 0, "d/6"))
+    others = {str(other_feature(weights, spec, FeatureId("d", n), 0)) for n in range(60)}
+    assert len(others) > 40 and all(other != "None" for other in others)
+
+
+def test_ablation_takes_away_what_the_feature_adds_and_nothing_else(made: Tiny) -> None:
+    """The sum over all features that fire is the whole reconstruction: ablated one by one, from a clean
+    activation, they add up to it. What is left is the dictionary's error and its bias."""
+    spec = find_dictionary(str(made.sae))
+    encoder = Encoder(spec, reader_of(spec).load(spec, "cpu"))
+    subject = Subject.load(find_model(str(made.model), None))
+    site, ids = Site("resid_post", 1), torch.tensor([[5, 70, 9, 44]])
+    clean = subject.capture(ids, [site])[site]
+    codes = encoder.encode(clean[0])
+    taken = torch.zeros_like(clean)
+    for column in codes.feature_M.unique().tolist():
+        with Ablating(encoder, column, site, site).on(subject, torch.tensor([0])):
+            taken += clean - subject.capture(ids, [site])[site]
+    torch.testing.assert_close(taken[0], encoder.decode(codes, clean[0]), rtol=1e-3, atol=1e-4)
+
+
+# --- a known circuit -------------------------------------------------------------------------------------
+
+
+def auroc(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """By counting pairs; ties count half."""
+    yes, no = value[truth], value[~truth]
+    order = torch.sort(no).values
+    below = torch.searchsorted(order, yes, right=False) + torch.searchsorted(order, yes, right=True)
+    return float(below.sum() / 2 / len(yes) / len(no))
+
+
+def test_in_a_known_circuit_pushing_the_feature_of_a_token_raises_that_token(real: Path) -> None:
+    """f_a f_b f_c f_d SEL_k -> the feature token in slot k. For each token t the feature that separates prompts
+    whose right answer is t from all others perfectly is looked for, and pushed on prompts of other answers."""
+    subject = Subject.load(find_model(str(real / "models" / "toy-routing-gpt2"), None))
+    spec = find_dictionary(str(real / "saes" / "toy-routing" / "saelens"))
+    weights = reader_of(spec).load(spec, "cpu")
+    site = Site("resid_post", 1)
+    generator = torch.Generator().manual_seed(0)
+    slots = torch.randint(8, (3_000, 4), generator=generator)
+    selector = torch.randint(4, (3_000,), generator=generator)
+    answer = slots.gather(1, selector[:, None])[:, 0]
+    x_ND = subject.capture(torch.cat([slots, 8 + selector[:, None]], dim=1), [site])[site][:, -1]
+    codes = Encoder(spec, weights).encode(x_ND)
+    value_NF = torch.zeros(len(x_ND), spec.width).index_put((codes.token_M, codes.feature_M), codes.value_M)
+    steering = Steering(subject, (site,), 12)
+    for token in range(8):
+        scores = [auroc(value_NF[:, feature], answer == token) for feature in range(spec.width)]
+        best = [feature for feature, score in enumerate(scores) if score > 0.9999]
+        assert best, (token, max(scores))
+        others = [n for n in range(40) if answer[n] != token][:20]
+        begun = steering.begin([[*slots[n].tolist(), 8 + int(selector[n])] for n in others])
+        row = direction(weights, FeatureId("layers.1", best[0]))
+        search = Search((1.0,), [s * begun.norm / float(row.norm()) for s in grid(0.001, 100, 11)])
+        while wanted := search.wanted():
+            search.note(wanted, steering.kls(begun, Adding((site,), torch.stack([s * row for s in wanted]))))
+        found = search.found(1.0)
+        assert found is not None and found.status == "ok"
+        ((raised, _),) = steering.changes(begun, Adding((site,), found.strength * row[None]), 3)
+        assert raised.ids[0] == token, (token, best[0], raised)
