@@ -161,7 +161,7 @@ def test_controls_have_the_norm_of_the_row_and_another_row(made: Tiny) -> None:
     spec = find_dictionary(str(made.sae))
     weights = reader_of(spec).load(spec, "cpu")
     row = 3 * direction(weights, FeatureId("d", 5))
-    assert torch.equal(direction(weights, FeatureId("d", 5, "-")), -row / 3)
+    assert torch.equal(3 * direction(weights, FeatureId("d", 5, "-")), -row)
     widths = [40, len(row) - 40]
     drawn = random_direction(row, widths, 0, "d/5")
     for mine, its in zip(drawn.split(widths), row.split(widths), strict=True):

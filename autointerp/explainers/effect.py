@@ -53,7 +53,8 @@ class Effect:
     @property
     def needs(self) -> frozenset[Need]:
         alone: frozenset[Need] = frozenset({"effects"})
-        return alone if self.n_candidates == 1 else alone | {"logprobs"}
+        to_choose: frozenset[Need] = frozenset({"effects", "logprobs"})
+        return alone if self.n_candidates == 1 else to_choose
 
     def templates(self) -> tuple[str, ...]:
         return (self.prompt, self.measure)

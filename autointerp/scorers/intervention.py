@@ -26,7 +26,7 @@ from autointerp.asking import Asking
 from autointerp.effects import SceneTexts, Written
 from autointerp.evidence import ScorerNeed
 from autointerp.llm.protocol import Capabilities
-from autointerp.scorers.told import Told, told
+from autointerp.scorers.told import Likelihoods, told
 from autointerp.trials import Differences
 from autointerp.types import Heldout
 
@@ -87,7 +87,7 @@ class Intervention:
         one: Written,
         scene: SceneTexts,
         explanation: str,
-        clean: Told,
+        clean: Likelihoods,
         asking: Asking,
     ) -> None:
         pushed: Sequence[float | None] = [None] * len(scene.prompts)

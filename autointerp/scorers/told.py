@@ -12,7 +12,7 @@ from autointerp.scorers.question import all_of
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Likelihoods:
     """Of each prompt the log-probability of the explanation, summed over its tokens, nats."""
 
     logp: list[float]
@@ -22,7 +22,7 @@ class Told:
 
 async def told(
     scene: SceneTexts, texts: Sequence[str], explanation: str, template: str, asking: Asking
-) -> Told:
+) -> Likelihoods:
     """Template `template` gets the `prompt` and its continuation `written`; its reply is the explanation.
 
     Requests run concurrently. Raises the LLM's own errors, LLMBadRequest where it knows no probabilities.
@@ -34,10 +34,10 @@ async def told(
             for prompt, written in zip(scene.prompts, texts, strict=True)
         ]
     )
-    return Told([round(sum(one), 5) for one in found], len(found[0]) if found else 0)
+    return Likelihoods([round(sum(one), 5) for one in found], len(found[0]) if found else 0)
 
 
-def mean_gain(pushed: Sequence[Told], clean: Told) -> float:
+def mean_gain(pushed: Sequence[Likelihoods], clean: Likelihoods) -> float:
     """Mean over pushes and prompts of log P(explanation | pushed text) - log P(explanation | clean text)."""
     gains = [after - before for one in pushed for after, before in zip(one.logp, clean.logp, strict=True)]
     return sum(gains) / len(gains)

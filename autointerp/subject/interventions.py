@@ -161,7 +161,7 @@ def _strengths(
     while True:
         asked: list[tuple[Arm, float]] = []
         for arm, search in searches.items():
-            asked += [(arm, strength) for strength in search.wanted()]
+            asked.extend((arm, strength) for strength in search.wanted())
         if not asked:
             break
         check()
