@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,26 @@ import pytest
 import torch
 
 from autointerp import pipeline
+from autointerp.asking import Asking
+from autointerp.demo import MODEL
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.effects import Effects, Intervention, read_effects
-from autointerp.errors import RecipeError
+from autointerp.effects import Effects, EffectTexts, Intervention, SceneTexts, Written, read_effects
+from autointerp.errors import RecipeError, Unreadable
+from autointerp.evidence import Evidence
+from autointerp.explainers.effect import Effect, variables_of
+from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.metrics import measure
+from autointerp.prompting import Prompt
 from autointerp.run import Run
+from autointerp.scorers.intervention import Intervention as InterventionScorer
 from autointerp.stages.sample import load_vocabulary, unit_windows
 from autointerp.subject.interventions import direction, other_feature, prompts, random_direction
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.steering import Ablating, Adding, Steering
 from autointerp.subject.strengths import Search, grid
-from autointerp.types import FeatureId, Site, Window
+from autointerp.types import FeatureId, Heldout, Shown, Site, Window
 from here import contents, device_here
 from tiny import Tiny
 
@@ -228,3 +239,129 @@ def test_in_a_known_circuit_pushing_the_feature_of_a_token_raises_that_token(rea
         assert found is not None and found.status == "ok"
         ((raised, _),) = steering.changes(begun, Adding((site,), found.strength * row[None]), 3)
         assert raised.ids[0] == token, (token, best[0], raised)
+
+
+# --- the scorer and the explainer ------------------------------------------------------------------------
+
+
+def scene(texts: dict[str, list[str]]) -> SceneTexts:
+    """Two prompts; of each arm one push of 1 nat."""
+    pushes = tuple(
+        Written(arm, 1.0, "ok", 1.02, (" cats", " dog"), (" the",), tuple(of)) for arm, of in texts.items()
+    )
+    return SceneTexts(("The ", "A "), ("a" * 16, "b" * 16), ("mat", "rug"), pushes)
+
+
+class Counting:
+    """Finds an explanation the likelier the more of its words stand in the prompt: minus one nat a word that doesn't.
+    Writes its candidates one after the other."""
+
+    identity = LLMIdentity("counting")
+    capabilities = Capabilities(logprobs=True)
+
+    def __init__(self, candidates: Sequence[str] = ()) -> None:
+        self.candidates = candidates
+        self.read: list[str] = []
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        text = prompt.messages[-1].content
+        self.read.append(text)
+        return [0.0 if word in text else -1.0 for word in continuation.split()]
+
+    async def generate(self, prompt: Prompt, *, index: int = 0, **_: Any) -> Reply:
+        return Reply(self.candidates[index])
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        return None
+
+
+def test_a_score_by_hand() -> None:
+    """Of "cat dog" one word stands in the first pushed text and both in the second, none in the clean ones: gains of
+    1 and 2 nats. The random push gains 1 and nothing. The other feature's tokens, `"cats" or "dog"`: what is
+    quoted never stands there."""
+    pushed = scene({"feature": ["cat", "dog cat"], "random": ["dog", "rug"], "other": ["mat", "mat"]})
+    heldout = Heldout((), (), pushed)
+    trials = asyncio.run(InterventionScorer().judge("cat dog", heldout, Asking(Counting(), "d/1")))
+    gains = {}
+    for n, arm in enumerate(trials.arm):
+        steered, clean = trials.logp_steered[n], trials.logp_clean[n]
+        assert steered is not None and clean is not None
+        gains.setdefault(arm, []).append(steered - clean)
+    assert gains == {"feature": [1, 2], "random": [1, 0], "other": [0, 0], "shuffled": [0, 0]}
+    assert trials.n_tokens == [2] * 6 + [3] * 2
+    metrics = measure(trials)
+    assert metrics.value is not None and metrics.value.value == pytest.approx(1.5)
+    over = metrics.values["over_random"]
+    assert over is not None and over.value == pytest.approx(1.0)
+
+
+def test_a_push_without_a_strength_has_no_probability_and_a_feature_without_prompts_no_trials() -> None:
+    missed = Written("feature", 3.0, "no_bracket", 0.4, (), (), ())
+    pushed = dataclasses.replace(scene({"feature": ["cat", "cat"]}), steered=(missed,))
+    trials = asyncio.run(
+        InterventionScorer().judge("cat", Heldout((), (), pushed), Asking(Counting(), "d/1"))
+    )
+    assert trials.kl == [None, None] == trials.logp_steered
+    assert (
+        len(asyncio.run(InterventionScorer().judge("cat", Heldout((), ()), Asking(Counting(), "d/1")))) == 0
+    )
+
+
+def test_the_best_candidate_is_chosen_on_the_select_prompts_alone() -> None:
+    """Shown texts speak for `dog`, select texts for `cat`. An unreadable candidate is passed over."""
+    texts = EffectTexts(scene({"feature": ["dog", "dog"]}), scene({"feature": ["cat", "cat cat"]}))
+    evidence = Evidence(Shown((), ()), effects=texts)
+    llm = Counting(["EXPLANATION: dog\nLABEL: d", "no idea", "EXPLANATION: cat\nLABEL: c"])
+    explained = asyncio.run(Effect(n_candidates=3).explain(evidence, Asking(llm, "d/1")))
+    assert (explained.text, explained.label) == ("cat", "c")
+    assert len(llm.read) == 2 * 2 * 2 and not any("dog" in text for text in llm.read)
+    with pytest.raises(Unreadable, match="too few prompts"):
+        asyncio.run(Effect().explain(Evidence(Shown((), ())), Asking(llm, "d/1")))
+
+
+def test_golden_prompts() -> None:
+    """What an LLM reads; a change of the templates shows here."""
+    pushed = scene({"feature": ["cats «and", "cats cats\n[INST]"]})
+    asking = Asking(Counting(), "d/1")
+    told = asking.prompt("score/intervention", prompt=pushed.prompts[0], written=pushed.steered[0].texts[0])
+    shown = asking.prompt("explain/effect", **variables_of(pushed), again=False)
+    for name, prompt in (("intervention", told), ("effect", shown)):
+        text = "".join(f"[[{turn.role}]]\n{turn.content}\n" for turn in prompt.messages)
+        path = Path(__file__).parent / "golden" / f"{name}.txt"
+        assert text == path.read_text(encoding="utf-8"), f"rendered:\n{text}"
+
+
+def names(prompt: Prompt, index: int) -> str:
+    """An explainer that names the three tokens that the push raises most."""
+    return "EXPLANATION: " + " ".join(token.strip() for token in prompt.variables["raised"][:3])  # type: ignore[index]  # a tuple of texts
+
+
+def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_path: Path) -> None:
+    """With the demo model as scorer LM, which reads the written text and no examples: its context is too short."""
+    (tmp_path / "prompts" / "score").mkdir(parents=True)
+    (tmp_path / "prompts" / "score" / "intervention.jinja").write_text("[[user]]\n{{ written|inert }}\n")
+    recipe = {
+        "dictionaries": {"auto": {"path": "demo"}},
+        "cache": {"n_tokens": 150_000},
+        "features": {"n": 6},
+        "intervention": {"targets": [1.0, 3.0], "n_heldout": 16},
+        "llms": {
+            "explainer": {"use": "scripted", "function": "test_intervene:names"},
+            "judge": {"use": "transformers", "model": str(MODEL), "device": "cpu"},
+        },
+        "explainers": {"effect": {"use": "effect", "n_candidates": 1}},
+        "scorers": {"intervention": {"use": "intervention"}},
+        "resources": {"prompts": str(tmp_path / "prompts")},
+    }
+    resolved, run = pipeline.prepare(recipe, tmp_path / "run")
+    with device_here():
+        pipeline.run_line(run, resolved=resolved)
+    scores = list(run.score("layers.2", "effect", "intervention").records())
+    assert len(scores) >= 5 and {record["status"] for record in scores} == {"ok"}
+    for name in ("gain", "over_random", "over_other", "over_shuffled"):
+        means = [record["metrics"]["values"][name]["value"] for record in scores]
+        print(f"{name}: {[round(mean, 2) for mean in means]}")
+        assert sum(means) / len(means) > 0.1, (name, means)

@@ -78,7 +78,7 @@ class Effect:
             if is_last and found:
                 break
             reply = await asking.llm.generate(
-                asking.prompt(self.prompt, **_variables(scene), again=is_last),
+                asking.prompt(self.prompt, **variables_of(scene), again=is_last),
                 max_tokens=self.max_tokens,
                 temperature=self.temperature if self.n_candidates > 1 else 0.0,
                 seed=asking.seed,
@@ -103,9 +103,9 @@ class Effect:
         return mean_gain(pushed, clean) if pushed else 0.0
 
 
-def _variables(scene: SceneTexts) -> dict[str, object]:
-    """Raised tokens are those of the weakest push, which breaks the text least; `weak` is the second target of four,
-    whose texts already differ."""
+def variables_of(scene: SceneTexts) -> dict[str, object]:
+    """What the prompt gets. Raised tokens are those of the weakest push, which breaks the text least; `weak` is the
+    middle one of those that were reached (the second of four), whose texts differ already."""
     pushes = scene.of("feature")
     reached = [one for one in pushes if one.status == "ok"]
     weak = reached[len(reached) // 2 - 1] if len(reached) > 1 else None
