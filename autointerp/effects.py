@@ -124,6 +124,50 @@ class Effects:
     """Of held-out windows, cut behind the first token on which the feature fires."""
 
 
+# --- as plug-ins see them ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one push does, in texts."""
+
+    arm: Arm
+    target_kl: float | None
+    status: SearchStatus
+    kl: float
+    raised: tuple[str, ...]
+    lowered: tuple[str, ...]
+    """Tokens, the most changed first."""
+    texts: tuple[str, ...]
+    """Continuation of each prompt; empty where the status is not ok."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneTexts:
+    """The prompts of one split: parallel columns, and what was written behind them."""
+
+    prompts: tuple[str, ...]
+    documents: tuple[str, ...]
+    """Ids of the documents that they are from."""
+    clean: tuple[str, ...]
+    steered: tuple[Written, ...]
+
+    def of(self, arm: Arm) -> list[Written]:
+        """By ascending target."""
+        return [one for one in self.steered if one.arm == arm]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectTexts:
+    """What an explainer may see: nothing of held-out windows."""
+
+    shown: SceneTexts
+    select: SceneTexts
+
+
+# --- from a journal ------------------------------------------------------------------------------------
+
+
 def read_effects(record: Json) -> Effects:
     """A journal's record -> what it says."""
     scenes = {name: _scene(record.get(name)) for name in ("shown", "select", "heldout", "ablated")}
@@ -137,8 +181,7 @@ def _scene(record: Json | None) -> Scene | None:
         Steered(**(one | {name: _tokens(one[name]) for name in ("raised", "lowered")}))
         for one in record["steered"]
     ]
-    places = (record[name] for name in ("windows", "begins", "ends"))
-    return Scene(*places, record["clean"], steered)
+    return Scene(record["windows"], record["begins"], record["ends"], record["clean"], steered)
 
 
 def _tokens(record: Json) -> TokenEffects:

@@ -4,6 +4,7 @@
     directions   tokens that the feature's decoder row promotes and suppresses
     effects      what the intervene stage recorded
     hard         silent windows among those shown that look like active ones
+    logprobs     log-probabilities of given texts, from the LLM that is asked
 
 An explainer gets an `Evidence` with what is shown and, beside it, only what it declares; held-out windows have no
 place in it. Scorers declare what they ask of the judge's LLM and of the stages before them.
@@ -15,10 +16,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
+from autointerp.effects import EffectTexts
 from autointerp.metrics import HEADLINE_STRATA
-from autointerp.types import Json, Select, Shown
+from autointerp.types import Select, Shown
 
-Need = Literal["select", "directions", "effects", "hard"]
+Need = Literal["select", "directions", "effects", "hard", "logprobs"]
 ScorerNeed = Literal["logprobs", "embed", "effects", "probe"]
 """`logprobs`, `embed`: what the LLM that judges must be able to do. `effects`, `probe`: what the stages of these
 names recorded."""
@@ -46,8 +48,8 @@ class Evidence:
     """Without windows for a feature that has too few, which only explainers that need none are asked about."""
     select: Select | None = None
     directions: Promoted | None = None
-    effects: Json | None = None
-    """All None unless declared."""
+    effects: EffectTexts | None = None
+    """All None unless declared; effects also where the feature has too few prompts to be pushed on."""
 
     def only(self, uses: frozenset[str]) -> Evidence:
         """What a plug-in that declares these is given of it."""

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final, Literal, cast
 
-from autointerp.errors import RecipeError
+from autointerp.errors import CheckpointError, RecipeError, SiteError
 from autointerp.evidence import NEEDS, needs_of
 from autointerp.recipe import Recipe, instance
 from autointerp.resolve import Resolved
+from autointerp.subject.sites import locate_to_write
 from autointerp.subject.stream import without_vocabulary
 
 _Kind = Literal["explainers", "scorers"]
@@ -66,9 +67,27 @@ def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[
             "it needs windows to choose between explanations by, and sampling.n_select is 0. Set it, e.g. --set "
             "sampling.n_select=20"
         )
-    for need, stage in (("effects", "intervene"), ("probe", "probe")):
-        if need in needs:
-            yield f"it needs what the {stage} stage records, and this recipe has no such stage. Leave it out"
+    if "effects" in needs:
+        for dictionary in resolved.recipe.dictionaries:
+            if (reason := without_effects(resolved, dictionary)) is not None:
+                yield f"it needs features of '{dictionary}' pushed, which can't be: {reason}. Leave it out"
+    if "probe" in needs:
+        yield "it needs what the probe stage records, and this recipe has no such stage. Leave it out"
+
+
+def without_effects(resolved: Resolved, dictionary: str) -> str | None:
+    """Why the features of a dictionary can't be pushed while the model runs; None where they can."""
+    found = resolved.dictionaries.get(dictionary)
+    if found is None:
+        return "the recipe names no weights of it"
+    if resolved.model is None:
+        return "the activations come from files, and the model is not here"
+    try:
+        for site in found.writes:
+            locate_to_write(site, resolved.model.architecture.model_type)
+    except (SiteError, CheckpointError) as error:
+        return str(error).rstrip(".")
+    return None
 
 
 def without_directions(resolved: Resolved, dictionary: str) -> str | None:

@@ -1,8 +1,9 @@
 """The line, on one page.
 
     corpus ──cache──▶ shards ──sample──▶ windows ──explain──▶ explanations ──score──▶ trials, metrics
-             GPU                                    LLM                      LLM
-                                               └──── one flow, feature by feature ────┘
+             GPU                          │  ▲      LLM                      LLM
+                                      intervene└──── one flow, feature by feature ────┘
+                                         GPU, where effects are needed
 
 `explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
 done is passed over, so running again is resuming.
@@ -46,8 +47,8 @@ from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.subject.corpus import check_first_documents
 
-Stage = Literal["cache", "sample", "explain", "score"]
-STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "explain", "score")
+Stage = Literal["cache", "sample", "intervene", "explain", "score"]
+STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "intervene", "explain", "score")
 
 
 @dataclass(slots=True)
@@ -115,6 +116,9 @@ def run_line(
             with _timed(outcome, "sample"):
                 for dictionary in run.recipe.dictionaries:
                     run_sample(run, dictionary, progress, stop)
+        if "intervene" in wanted and any(map(run.without_effects, run.recipe.dictionaries)):
+            with _timed(outcome, "intervene"):
+                run_on_device(run, "intervene", progress, stop)
         if "explain" in wanted:
             _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
     return outcome

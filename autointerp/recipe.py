@@ -24,6 +24,7 @@ import yaml
 
 from autointerp import plugins
 from autointerp.activations.random_rates import RandomTokens
+from autointerp.effects import Intervention
 from autointerp.errors import RecipeError, UnknownName
 from autointerp.llm.protocol import EngineResources
 from autointerp.portion import Portion
@@ -195,6 +196,7 @@ class Recipe:
     """Where it is given there is no corpus, and of the model only the tokenizer is needed."""
     cache: CacheSection = field(default_factory=CacheSection)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    intervention: Intervention = field(default_factory=Intervention)
     features: FeatureSection = field(default_factory=FeatureSection)
     llms: LLMSections = field(default_factory=LLMSections)
     explainers: dict[str, PluginSection] = field(default_factory=_default_explainers)
@@ -366,6 +368,7 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     if cache.shard_tokens > 2**24:
         yield f"cache.shard_tokens: at most {2**24:,} (found {cache.shard_tokens:,})"
     yield from settings.faults(recipe.sampling)
+    yield from (f"intervention.{fault}" for fault in recipe.intervention.faults())
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
         yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
     for name, most in (("max_cost", recipe.resources.max_cost), ("max_tokens", recipe.resources.max_tokens)):

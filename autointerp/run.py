@@ -6,6 +6,7 @@ cache/<dictionary>/                       activation shards, the check of the di
 top-up/rows/  top-up/cache/<dictionary>/  further rows, and what features that lack windows do on them
 directions/<dictionary>/                  what features' weights alone say: neighbours, promoted tokens
 sample/<dictionary>/                      samples and window stores
+intervene/<dictionary>/                   what pushing along features' directions does
 explain/<dictionary>/<explainer>/         explanations
 score/<dictionary>/<explainer>/<scorer>/  scores
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
@@ -43,7 +44,7 @@ from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Resolved
 from autointerp.sections import FALLBACK, PluginSection, fallback_of
 from autointerp.subject.corpus_spec import RANDOM
-from autointerp.types import FeatureId, Json
+from autointerp.types import EXPLAINABLE, FeatureId, Json
 
 if TYPE_CHECKING:
     from autointerp.tables import Table
@@ -52,6 +53,7 @@ CACHE_VERSION: Final = "2"
 TOP_UP_VERSION: Final = "1"
 DIRECTIONS_VERSION: Final = "1"
 SAMPLE_VERSION: Final = "2"
+INTERVENE_VERSION: Final = "1"
 """Digested: raise them when the same input would give other shards, directions or windows."""
 SCORE_VERSION: Final = "2"
 """Digested: raise it when a score's record keeps other things. Not when only numbers are made otherwise from the
@@ -148,6 +150,8 @@ class Run:
                 yield self.top_up(dictionary)
             yield self.directions(dictionary)
             yield self.sample(dictionary)
+            if self.needs_effects:
+                yield self.intervene(dictionary)
             for explainer in self.recipe.explainers:
                 yield self.explain(dictionary, explainer)
                 for scorer in self.recipe.scorers:
@@ -238,6 +242,25 @@ class Run:
             made_from |= {f"cache.{name}": getattr(cache, name) for name in ("top_up", "top_up_below")}
         return self._journal(f"sample/{dictionary}", made_from)
 
+    def intervene(self, dictionary: str) -> Journal:
+        settings = dataclasses.asdict(self.recipe.intervention)
+        del settings["always"]
+        made_from: Json = {
+            "version": INTERVENE_VERSION,
+            "sample": self.sample(dictionary).digest,
+            "intervention": settings,
+            "seed": self.recipe.seed,
+        }
+        return self._journal(f"intervene/{dictionary}", made_from)
+
+    @property
+    def needs_effects(self) -> bool:
+        """Whether features are to be pushed: the recipe, an explainer or a scorer asks for it."""
+        recipe = self.recipe
+        plugins = [instance("explainers", section) for section in recipe.explainers.values()]
+        plugins += [instance("scorers", section) for section in recipe.scorers.values()]
+        return recipe.intervention.always or any("effects" in uses_of(plugin) for plugin in plugins)
+
     def explain(self, dictionary: str, explainer: str) -> Journal:
         section = self.recipe.explainers[explainer]
         plugin = instance("explainers", section)
@@ -249,6 +272,8 @@ class Run:
         }
         if "directions" in uses_of(plugin):
             made_from["directions"] = self.directions(dictionary).digest
+        if "effects" in uses_of(plugin):
+            made_from["effects"] = self.intervene(dictionary).digest
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
 
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:
@@ -260,6 +285,8 @@ class Run:
             "llms": {"judge": self._llm("judge", instance("scorers", section).needs_llm)},
             "seed": self.recipe.seed,
         }
+        if "effects" in uses_of(instance("scorers", section)):
+            made_from["effects"] = self.intervene(dictionary).digest
         return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
 
     def existing(self, *place: str) -> Journal:
@@ -446,6 +473,20 @@ class Run:
         rates = RandomRates(self.cache(dictionary), self.recipe.random_tokens.unit)
         held = rates.holds(self.identities.columns(asked))
         return [feature for feature, is_held in zip(asked, held.tolist(), strict=True) if not is_held]
+
+    def without_effects(self, dictionary: str) -> list[FeatureId]:
+        """Sampled features that have windows and have not been pushed, where that is asked for, ascending."""
+        if not self.needs_effects:
+            return []
+        journal, sampled, missing = self.intervene(dictionary), self.sample(dictionary), list[FeatureId]()
+        for unit, features in groupby(self.asked(dictionary), lambda f: unit_of_feature(f.index)):
+            done, samples = journal.read(unit), sampled.read(unit)
+            missing += [
+                feature
+                for feature in features
+                if (key := str(feature)) not in done and samples.get(key, {}).get("status") in EXPLAINABLE
+            ]
+        return missing
 
     def is_cached_whole(self) -> bool:
         """Whether nothing is left for the device to do: activations are there, and of every feature asked for

@@ -45,6 +45,16 @@ class DictionaryFound:
         return (self.site, *self.further_sites)
 
     @property
+    def writes(self) -> tuple[Site, ...]:
+        """Where a decoder row is added, its parts one behind the other: where the dictionary reads, of a crosscoder
+        all of its sites; of a transcoder where it writes. Raises CheckpointError where nobody knows."""
+        if not self.spec.is_transcoder:
+            return self.inputs
+        if self.site_out is None:
+            raise CheckpointError(f"{self.spec.path} doesn't say where the transcoder writes.")
+        return (self.site_out,)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """All that must be captured: what it reads and, to check a transcoder, what it predicts."""
         return self.inputs if self.site_out is None else (*self.inputs, self.site_out)

@@ -16,6 +16,7 @@ import orjson
 from autointerp.errors import FeatureError
 
 if TYPE_CHECKING:
+    from autointerp.effects import SceneTexts
     from autointerp.trials import AnyTrials
 
 Json = dict[str, Any]
@@ -194,6 +195,12 @@ class Select(WindowSet):
 @dataclass(frozen=True, slots=True)
 class Heldout(WindowSet):
     """What only a scorer may see."""
+
+    pushed: SceneTexts | None = None
+    """What the model writes on held-out prompts while the feature is pushed; None unless the scorer declares that it
+    needs effects, and where the feature has too few prompts."""
+    ablated: SceneTexts | None = None
+    """The same with the feature's own contribution taken away, where the recipe asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ def device_here() -> Generator[None]:
 
     def run_here(run: Run, stage: str, progress: Progress, stop: Stop) -> None:
         from autointerp.stages.cache import run_cache
+        from autointerp.stages.intervene import run_intervene
 
-        assert stage == "cache"
         saved = Run.open(run.path)
-        run_cache(saved, resolve(saved.recipe), progress, stop)
+        stages = {"cache": run_cache, "intervene": run_intervene}
+        stages[stage](saved, resolve(saved.recipe), progress, stop)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run_on_device", run_here)

@@ -63,6 +63,7 @@ TORCH_AT_IMPORT = (
     "stages/check.py",
     "stages/directions.py",
     "stages/frozen.py",
+    "stages/intervene.py",
     "stages/random_rates.py",
     "stages/sources.py",
     "stages/token_embedding.py",

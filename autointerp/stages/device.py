@@ -28,7 +28,7 @@ from autointerp.progress import Progress, Stop
 from autointerp.run import Run
 from autointerp.types import Json
 
-DeviceStage = Literal["cache", "check"]
+DeviceStage = Literal["cache", "check", "intervene"]
 _LOG = "device.log"
 
 
@@ -173,6 +173,10 @@ def _run_stage(asked: Json, report: _Reported, stop: Stop) -> None:
         from autointerp.stages.cache import run_cache
 
         run_cache(run, resolve(run.recipe), report, stop)
+    elif asked["stage"] == "intervene":
+        from autointerp.stages.intervene import run_intervene
+
+        run_intervene(run, resolve(run.recipe), report, stop)
     elif asked["stage"] == "check":
         from autointerp.stages.check import run_check
 

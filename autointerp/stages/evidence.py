@@ -1,18 +1,22 @@
-"""What explainers see: the windows that are shown, and what each declares that it needs. Never held-out windows."""
+"""What explainers see: the windows that are shown, and what each declares that it needs, never held-out windows.
+And what scorers see: these, and what pushing the feature does on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from autointerp.effects import Effects, EffectTexts, Scene, SceneTexts, Written, read_effects
 from autointerp.errors import RunError
 from autointerp.evidence import Evidence, Promoted, needs_of, uses_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
+from autointerp.scorers.protocol import Scorer
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions
+from autointerp.types import Directions, Heldout, Shown, TokenEffects, Window
 
 
 class UnitEvidence:
@@ -34,8 +38,68 @@ class UnitEvidence:
                 f"nothing is known of the tokens that {feature} promotes, which an explainer of this recipe needs: "
                 f"{self._run.directions(self._dictionary).folder} has none of them. Leave that explainer out."
             )
-        select = windows.select(feature) if "select" in uses else None
-        return Evidence(windows.shown(feature), select, directions).only(uses)
+        shown = windows.shown(feature)
+        return Evidence(
+            shown,
+            select=windows.select(feature) if "select" in uses else None,
+            directions=directions,
+            effects=self._effects_on(feature, windows, shown) if "effects" in uses else None,
+        ).only(uses)
+
+    def heldout(self, feature: str, scorer: Scorer) -> Heldout:
+        """What a scorer gets; not for explainers."""
+        heldout = self._windows[feature].heldout(feature)
+        effects = self._effects.get(feature) if "effects" in uses_of(scorer) else None
+        if effects is None:
+            return heldout
+        pushed, ablated = (
+            None if scene is None else self._texts(scene, heldout.active)
+            for scene in (effects.heldout, effects.ablated)
+        )
+        return dataclasses.replace(heldout, pushed=pushed, ablated=ablated)
+
+    @cached_property
+    def _effects(self) -> dict[str, Effects]:
+        records = self._run.intervene(self._dictionary).read(self._unit)
+        return {key: read_effects(record) for key, record in records.items()}
+
+    def _effects_on(self, feature: str, windows: Windows, shown: Shown) -> EffectTexts | None:
+        effects = self._effects.get(feature)
+        if effects is None or effects.shown is None or effects.select is None:
+            return None
+        select = windows.select(feature)
+        return EffectTexts(
+            self._texts(effects.shown, shown.active), self._texts(effects.select, select.active)
+        )
+
+    def _texts(self, scene: Scene, active: Sequence[Window]) -> SceneTexts:
+        places = zip(scene.windows, scene.begins, scene.ends, strict=True)
+        prompts = [active[window].token_ids[begin:end] for window, begin, end in places]
+        return SceneTexts(
+            prompts=tuple("".join(self._vocabulary.pieces(ids)) for ids in prompts),
+            documents=tuple(active[window].document for window in scene.windows),
+            clean=self._continued(prompts, scene.clean),
+            steered=tuple(
+                Written(
+                    arm=one.arm,
+                    target_kl=one.target_kl,
+                    status=one.status,
+                    kl=one.kl,
+                    raised=self._tokens(one.raised),
+                    lowered=self._tokens(one.lowered),
+                    texts=self._continued(prompts, one.texts),
+                )
+                for one in scene.steered
+            ),
+        )
+
+    def _tokens(self, effects: TokenEffects) -> tuple[str, ...]:
+        return tuple(self._vocabulary.pieces([one])[0] for one in effects.ids)
+
+    def _continued(self, prompts: list[tuple[int, ...]], texts: list[list[int]]) -> tuple[str, ...]:
+        """What each text adds to its prompt; none where there are no texts."""
+        pairs = zip(prompts, texts, strict=False)
+        return tuple("".join(self._vocabulary.pieces([*ids, *text])[len(ids) :]) for ids, text in pairs)
 
     @cached_property
     def _directions(self) -> dict[str, Directions]:

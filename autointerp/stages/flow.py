@@ -258,7 +258,8 @@ class _OpenUnit:
 
     def _score(self, scorer: _Scorer, feature: str, text: str) -> Item:
         asking = self._asking(scorer.journal, scorer.asked, feature)
-        known = self._windows[feature], self._samples[feature]
+        heldout = self._evidence.heldout(feature, scorer.plugin)
+        known = self._windows[feature], heldout, self._samples[feature]
         return Item(scorer.journal, feature, partial(scorer.work, *known, text, asking))
 
     def _asking(self, journal: Journal, asked: Asked, feature: str) -> Asking:

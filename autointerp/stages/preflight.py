@@ -29,6 +29,7 @@ from autointerp.types import Heldout, Select, Shown, Stratum, Window
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4
 _BYTES_A_FEATURE: Final = 60_000  # windows, sample, explanation, trials and replies, generously
+_BYTES_OF_EFFECTS: Final = 30_000  # measured: 25,000 at the default number of prompts
 _UNKNOWN_L0: Final = 100
 """Firings a token assumed of a dictionary whose selector doesn't say."""
 
@@ -55,7 +56,7 @@ def plan(run: Run, resolved: Resolved) -> Plan:
         n_features=n_features,
         disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * sum(firings.values())))
         + _top_up_bytes(run, firings)
-        + n_features * _BYTES_A_FEATURE,
+        + n_features * (_BYTES_A_FEATURE + (_BYTES_OF_EFFECTS if run.needs_effects else 0)),
     )
 
 

@@ -17,7 +17,7 @@ from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.trials import AnyTrials, Trials, to_4_digits
-from autointerp.types import Facts, Json, Metrics, Score, ScoreStatus, digest
+from autointerp.types import Facts, Heldout, Json, Metrics, Score, ScoreStatus, digest
 
 
 def _weaker(run: Run) -> str:
@@ -38,9 +38,9 @@ _FIELDS: Final = [
     field.name for field in dataclasses.fields(Score) if field.name != "feature"
 ]  # the key says it
 
-Scoring = Callable[[Windows, Json, str, Asking], Awaitable[Json]]
-"""One explanation's work: its unit's windows, its feature's sample record, its text and an LLM in, its record
-out. Raises LLMErrors."""
+Scoring = Callable[[Windows, Heldout, Json, str, Asking], Awaitable[Json]]
+"""One explanation's work: its unit's windows, what is held out of its feature, the feature's sample record, its text
+and an LLM in, its record out. Raises LLMErrors."""
 
 
 def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Facts:
@@ -78,12 +78,11 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
     protocol = scorer.protocol(asked.llm.capabilities) + _weaker(run)
     llm = str(asked.llm.identity)
 
-    async def work(windows: Windows, sample: Json, text: str, asking: Asking) -> Json:
+    async def work(windows: Windows, heldout: Heldout, sample: Json, text: str, asking: Asking) -> Json:
         trials: AnyTrials = Trials()
         metrics: Metrics | None = None
         sampling = run.recipe.sampling
         facts = facts_of(sample, windows, width=sampling.width, n_bands=sampling.n_bands)
-        heldout = windows.heldout(asking.feature)
         graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
             trials = await scorer.judge(text, heldout, asking)

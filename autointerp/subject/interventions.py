@@ -158,9 +158,13 @@ def _strengths(
     for arm, row_O in directions.items():
         unit = begun.norm / float(row_O.norm())
         searches[arm] = Search(settings.targets, [strength * unit for strength in relative])
-    while any(wanted := {arm: search.wanted() for arm, search in searches.items()}.values()):
+    while True:
+        asked: list[tuple[Arm, float]] = []
+        for arm, search in searches.items():
+            asked.extend((arm, strength) for strength in search.wanted())
+        if not asked:
+            break
         check()
-        asked = [(arm, strength) for arm, search in searches.items() for strength in search.wanted()]
         kls = steering.kls(begun, adding(torch.stack([s * directions[arm] for arm, s in asked])))
         for arm, search in searches.items():
             of_arm = [at for at, (its_arm, _) in enumerate(asked) if its_arm == arm]
