@@ -2,7 +2,8 @@
 
     merge([RUN/shard-0-of-2, RUN/shard-1-of-2], RUN)
 
-Parts are taken over whole, with their files, and a part only where it has a record that the target lacks; so
+Parts are taken over whole, with their files, and a part only where it has a record that the target lacks, and
+so are requests in batch files, which a server may be at work on; so
 merging again, or after a kill, does what is left. Where two runs hold one key with different records, one of
 them is wrong and nothing says which: an error that names both. Only what an LLM replied to the same request
 may differ; the first counts.
@@ -25,6 +26,8 @@ from autointerp.activations.passes import COLUMNS
 from autointerp.errors import RunError
 from autointerp.files import carry
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
+from autointerp.llm.batch import FOLDER as BATCHES
+from autointerp.llm.batch_requests import round_digest, round_folders, take_round
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, Run
@@ -74,6 +77,8 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
                 progress.advance()
         finally:
             progress.end()
+        for run in sources:
+            _take_batches(run, merged)
         if not (out / ENVIRONMENT).exists():
             carry(sources[0].path / ENVIRONMENT, out / ENVIRONMENT)
         _settle_packed([*before, *sources], out)
@@ -96,6 +101,15 @@ def _places(run: Run) -> list[Path]:
     """Where a run has journals, relative to it."""
     folders = {part.parent for stage in STAGES for part in (run.path / stage).rglob("*.jsonl")}
     return sorted(folder.relative_to(run.path) for folder in folders)
+
+
+def _take_batches(run: Run, merged: Merged) -> None:
+    """Requests in files, with what came of them: what a server works on is not asked of it again."""
+    target = merged.run.path / BATCHES
+    known = {round_digest(there) for there in round_folders(target)}
+    for source in round_folders(run.path / BATCHES):
+        if round_digest(source) not in known:
+            take_round(source, target)
 
 
 # --- what must agree -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from autointerp.activations.delphi import site_name
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
+from autointerp.needs import check_needs
 from autointerp.pack import check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
@@ -201,6 +202,8 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         if not (out / "recipe.yaml").is_file():
             recipe = with_packing(recipe)
     resolved = resolve(recipe)
+    if STAGES.index(until) >= STAGES.index("explain"):
+        check_needs(resolved)
     run = Run.of(out, resolved)
     if run.recipe.resources.reuse_requests == str(out.absolute()):
         raise RecipeError(

@@ -32,6 +32,7 @@ from autointerp.activations.random_rates import RandomRates
 from autointerp.activations.top_up import passes_to_top_up
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
+from autointerp.evidence import uses_of
 from autointerp.files import write_atomically
 from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
@@ -236,12 +237,15 @@ class Run:
 
     def explain(self, dictionary: str, explainer: str) -> Journal:
         section = self.recipe.explainers[explainer]
+        plugin = instance("explainers", section)
         made_from: Json = {
             "sample": self.sample(dictionary).digest,
-            "explainers": {explainer: self._plugin(instance("explainers", section), section)},
-            "llms": {"explainer": self._llm("explainer", instance("explainers", section).needs_llm)},
+            "explainers": {explainer: self._plugin(plugin, section)},
+            "llms": {"explainer": self._llm("explainer", plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
+        if "directions" in uses_of(plugin):
+            made_from["directions"] = self.directions(dictionary).digest
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
 
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import LLMStopped
+from autointerp.llm.batch_requests import keys_of
 from autointerp.run import Run
 from autointerp.types import Json
 from batch_server import BatchServer, answered, expired_row, failed_row, ok_row, reply, write_rows
@@ -506,6 +507,8 @@ def test_files_are_written_answered_by_a_command_and_taken(
         assert asked and len(asked) == len({command[3] for command in asked})
         n_requests = sum(Path(command[3]).read_bytes().count(b"\n") for command in asked)
         assert f"{n_requests:,} requests wait for answers" in stderr
+        _, status, _ = run("status", out)
+        assert commands(status) == asked and f"{n_requests:,} requests wait for answers" in status
         again, _, same = run("resume", out)  # nothing has come: nothing is written, the same is said
         assert (again, commands(same)) == (1, asked)
         for command in asked:
@@ -516,6 +519,42 @@ def test_files_are_written_answered_by_a_command_and_taken(
     assert n_rounds >= 3
     assert records(out) == records(through_openai)
     assert given == sum(len(lines) for lines in journals(out, "requests").values())
+    assert "wait for answers" not in run("status", out)[1]
+
+
+def test_what_waits_in_two_runs_waits_in_the_merged_one(
+    made: Tiny, sampled: Callable[[Path], Path], through_openai: Path, tmp_path: Path
+) -> None:
+    """Merged while files of both are out, again when one is answered there, and none is asked for once more."""
+    asked = [str(feature.index) for feature in Run.open(through_openai).asked("layers.1")]
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for part, ids in zip(parts, (asked[:6], asked[6:]), strict=True):
+        mapping = recipe(made, submit=False) | {"features": {"ids": ids}}
+        (tmp_path / f"{part.name}.yaml").write_text(yaml.safe_dump(mapping))
+        code, _, _ = run("explain", "--recipe", tmp_path / f"{part.name}.yaml", "--out", sampled(part))
+        assert code == 1
+    out = tmp_path / "run"
+    for _ in range(2):  # the second time there is nothing to take
+        code, stdout, stderr = run("merge", *parts, "--out", out)
+        assert code == 0, stdout + stderr
+        waiting = commands(run("status", out)[1])
+        assert len(waiting) == 2 and {Path(command[3]).parent.parent for command in waiting} == {
+            out / "batch"
+        }
+    before = {key for command in waiting for key in keys_of(Path(command[3]))}
+    assert before == {
+        key for part in parts for path in (part / "batch").rglob("requests-*.jsonl") for key in keys_of(path)
+    }
+    n_given, code = 0, 1
+    while code != 0:
+        for command in waiting:
+            n_given += Path(command[3]).read_bytes().count(b"\n")
+            run_batch(command)
+        code, stdout, stderr = run("resume", out)
+        assert code in (0, 1), stdout + stderr
+        waiting = commands(stderr)
+    assert records(out) == records(through_openai)
+    assert n_given == sum(len(lines) for lines in journals(out, "requests").values())
 
 
 def test_answers_are_taken_shuffled_doubled_and_half_a_file(

@@ -88,7 +88,8 @@ def test_costs_by_hand() -> None:
     usage = Usage(prompt_tokens=1_000, cached_tokens=600, written_tokens=100, completion_tokens=50)
     prices = Prices(input=2.0, cached=0.5, written=2.5, output=8.0, batch=0.5)
     assert prices.of(usage) == pytest.approx((300 * 2 + 600 * 0.5 + 100 * 2.5 + 50 * 8) / 1e6)
-    assert prices.of(usage, batch=True) == pytest.approx(prices.of(usage) / 2)
+    assert prices.in_batch_files().of(usage) == pytest.approx(prices.of(usage) / 2)
+    assert prices.in_batch_files().batch == 1.0
     assert Prices(input=2.0, output=8.0).of(usage) == pytest.approx((1_000 * 2 + 50 * 8) / 1e6)
 
 

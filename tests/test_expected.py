@@ -86,6 +86,21 @@ def test_the_plan_and_the_status_tell_tokens_money_and_hours(made: Tiny, tmp_pat
     assert f"{total:,.4f}" in told
 
 
+def test_batch_files_are_planned_at_their_own_price(made: Tiny, tmp_path: Path) -> None:
+    prices = {"input": 2.0, "output": 10.0, "cached": 1.0, "batch": 0.25}
+
+    def planned(llm: Json) -> dict[str, float | None]:
+        mapping = made.recipe(llms={"explainer": llm, "judge": llm}, features={"first": 8})
+        run = pipeline.explain(mapping, out=tmp_path / llm["use"], until="sample")
+        return {one.role: one.cost for one in asyncio.run(expected(run))}
+
+    with FaultServer(counted) as server:
+        live = planned({"use": "openai", "model": "tiny", "base_url": server.url, "prices": prices})
+    files = planned({"use": "batch", "model": "tiny", "submit": False, "prices": prices})
+    assert set(files) == {"explainer", "judge"}
+    assert files == {role: pytest.approx(cost / 4) for role, cost in live.items() if cost is not None}
+
+
 @pytest.mark.parametrize(
     ("text", "n"),
     [

@@ -16,6 +16,7 @@ import pytest
 from autointerp import plugins
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.evidence import Evidence
 from autointerp.explainers.lexical import Lexical
 from autointerp.explainers.plain import Plain, example, read_reply
 from autointerp.explainers.protocol import Explained
@@ -71,7 +72,7 @@ def asking(answer: Answer, feature: str = "layers.0/1") -> Asking:
 
 
 def explain(recorder: Recorder, shown: Shown = BANKS, plain: Plain | None = None) -> Explained:
-    return asyncio.run((plain or Plain()).explain(shown, asking(recorder)))
+    return asyncio.run((plain or Plain()).explain(Evidence(shown), asking(recorder)))
 
 
 # --- reading a reply -----------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ def test_windows_are_shuffled_by_feature() -> None:
 
     def order(feature: str) -> list[str]:
         recorder = Recorder(GOOD)
-        asyncio.run(Plain().explain(shown, asking(recorder, feature)))
+        asyncio.run(Plain().explain(Evidence(shown), asking(recorder, feature)))
         return [example.view.window.text for example in recorder.prompts[0].variables["examples"]]
 
     assert order("a/1") == order("a/1") != order("a/2")
@@ -245,8 +246,8 @@ def test_the_examples_in_the_prompt_are_in_the_format_asked_for() -> None:
 def test_the_lexical_backend_answers_plain_as_the_lexical_explainer_would() -> None:
     """One way of counting, two ways to it."""
     text, label = explain_lexically(BANKS)
-    by_backend = asyncio.run(Plain().explain(BANKS, Asking(LexicalLLM(), "layers.0/1")))
-    by_explainer = asyncio.run(Lexical().explain(BANKS, asking(Recorder())))
+    by_backend = asyncio.run(Plain().explain(Evidence(BANKS), Asking(LexicalLLM(), "layers.0/1")))
+    by_explainer = asyncio.run(Lexical().explain(Evidence(BANKS), asking(Recorder())))
     assert by_backend == by_explainer == Explained(text, label)
     assert '" bank"' in text
 

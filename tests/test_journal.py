@@ -380,8 +380,9 @@ def test_a_server_that_is_gone_is_noticed_while_another_answers(tmp_path: Path) 
         for item in items(first, range(10_000), answer):
             yield dataclasses.replace(item, then=lambda _, key=item.key: [Item(second, key, fails)])
 
-    with pytest.raises(LLMUnavailable, match=r"\d+ items in a row got no answer"):
+    with pytest.raises(LLMUnavailable, match=r"\d+ items in a row got no answer") as failure:
         asyncio.run(fill([Unit("000", source())], n_in_flight=4))
+    assert 25 <= int(str(failure.value).split(" items")[0].split()[-1]) <= 30
     assert 20 < len(first.read("000")) < 60
 
 

@@ -13,7 +13,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "trials", "identity", "draw", "environment", "demo", "progress", "children"},
+    {
+        "errors",
+        "types",
+        "trials",
+        "evidence",
+        "effects",
+        "identity",
+        "draw",
+        "environment",
+        "demo",
+        "progress",
+        "children",
+    },
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},
@@ -26,6 +38,7 @@ LAYERS = [
     {"sources", "identities"},
     {"fits", "centring"},
     {"resolve"},
+    {"needs"},
     {"tables"},
     {"run"},
     {"stages"},

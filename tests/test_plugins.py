@@ -69,8 +69,8 @@ def test_an_explainer_and_a_scorer_in_a_users_file_run_in_the_line(made: Tiny, t
                 def templates(self):
                     return ()
 
-                async def explain(self, shown, asking):
-                    window = max(shown.active, key=lambda window: window.maximum)
+                async def explain(self, evidence, asking):
+                    window = max(evidence.shown.active, key=lambda window: window.maximum)
                     token = window.texts[window.activations.index(window.maximum)]
                     return Explained(f"{self.prefix} {token!r}", token)
 

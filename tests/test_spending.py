@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +16,7 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMStopped
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Prices, Reply, Usage
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Usage
 from autointerp.llm.spending import Budget, Budgeted, Spent
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run
@@ -29,7 +30,7 @@ def prompt(text: str) -> Prompt:
     return Prompt(Template("test", "0", (("user", jinja2.Template("{{ user }}")),)), {"user": text})
 
 
-class Priced:
+class Priced(ByRequest):
     """An LLM whose answers cost what a draw says: less than could be, and for some seeds now and then more
     than its prices allow for."""
 
@@ -40,15 +41,11 @@ class Priced:
         self._prices, self._draws = prices, random.Random(seed)
         self.total, self.tokens, self.n_cut, self.largest = 0.0, 0, 0, 0.0
 
-    async def generate(
-        self, prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, choices: Sequence[str] | None = None,
-        schema: Json | None = None, label_tokens: Sequence[str] | None = None, seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:  # fmt: skip
-        n_bytes = len(prompt.messages[-1].content.encode())
+    async def answer(self, request: Request) -> Reply:
+        n_bytes = len(request.prompt.messages[-1].content.encode())
         n_prompt = max(1, round(n_bytes * self._draws.uniform(0.15, 1.0)))
         cached = round(n_prompt * self._draws.choice([0.0, 0.0, 0.5, 0.9]))
-        out = self._draws.randint(1, max_tokens)
+        out = self._draws.randint(1, request.max_tokens)
         usage = Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=out)
         cost = self._prices.of(usage)
         self.n_cut += 1
@@ -186,6 +183,8 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
 
         result = CliRunner().invoke(app, ["resume", str(run.path)])
         assert result.exit_code == 2 and "--max-cost" in result.output
+        asked = [orjson.dumps(request.body["messages"]) for request in server.requests]
+        assert len(asked) - len(set(asked)) <= 6, "nothing was asked twice but the preflight"
         assert spent_in_all(run).cost <= limit, "smaller requests may still have fitted"
         result = CliRunner().invoke(app, ["resume", str(run.path), "--max-cost", "1000"])
         assert result.exit_code == 0, result.output

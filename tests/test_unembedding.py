@@ -19,7 +19,8 @@ from torch import Tensor
 from autointerp.errors import ModelError
 from autointerp.subject.families import FAMILIES
 from autointerp.subject.model_files import find_model
-from autointerp.subject.unembedding import FINAL_NORMS, NoUnembedding, Unembedding, read_unembedding
+from autointerp.subject.stream import FINAL_NORMS
+from autointerp.subject.unembedding import NoUnembedding, Unembedding, read_unembedding
 from autointerp.types import Point, Site, TokenEffects
 
 N_LAYERS, D, D_MLP, VOCAB, N_TOKENS = 2, 16, 24, 60, 55

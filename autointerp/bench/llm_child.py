@@ -20,7 +20,7 @@ from autointerp.bench.instant_server import answer_to
 from autointerp.bench.llm import LLMBench, Pace
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import Dialect
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Reply, Request
 from autointerp.progress import Silent, Stop
 from autointerp.prompting import Prompt
 from autointerp.recipe import LLMSections
@@ -35,7 +35,7 @@ N_BODIES: Final = 2_000
 """Kept for the bare SDK to send again and again."""
 
 
-class _Answering:
+class _Answering(ByRequest):
     """An LLM without a server, which may note down what it would send."""
 
     identity = LLMIdentity("instant")
@@ -45,33 +45,12 @@ class _Answering:
         self.n_asked = 0
         self.bodies: list[Json] | None = None
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         self.n_asked += 1
-        body = chat_body(
-            "instant",
-            Dialect(),
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            schema=schema,
-            label_tokens=label_tokens,
-            seed=seed,
-        )
+        body = chat_body("instant", Dialect(), request)
         if self.bodies is not None and len(self.bodies) < N_BODIES:
             self.bodies.append(body)
-        return Reply(answer_to(max_tokens))
+        return Reply(answer_to(request.max_tokens))
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         raise NotImplementedError

@@ -53,6 +53,9 @@ def status(run: RunFolder) -> None:
     Example: autointerp status outputs/demo
     """
     with errors():
+        from autointerp.llm.batch import FOLDER
+        from autointerp.llm.batch_requests import awaited
+        from autointerp.report.awaited import lines
         from autointerp.report.plan import spending
         from autointerp.run import Run
         from autointerp.stages.spent import spent
@@ -61,6 +64,9 @@ def status(run: RunFolder) -> None:
         print_outcome(opened, {})
         if by_place := spent(opened):
             console().print(spending(by_place))
+        if files := awaited(opened.path / FOLDER):
+            for line in lines(opened.path, files):
+                typer.echo(line)
 
 
 @app.command()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autointerp.asking import Asking
+from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explained
 from autointerp.llm import lexical
-from autointerp.types import Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +25,5 @@ class Lexical:
     def templates(self) -> tuple[str, ...]:
         return ()
 
-    async def explain(self, shown: Shown, asking: Asking) -> Explained:
-        return Explained(*lexical.explain_lexically(shown))
+    async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
+        return Explained(*lexical.explain_lexically(evidence.shown))

@@ -15,11 +15,12 @@ from typing import ClassVar
 
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explained
 from autointerp.llm.clauses import start_of
 from autointerp.llm.protocol import Reply
 from autointerp.prompting import View, inert
-from autointerp.types import Shown, Window
+from autointerp.types import Window
 
 LABEL_WORDS = 6
 N_STRENGTHS = 10
@@ -46,8 +47,9 @@ class Plain:
     def templates(self) -> tuple[str, ...]:
         return (self.prompt,)
 
-    async def explain(self, shown: Shown, asking: Asking) -> Explained:
+    async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
         """Asks once more, with a reminder of the format, if the reply can't be read."""
+        shown = evidence.shown
         strongest = max(window.maximum for window in shown.active)
         order = asking.order(len(shown.active), "explain")
         examples = [example(shown.active[n], self.threshold, strongest) for n in order]

@@ -8,6 +8,7 @@ backend gives them: what one of the two has paid for, the other one knows.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -20,17 +21,26 @@ from autointerp.llm import chat_format, chat_request
 from autointerp.llm.batch_answers import Answers
 from autointerp.llm.batch_api import BatchServer
 from autointerp.llm.batch_jobs import Jobs, said_of
-from autointerp.llm.batch_requests import RequestFile, Requests
+from autointerp.llm.batch_requests import Requests
 from autointerp.llm.chat_request import chat_body
-from autointerp.llm.dialects import OPENAI, Constrain, MaxTokensField, dialect_of, with_cost
+from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.digests import DigestIndex
-from autointerp.llm.protocol import ANYWHERE, Awaited, Capabilities, LLMIdentity, Place, Prices, Reply
+from autointerp.llm.protocol import (
+    ANYWHERE,
+    Awaited,
+    ByRequest,
+    Capabilities,
+    LLMIdentity,
+    Place,
+    Prices,
+    Reply,
+    Request,
+)
 from autointerp.llm.replay import request_key
 from autointerp.llm.server_errors import Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of
 from autointerp.progress import Progress
 from autointerp.prompting import Prompt
-from autointerp.types import Json
 
 FOLDER: Final = "batch"
 """Inside the run's."""
@@ -108,6 +118,12 @@ class Batch:
     def addresses(self) -> list[str]:
         return [self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI]
 
+    def dialect(self) -> Dialect:
+        """With the prices of requests in batch files."""
+        plain = dialect_of(self, self.addresses()[0])
+        prices = None if plain.prices is None else plain.prices.in_batch_files()
+        return dataclasses.replace(plain, prices=prices)
+
     def connect(self, place: Place = ANYWHERE) -> BatchLLM:
         """Raises LLMStopped for a missing key, an address that is none, or where there is no run."""
         if place.folder is None:
@@ -131,13 +147,13 @@ class Batch:
         )
 
 
-class BatchLLM:
+class BatchLLM(ByRequest):
     """The files of one LLM in a run, and the server they go to, if any."""
 
     def __init__(self, options: Batch, folder: Path, server: Server, api: BatchServer | None) -> None:
         self.identity = options.identity()
         self._options = options
-        self._dialect = dialect_of(options, options.addresses()[0])
+        self._dialect = options.dialect()
         self.capabilities = Capabilities(label_logprobs=self._dialect.logprobs, prices=self._dialect.prices)
         self._folder = folder
         self._server = server
@@ -156,51 +172,20 @@ class BatchLLM:
             first_pause_s=options.first_poll_s,
         )
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """See `LLM` and `chat_body`. Raises Pending where the answer is not there yet."""
-        key = request_key(
-            self.identity,
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            schema=schema,
-            label_tokens=label_tokens,
-            seed=seed,
-            index=index,
-        )
+        key = request_key(self.identity, request)
         if (answer := self._answers.find(key)) is not None:
             if answer.refusal is not None:
                 raise answer.refusal
-            reply = chat_format.read_reply(answer.body or {}, 0.0, label_tokens)
-            return with_cost(reply, self._dialect.prices, batch=True)
+            reply = chat_format.read_reply(answer.body or {}, 0.0, request.label_tokens)
+            return with_cost(reply, self._dialect.prices)
         if self._requests.is_open(key):
             raise Pending
         n_asked = self._n_asked.get(key) or 0
         if self._jobs is not None and n_asked >= self._options.max_batches:
             raise LLMUnavailable(f"no answer in {n_asked} batches; at last: {self._jobs.last_failure}.")
-        body = chat_body(
-            self._options.model,
-            self._dialect,
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            schema=schema,
-            label_tokens=label_tokens,
-            seed=seed,
-        )
+        body = chat_body(self._options.model, self._dialect, request)
         self._requests.add(key, self._options.endpoint, body)
         self._n_asked.set(key, n_asked + 1)
         raise Pending
@@ -245,13 +230,10 @@ class BatchLLM:
     async def fetch(self, progress: Progress) -> list[Awaited]:
         files = self._requests.open_files()
         if self._jobs is None:
-            return [self._awaited(file) for file in files]
+            return [file.awaited(self._options.model) for file in files]
         progress.begin(f"batch · {self._options.model}", sum(file.n_requests for file in files), "requests")
         try:
             await self._jobs.wait(progress)
         finally:
             progress.end()
         return []
-
-    def _awaited(self, file: RequestFile) -> Awaited:
-        return Awaited(file.path, file.answers, file.n_requests, self._options.model, file.sent.batch)

@@ -24,8 +24,8 @@ import orjson
 from autointerp.errors import LLMBadRequest, RunError
 from autointerp.files import disk_errors, write_atomically
 from autointerp.llm.digests import DigestIndex
-from autointerp.llm.protocol import LLMIdentity
-from autointerp.types import Json
+from autointerp.llm.protocol import Awaited, LLMIdentity
+from autointerp.types import Json, digest
 
 _WHO: Final = "llm.json"
 _BEGINNING: Final = b'{"custom_id":"'
@@ -77,6 +77,9 @@ class RequestFile:
         self.state.unlink(missing_ok=True)
         self.sent = Sent()
 
+    def awaited(self, model: str) -> Awaited:
+        return Awaited(self.path, self.answers, self.n_requests, model, self.sent.batch)
+
     def _beside(self, name: str) -> Path:
         return self.path.with_name(self.path.name.replace("requests", name, 1))
 
@@ -88,6 +91,44 @@ def round_folders(folder: Path, identity: LLMIdentity | None = None) -> list[Pat
         return rounds
     who = dataclasses.asdict(identity)
     return [path for path in rounds if orjson.loads((path / _WHO).read_bytes()) == who]
+
+
+def awaited(folder: Path) -> list[Awaited]:
+    """Files of every LLM that answers can still come to and that hold none at the place where they are looked
+    for. Raises RunError."""
+    found: list[Awaited] = []
+    for round_folder in round_folders(folder):
+        model = orjson.loads((round_folder / _WHO).read_bytes())["model"]
+        for path in request_paths(round_folder):
+            file = RequestFile(path, sum(1 for _ in keys_of(path)), _sent(path))
+            if not file.sent.ended and not file.answers.exists():
+                found.append(file.awaited(model))
+    return found
+
+
+def round_digest(round_folder: Path) -> str:
+    """Names a round by who is asked what: whatever came of it since, and however it is numbered."""
+    keys = [list(keys_of(path)) for path in request_paths(round_folder)]
+    return digest((round_folder / _WHO).read_bytes(), keys)
+
+
+def take_round(source: Path, folder: Path) -> Path:
+    """Copies a round into `folder` of another run, under the first free number, and returns its place.
+
+    A kill leaves nothing that is read: who is asked is copied last.
+    """
+    target = folder / f"{_next_number(folder):04d}"
+    with disk_errors(target):
+        target.mkdir(parents=True)
+    files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+    for path in sorted(files, key=lambda path: path.name == _WHO):
+        write_atomically(target / path.name, path.read_bytes())
+    return target
+
+
+def _next_number(folder: Path) -> int:
+    taken = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    return max(taken, default=0) + 1
 
 
 def request_paths(round_folder: Path) -> list[Path]:
@@ -204,8 +245,7 @@ class Requests:
 
     def _begin(self) -> None:
         if self._round is None:
-            taken = [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdecimal()]
-            self._round = self._folder / f"{max(taken, default=0) + 1:04d}"
+            self._round = self._folder / f"{_next_number(self._folder):04d}"
             with disk_errors(self._round):
                 self._round.mkdir(parents=True)
             write_atomically(self._round / _WHO, orjson.dumps(dataclasses.asdict(self._identity)))

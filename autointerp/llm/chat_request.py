@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from autointerp.llm.chat_format import N_TOP, messages
 from autointerp.llm.dialects import Dialect, Options
-from autointerp.llm.protocol import LLMIdentity
-from autointerp.prompting import Prompt
+from autointerp.llm.protocol import LLMIdentity, Request
 from autointerp.types import Json, digest
 
 
@@ -23,18 +21,7 @@ def identity(options: Options, revision: str) -> LLMIdentity:
     return LLMIdentity(options.model, revision if plain else f"{revision}+{digest(asked)[:8]}")
 
 
-def chat_body(
-    model: str,
-    dialect: Dialect,
-    prompt: Prompt,
-    *,
-    max_tokens: int,
-    temperature: float,
-    choices: Sequence[str] | None,
-    schema: Json | None,
-    label_tokens: Sequence[str] | None,
-    seed: int | None,
-) -> Json:
+def chat_body(model: str, dialect: Dialect, request: Request) -> Json:
     """What is sent to /chat/completions; a field that is None is left out.
 
     With `label_tokens`, `choices` and `schema` are not sent: under a grammar a server reports
@@ -42,19 +29,21 @@ def chat_body(
     """
     body: Json = {
         "model": model,
-        "messages": messages(prompt, system_role=dialect.system_role),
-        dialect.max_tokens_field: max_tokens,
-        "temperature": temperature,
-        "seed": seed,
+        "messages": messages(request.prompt, system_role=dialect.system_role),
+        dialect.max_tokens_field: request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
     }
-    if label_tokens and dialect.logprobs:
+    if request.label_tokens and dialect.logprobs:
         body |= {"logprobs": True, "top_logprobs": N_TOP}
-    elif dialect.constrain == "structured_outputs" and (choices or schema):
-        body["structured_outputs"] = {"choice": list(choices)} if choices else {"json": schema}
-    elif dialect.constrain == "response_format" and schema:
+    elif dialect.constrain == "structured_outputs" and (request.choices or request.schema):
+        body["structured_outputs"] = (
+            {"choice": list(request.choices)} if request.choices else {"json": request.schema}
+        )
+    elif dialect.constrain == "response_format" and request.schema:
         body["response_format"] = {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
         }
     body |= dialect.extra_body
     return {name: value for name, value in body.items() if value is not None}

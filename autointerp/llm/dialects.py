@@ -102,6 +102,10 @@ class Addressed(Options, Protocol):
 
     def addresses(self) -> list[str]: ...
 
+    def dialect(self) -> Dialect:
+        """What its servers take and charge. Raises LLMStopped for a faulty table of dialects."""
+        ...
+
 
 SAID: Final = ("system_role", "max_tokens_field", "constrain", "logprobs", "extra_body")
 """Options that a run keeps."""
@@ -114,11 +118,11 @@ def dialect_of(options: Options, address: str) -> Dialect:
     return dataclasses.replace(known, **{name: value for name, value in said.items() if value is not None})
 
 
-def with_cost(reply: Reply, prices: Prices | None, *, batch: bool = False) -> Reply:
+def with_cost(reply: Reply, prices: Prices | None) -> Reply:
     """With its cost, where the server didn't say it and the prices are known."""
     if reply.usage.cost is not None or prices is None:
         return reply
-    cost = prices.of(reply.usage, batch=batch)
+    cost = prices.of(reply.usage)
     return dataclasses.replace(reply, usage=dataclasses.replace(reply.usage, cost=cost))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from autointerp.llm.protocol import LLM, Capabilities, LLMIdentity
+from collections.abc import Sequence
+
+from autointerp.llm.protocol import LLM, ByRequest, Capabilities, LLMIdentity, Reply, Request
+from autointerp.prompting import Prompt
 
 
-class InFront:
-    """Stands in front of an LLM and passes for it."""
+class InFront(ByRequest):
+    """Stands in front of an LLM and passes for it: hands everything on, but for what is overridden."""
 
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
@@ -18,6 +21,15 @@ class InFront:
     @property
     def capabilities(self) -> Capabilities:
         return self._llm.capabilities
+
+    async def answer(self, request: Request) -> Reply:
+        return await request.to(self._llm)
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        return await self._llm.logprobs(prompt, continuation)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return await self._llm.embed(texts)
 
     async def close(self) -> None:
         await self._llm.close()

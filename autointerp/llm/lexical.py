@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.clauses import WORD, Clause, Kind, matches, merged, start_of
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt, View
-from autointerp.types import Json, Shown, Window
+from autointerp.types import Shown, Window
 
 VERSION: Final = "1"
 """Raise it when the same windows would give another explanation or another verdict."""
@@ -44,7 +44,7 @@ class Lexical:
         return LexicalLLM()
 
 
-class LexicalLLM:
+class LexicalLLM(ByRequest):
     """Answers `explain/...` prompts from `shown`, `score/...` prompts from `explanation` and `views`."""
 
     @property
@@ -55,19 +55,9 @@ class LexicalLLM:
     def capabilities(self) -> Capabilities:
         return Capabilities(all_windows_at_once=True)
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """Raises LLMBadRequest for a prompt that is neither an explainer's nor a binary scorer's."""
+        prompt = request.prompt
         match prompt.template.name.partition("/")[0], dict(prompt.variables):
             case "explain", {"shown": Shown() as shown}:
                 text, label = explain_lexically(shown)

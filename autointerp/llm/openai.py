@@ -14,7 +14,16 @@ from autointerp.llm import chat_format, chat_request
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.endpoints import Endpoint
 from autointerp.llm.pacing import Pace
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Prices, Reply
+from autointerp.llm.protocol import (
+    ANYWHERE,
+    ByRequest,
+    Capabilities,
+    LLMIdentity,
+    Place,
+    Prices,
+    Reply,
+    Request,
+)
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
@@ -104,6 +113,9 @@ class Openai:
                 raise LLMStopped(f"OPENAI_BASE_URL: {fault}")
         return found or [OPENAI]
 
+    def dialect(self) -> Dialect:
+        return dialect_of(self, self.addresses()[0])
+
     def connect(self, place: Place = ANYWHERE) -> OpenaiLLM:
         """Raises LLMStopped for a missing key, an address that is none, or a faulty table of dialects."""
         addresses = self.addresses()
@@ -121,10 +133,10 @@ class Openai:
             )
             for address in addresses
         ]
-        return OpenaiLLM(self, dialect_of(self, addresses[0]), endpoints)
+        return OpenaiLLM(self, self.dialect(), endpoints)
 
 
-class OpenaiLLM:
+class OpenaiLLM(ByRequest):
     """A connected server, or several of one model."""
 
     def __init__(self, options: Openai, dialect: Dialect, endpoints: Sequence[Endpoint]) -> None:
@@ -147,18 +159,7 @@ class OpenaiLLM:
             left_out=tuple(self._left_out),
         )
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
 
         `latency_s` is that of the try that succeeded. A setting that the server refuses is left out from then
@@ -166,21 +167,11 @@ class OpenaiLLM:
         """
 
         def read(answer: Json, seconds: float) -> Reply:
-            return chat_format.read_reply(answer, seconds, label_tokens)
+            return chat_format.read_reply(answer, seconds, request.label_tokens)
 
         while True:
             dialect = self._dialect
-            body = chat_request.chat_body(
-                self._options.model,
-                dialect,
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                choices=choices,
-                schema=schema,
-                label_tokens=label_tokens,
-                seed=seed,
-            )
+            body = chat_request.chat_body(self._options.model, dialect, request)
             try:
                 reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:

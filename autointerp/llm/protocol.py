@@ -6,6 +6,7 @@ its options in the recipe. `connect()` gives the living thing, which holds socke
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,17 @@ class Prices:
     batch: float = 1.0
     """Factor for requests in batch files."""
 
-    def of(self, usage: Usage, *, batch: bool = False) -> float:
+    def in_batch_files(self) -> Prices:
+        """Those of requests in batch files, as prices of their own."""
+        factor = self.batch
+        return Prices(
+            input=self.input * factor,
+            output=self.output * factor,
+            cached=None if self.cached is None else self.cached * factor,
+            written=None if self.written is None else self.written * factor,
+        )
+
+    def of(self, usage: Usage) -> float:
         """US dollars for a request."""
         plain = usage.prompt_tokens - usage.cached_tokens - usage.written_tokens
         millions = (
@@ -89,7 +100,7 @@ class Prices:
             + usage.written_tokens * (self.input if self.written is None else self.written)
             + usage.completion_tokens * self.output
         )
-        return millions / 1e6 * (self.batch if batch else 1.0)
+        return millions / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,33 @@ class Reply:
     label_logprobs: dict[str, float] | None = None
     """Natural-log probability of each requested label token as the first answer token, raw."""
     usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of `LLM.generate`, whose arguments these are."""
+
+    prompt: Prompt
+    max_tokens: int
+    temperature: float = 0.0
+    choices: Sequence[str] | None = None
+    schema: Json | None = None
+    label_tokens: Sequence[str] | None = None
+    seed: int | None = None
+    index: int = 0
+
+    async def to(self, llm: LLM) -> Reply:
+        """What `llm` says."""
+        return await llm.generate(
+            self.prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            choices=self.choices,
+            schema=self.schema,
+            label_tokens=self.label_tokens,
+            seed=self.seed,
+            index=self.index,
+        )
 
 
 class LLM(Protocol):
@@ -151,6 +189,30 @@ class LLM(Protocol):
     async def close(self) -> None:
         """Frees sockets and processes. No other method may be called afterwards."""
         ...
+
+
+class ByRequest(ABC):
+    """An LLM that is written as one method of a Request."""
+
+    @abstractmethod
+    async def answer(self, request: Request) -> Reply:
+        """See `LLM.generate`."""
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] | None = None,
+        schema: Json | None = None,
+        label_tokens: Sequence[str] | None = None,
+        seed: int | None = None,
+        index: int = 0,
+    ) -> Reply:
+        return await self.answer(
+            Request(prompt, max_tokens, temperature, choices, schema, label_tokens, seed, index)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +303,13 @@ class Delayed(Protocol):
         ...
 
 
-class NoLLM:
+class NoLLM(ByRequest):
     """Stands where a plug-in that declares `needs_llm = False` gets its LLM: it can't be asked."""
 
     identity = LLMIdentity("none")
     capabilities = Capabilities()
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         raise LLMStopped(_UNDECLARED)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:

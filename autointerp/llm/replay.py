@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from autointerp.journal import Journal, Part
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Usage
+from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Request, Usage
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 
@@ -28,29 +28,9 @@ class Limited(InFront):
         super().__init__(llm)
         self._free = asyncio.Semaphore(n_in_flight)
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         async with self._free:
-            return await self._llm.generate(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                choices=choices,
-                schema=schema,
-                label_tokens=label_tokens,
-                seed=seed,
-                index=index,
-            )
+            return await request.to(self._llm)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         async with self._free:
@@ -61,24 +41,13 @@ class Limited(InFront):
             return await self._llm.embed(texts)
 
 
-def request_key(
-    identity: LLMIdentity,
-    prompt: Prompt,
-    *,
-    max_tokens: int,
-    temperature: float,
-    choices: Sequence[str] | None,
-    schema: Json | None,
-    label_tokens: Sequence[str] | None,
-    seed: int | None,
-    index: int,
-) -> str:
-    """Names a request for text by all that its answer depends on: who is asked, and the arguments of
-    `generate`."""
-    asked: list[Any] = [max_tokens, temperature, choices, label_tokens, seed, index]
-    if schema is not None:  # left out where there is none: names from before it could be asked for stay
-        asked.append(schema)
-    return digest("generate", identity, [(turn.role, turn.content) for turn in prompt.messages], asked)
+def request_key(identity: LLMIdentity, request: Request) -> str:
+    """Names a request for text by all that its answer depends on: who is asked, and for what."""
+    r = request
+    asked: list[Any] = [r.max_tokens, r.temperature, r.choices, r.label_tokens, r.seed, r.index]
+    if r.schema is not None:  # left out where there is none: names from before it could be asked for stay
+        asked.append(r.schema)
+    return digest("generate", identity, [(turn.role, turn.content) for turn in r.prompt.messages], asked)
 
 
 _USAGE: Final = [field.name for field in dataclasses.fields(Usage)]
@@ -122,42 +91,12 @@ class Replayed(InFront):
         self._usage = Part(usage, unit)
         self._turns: dict[str, asyncio.Lock] = {}
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
-        key = request_key(
-            self.identity,
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            schema=schema,
-            label_tokens=label_tokens,
-            seed=seed,
-            index=index,
-        )
+    async def answer(self, request: Request) -> Reply:
+        key = request_key(self.identity, request)
         async with self._turn(key):
             if (known := self._known(key)) is not None:
                 return _reply(known)
-            reply = await self._llm.generate(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                choices=choices,
-                schema=schema,
-                label_tokens=label_tokens,
-                seed=seed,
-                index=index,
-            )
+            reply = await request.to(self._llm)
             record: Json = {
                 "text": reply.text,
                 "finish_reason": reply.finish_reason,

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt
-from autointerp.types import Json
 
 Answer = Callable[[Prompt, int], str | Reply | Awaitable[str | Reply]]
 """`(prompt, index)`: index 0 is the first answer to a prompt, 1 one more try. It may be async, and may raise
@@ -41,7 +40,7 @@ class Scripted:
         return ScriptedLLM(self.identity(), find_function(self.function))
 
 
-class ScriptedLLM:
+class ScriptedLLM(ByRequest):
     """A function as an LLM."""
 
     def __init__(self, identity: LLMIdentity, function: Answer) -> None:
@@ -49,20 +48,11 @@ class ScriptedLLM:
         self.capabilities = Capabilities()
         self._function = function
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """What the function says; it is told the prompt and the index, and none of the other settings."""
-        answer = cast(object, self._function(prompt, index))  # code from outside may return anything
+        answer = cast(
+            object, self._function(request.prompt, request.index)
+        )  # code from outside may return anything
         if inspect.isawaitable(answer):
             answer = await answer
         if isinstance(answer, str):

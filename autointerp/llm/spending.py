@@ -15,9 +15,10 @@ from typing import Final
 
 from autointerp.errors import BudgetReached, LLMStopped, Pending
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, Prices, Reply, Usage
+from autointerp.llm.protocol import LLM, Prices, Reply, Request, Usage
+from autointerp.llm.replay import request_key
 from autointerp.prompting import Prompt
-from autointerp.types import Json
+from autointerp.types import digest
 
 TOKENS_A_REQUEST: Final = 256
 TOKENS_A_TURN: Final = 16
@@ -79,14 +80,14 @@ class Budget:
         self._aside_cost = self._aside_tokens = 0.0
         self._n_aside = 0
         self._is_reached = False
-        self._pending: dict[int, tuple[float, float]] = {}
+        self._pending: dict[str, tuple[float, float]] = {}
         self._worse = 1.0
         """By how much a request cost more than could be thought, at most."""
         self._door = asyncio.Lock()  # wakes those who wait in the order of their coming
         self._settled = asyncio.Event()
 
     @asynccontextmanager
-    async def aside(self, bound: _Bound, name: int) -> AsyncGenerator[list[Usage]]:
+    async def aside(self, bound: _Bound, name: str) -> AsyncGenerator[list[Usage]]:
         """Sets so much aside while a request is made; what it used is put into the list. Of one that ends
         otherwise nothing is known to have been billed, but for one whose answer is to come: that stays aside
         until it is asked for again by this `name`. Raises BudgetReached."""
@@ -156,43 +157,22 @@ class Budgeted(InFront):
         self._budget = budget
         self._prices = prices
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
-        texts = [turn.content for turn in prompt.messages]
-        name = hash((tuple(texts), max_tokens, temperature, seed, index))
-        async with self._budget.aside(self._bound(texts, max_tokens), name) as used:
-            reply = await self._llm.generate(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                choices=choices,
-                schema=schema,
-                label_tokens=label_tokens,
-                seed=seed,
-                index=index,
-            )
+    async def answer(self, request: Request) -> Reply:
+        bound = self._bound([turn.content for turn in request.prompt.messages], request.max_tokens)
+        async with self._budget.aside(bound, request_key(self.identity, request)) as used:
+            reply = await request.to(self._llm)
             used.append(reply.usage)
             return reply
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         texts = [*(turn.content for turn in prompt.messages), continuation]
-        async with self._budget.aside(bound := self._bound(texts, 1), hash(tuple(texts))) as used:
+        async with self._budget.aside(bound := self._bound(texts, 1), digest(texts)) as used:
             found = await self._llm.logprobs(prompt, continuation)
             used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
             return found
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        async with self._budget.aside(bound := self._bound(texts, 0), hash(tuple(texts))) as used:
+        async with self._budget.aside(bound := self._bound(texts, 0), digest(texts)) as used:
             found = await self._llm.embed(texts)
             used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
             return found

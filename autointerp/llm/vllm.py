@@ -26,12 +26,14 @@ from autointerp.llm.engine_process import Engine
 from autointerp.llm.gpus import visible_gpus
 from autointerp.llm.protocol import (
     ANYWHERE,
+    ByRequest,
     Capabilities,
     EngineResources,
     FinishReason,
     LLMIdentity,
     Place,
     Reply,
+    Request,
     Usage,
 )
 from autointerp.llm.routing import place_of
@@ -151,7 +153,7 @@ _ENVIRONMENT: Final = {
 }
 
 
-class VllmLLM:
+class VllmLLM(ByRequest):
     """A connected vLLM."""
 
     def __init__(self, options: Vllm, engines: Sequence[Engine]) -> None:
@@ -160,18 +162,7 @@ class VllmLLM:
         self._system_role = options.system_role
         self._engines = engines
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """See `LLM`. `index` changes nothing: where the temperature is 0, one more try needs another prompt.
 
         With `label_tokens`, `choices` and `schema` do nothing: under a grammar probabilities are those among
@@ -181,13 +172,13 @@ class VllmLLM:
         answer = await self._ask(
             {
                 "kind": "generate",
-                "messages": messages(prompt, system_role=self._system_role),
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "choices": choices,
-                "schema": schema,
-                "label_tokens": label_tokens,
-                "seed": seed,
+                "messages": messages(request.prompt, system_role=self._system_role),
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "choices": request.choices,
+                "schema": request.schema,
+                "label_tokens": request.label_tokens,
+                "seed": request.seed,
             }
         )
         text = without_thought(answer["text"])

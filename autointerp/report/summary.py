@@ -18,6 +18,7 @@ MEANINGS: Final[dict[str, str]] = {
     "unreadable": "the LLM's answer could not be read",
     "refused": "the LLM declined",
     "bad_request": "the server would not take the request",
+    "no_windows": "explained without windows, so there is nothing to test on",
 }
 """What a status that ends a feature's way means."""
 
@@ -78,13 +79,17 @@ def summarise(run: Run, dictionary: str) -> Summary:
     asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
     units = sorted(set(asked.values()))
     statuses: Counter[str] = Counter()
+    without_windows: set[str] = set()
     for unit in units:
         records = run.existing("sample", dictionary).read(unit)
         statuses.update(record["status"] for key, record in records.items() if key in asked)
-    n_explainable = sum(statuses[status] for status in EXPLAINABLE)
-    explainers = [_explainer(run, dictionary, name, asked, n_explainable) for name in run.recipe.explainers]
+        without_windows.update(key for key, record in records.items() if record["status"] not in EXPLAINABLE)
+    explainers = [
+        _explainer(run, dictionary, name, asked, without_windows, statuses.total())
+        for name in run.recipe.explainers
+    ]
     scores = [
-        _score(run, dictionary, explainer, scorer, asked)
+        _score(run, dictionary, explainer, scorer, asked, without_windows)
         for explainer in run.recipe.explainers
         for scorer in run.recipe.scorers
     ]
@@ -92,18 +97,28 @@ def summarise(run: Run, dictionary: str) -> Summary:
 
 
 def _explainer(
-    run: Run, dictionary: str, name: str, asked: dict[str, str], n_explainable: int
+    run: Run, dictionary: str, name: str, asked: dict[str, str], without_windows: set[str], n_sampled: int
 ) -> ExplainerSummary:
     statuses: Counter[str] = Counter()
+    explains_all = False
     for unit in sorted(set(asked.values())):
         records = run.existing("explain", dictionary, name).read(unit)
         statuses.update(record["status"] for key, record in records.items() if key in asked)
-    n_open = n_explainable - statuses.total()
+        explains_all = explains_all or not without_windows.isdisjoint(records)
+    n_able = n_sampled if explains_all else n_sampled - len(without_windows.intersection(asked))
+    n_open = n_able - statuses.total()
     n_explained = statuses.pop("ok", 0)
     return ExplainerSummary(name, n_explained, dict(statuses), n_open)
 
 
-def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[str, str]) -> ScoreSummary:
+def _n_explained(run: Run, dictionary: str, explainer: str, unit: str, among: set[str]) -> int:
+    records = run.existing("explain", dictionary, explainer).read(unit)
+    return sum(records[key]["status"] == "ok" for key in among.intersection(records))
+
+
+def _score(
+    run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[str, str], without_windows: set[str]
+) -> ScoreSummary:
     ends: Counter[str] = Counter()
     headline = ""
     values: dict[str, list[float]] = {}
@@ -111,7 +126,9 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
     strata: dict[str, list[float]] = {}
     protocol = ""
     for unit in sorted(set(asked.values())):
-        for key, record in sorted(run.existing("score", dictionary, explainer, scorer).read(unit).items()):
+        scored = run.existing("score", dictionary, explainer, scorer).read(unit)
+        ends["no_windows"] += _n_explained(run, dictionary, explainer, unit, without_windows - scored.keys())
+        for key, record in sorted(scored.items()):
             if key not in asked:
                 continue
             if not protocol or record["contrast"] == "silent":
@@ -137,7 +154,7 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
         explainer=explainer,
         scorer=scorer,
         n_scored=n_scored,
-        ends=dict(ends),
+        ends=dict(+ends),
         headline=headline,
         values={
             name: mean

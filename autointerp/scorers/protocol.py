@@ -14,7 +14,9 @@ class Scorer(Protocol):
     """The plug-in: a frozen dataclass whose fields are its options in the recipe.
 
     One that also asks about the windows chosen to be hard (every stratum of `Heldout.silent`) says so by a
-    class attribute `judges_strata = True`: the plan counts their requests.
+    class attribute `judges_strata = True`: the plan counts their requests. Others that may be left out:
+    `needs: ClassVar[frozenset[ScorerNeed]]`, without which it can't work, and `needs_windows = False`, where it also
+    scores explanations of features that have no windows.
     """
 
     version: ClassVar[str]

@@ -9,24 +9,28 @@ Answers are the lexical backend's, which have the form that is asked for. Tokens
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explainer
+from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Prices, Reply, Usage
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Usage
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
-from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
-from autointerp.stages.preflight import example_windows
+from autointerp.stages.evidence import UnitEvidence
+from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
-from autointerp.types import EXPLAINABLE, Heldout, Json, Shown
+from autointerp.subject.vocabulary import Vocabulary
+from autointerp.types import EXPLAINABLE, Heldout
 
 N_TRIED: Final = 8
 """Features that are looked at."""
@@ -61,10 +65,8 @@ async def expected(run: Run) -> list[Expected]:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
-        for number, (shown, heldout) in enumerate(cases):
-            await _ask(
-                run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), shown, heldout
-            )
+        for number, case in enumerate(cases):
+            await _ask(run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), case)
         if metered.usages:
             found.append(_scaled(role, backend.identity().model, metered, prices, n_features / len(cases)))
     return found
@@ -83,26 +85,34 @@ def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times:
     )
 
 
-async def _ask(run: Run, role: str, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A feature."""
+
+    evidence: Callable[[Explainer], Evidence]
+    heldout: Heldout
+
+
+async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
     sections = run.recipe.explainers if role == "explainer" else run.recipe.scorers
     for section in sections.values():
         times = 1 if role == "explainer" else len(run.recipe.explainers)
         for _ in range(times):
             try:
-                await _one(role, section, asking, shown, heldout)
+                await _one(role, section, asking, case)
             except (Unreadable, Refused, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
 
 
-async def _one(role: str, section: PluginSection, asking: Asking, shown: Shown, heldout: Heldout) -> None:
+async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
     if role == "explainer":
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
-            await explainer.explain(shown, asking)
+            await explainer.explain(case.evidence(explainer), asking)
         return
     scorer: Scorer = instance("scorers", section)
     if scorer.needs_llm:
-        await scorer.judge(_EXPLANATION, heldout, asking)
+        await scorer.judge(_EXPLANATION, case.heldout, asking)
 
 
 _EXPLANATION: Final = (
@@ -112,16 +122,14 @@ _EXPLANATION: Final = (
 
 def _known(backend: object) -> tuple[Prices | None, int | None]:
     """Prices, and from how many tokens on a prompt is cached (None: never)."""
-    from autointerp.llm.dialects import Addressed, dialect_of
-
     if not isinstance(backend, Addressed):
         local = getattr(backend, "local", False)
         return None, 0 if local else None
-    dialect = dialect_of(backend, backend.addresses()[0])
+    dialect = backend.dialect()
     return dialect.prices, dialect.cached_from or None
 
 
-def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
+def _cases(run: Run) -> list[_Case]:
     """Windows of a few sampled features, chosen by a keyed hash; without samples, made-up ones."""
     for dictionary in run.recipe.dictionaries:
         able: list[tuple[str, str]] = []
@@ -132,18 +140,20 @@ def _cases(run: Run) -> list[tuple[Shown, Heldout]]:
         if able:
             order = sorted(able, key=lambda one: draw.key(run.recipe.seed, "expected", one[1]))[:N_TRIED]
             vocabulary = load_vocabulary(run)
-            stores: list[tuple[str, Windows]] = [
-                (key, unit_windows(run, dictionary, unit, [key], vocabulary)[key]) for unit, key in order
-            ]
-            return [(store.shown(key), store.heldout(key)) for key, store in stores]
+            return [_sampled_case(run, dictionary, unit, key, vocabulary) for unit, key in order]
     sampling = run.recipe.sampling
-    shown = Shown(*example_windows(run, sampling.n_shown, sampling.n_shown_silent))
     active, silent = example_windows(run, sampling.n_heldout, sampling.n_heldout_silent)
     hard = example_windows(run, 0, sampling.n_hard, "same_token")[1]
-    return [(shown, Heldout(active, silent + hard))]
+    return [_Case(lambda _: example_evidence(run), Heldout(active, silent + hard))]
 
 
-class Metered:
+def _sampled_case(run: Run, dictionary: str, unit: str, key: str, vocabulary: Vocabulary) -> _Case:
+    windows = unit_windows(run, dictionary, unit, [key], vocabulary)
+    evidence = UnitEvidence(run, dictionary, unit, windows, vocabulary)
+    return _Case(partial(evidence.of, key), windows[key].heldout(key))
+
+
+class Metered(ByRequest):
     """Stands for an LLM: answers lexically, counts what an LLM would have been sent."""
 
     identity = LLMIdentity("metered")
@@ -156,26 +166,15 @@ class Metered:
         self._lexical = LexicalLLM()
         self._seen: set[int] = set()
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
-        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in prompt.messages)
+    async def answer(self, request: Request) -> Reply:
+        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
         n_prompt = n_tokens(text)
         cached = round(n_prompt * self._seen_before(text) / max(1, len(text)))
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
-        reply = await self._lexical.generate(prompt, max_tokens=max_tokens)
-        is_explanation = prompt.template.name.startswith("explain/")
-        n_answer = EXPLANATION_TOKENS if is_explanation else min(max_tokens, n_tokens(reply.text))
+        reply = await request.to(self._lexical)
+        is_explanation = request.prompt.template.name.startswith("explain/")
+        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, n_tokens(reply.text))
         self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 

@@ -8,10 +8,9 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explainer
-from autointerp.recipe import instance
 from autointerp.run import Run
-from autointerp.sampling.store import Windows
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.types import Explanation, ExplanationStatus, Json
 
@@ -19,21 +18,20 @@ _FIELDS: Final = [
     field.name for field in dataclasses.fields(Explanation) if field.name != "feature"
 ]  # the key says it
 
-Explaining = Callable[[Windows, Asking], Awaitable[Json]]
-"""One feature's work: its unit's windows and an LLM in, its record out. Raises LLMErrors."""
+Explaining = Callable[[Evidence, Asking], Awaitable[Json]]
+"""One feature's work: what is known of it and an LLM in, its record out. Raises LLMErrors."""
 
 
-def explaining(run: Run, name: str, asked: Asked) -> tuple[Explaining, Asked]:
+def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple[Explaining, Asked]:
     """What the explainer of this name does with a feature, and whom it asks."""
-    explainer: Explainer = instance("explainers", run.recipe.explainers[name])
     asked = asked if explainer.needs_llm else NOBODY
     prompts, llm = run.templates(explainer), str(asked.llm.identity)
 
-    async def work(windows: Windows, asking: Asking) -> Json:
+    async def work(evidence: Evidence, asking: Asking) -> Json:
         status: ExplanationStatus = "ok"
         explained = reason = None
         try:
-            explained = await explainer.explain(windows.shown(asking.feature), asking)
+            explained = await explainer.explain(evidence, asking)
         except Unreadable as signal:
             status, reason = "unreadable", str(signal)
         except Refused as signal:

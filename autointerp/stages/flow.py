@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Final
 
 from autointerp.asking import Asking
+from autointerp.evidence import needs_windows
+from autointerp.explainers.protocol import Explainer
 from autointerp.fill import Filled, Item, Unit, fill
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
+from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
+from autointerp.scorers.protocol import Scorer
+from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked, Memories
+from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.explain import Explaining, explaining
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.score import Scoring, check_unchanged, scoring
@@ -37,7 +43,10 @@ async def run_flow(
     run: Run, llms: Mapping[str, Asked], progress: Progress, stop: Stop, *, with_scores: bool = True
 ) -> Filled:
     """Explains what is missing, and scores it. `llms` by role. Raises what `fill` raises, and RecipeChanged
-    where an explanation is scored whose text has changed since, before anything is asked."""
+    where an explanation is scored whose text has changed since, before anything is asked; RecipeError where an LLM
+    can't do what a scorer needs."""
+    if with_scores:
+        check_abilities(run, llms)
     lines = [
         line
         for dictionary in run.recipe.dictionaries
@@ -82,8 +91,10 @@ def _units(run: Run, lines: Sequence[_Line]) -> Iterator[Unit]:
 class _Left:
     """Of one unit of features."""
 
-    able: list[str]
-    """Features that can be explained, ascending."""
+    features: list[str]
+    """All that are sampled, ascending."""
+    with_windows: set[str]
+    """Of these, those that have enough."""
     explain: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Features that an explainer, by name, has left."""
     score: dict[tuple[str, str], dict[str, str]] = field(
@@ -91,14 +102,21 @@ class _Left:
     )
     """Explanations by feature that are there, and that an explainer's scorer has left."""
 
-    def features(self) -> list[str]:
+    def unfinished(self) -> list[str]:
         """Those with anything left, ascending."""
         found = {key for keys in (*self.explain.values(), *self.score.values()) for key in keys}
-        return [key for key in self.able if key in found]
+        return [key for key in self.features if key in found]
+
+    def able(self, plugin: object) -> list[str]:
+        """Those that an explainer or scorer can work on, ascending."""
+        if not needs_windows(plugin):
+            return self.features
+        return [key for key in self.features if key in self.with_windows]
 
 
 @dataclass(frozen=True, slots=True)
 class _Explainer:
+    plugin: Explainer
     journal: Journal
     work: Explaining
     asked: Asked
@@ -106,6 +124,7 @@ class _Explainer:
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
+    plugin: Scorer
     journal: Journal
     work: Scoring
     asked: Asked
@@ -117,15 +136,21 @@ class _Line:
     def __init__(self, run: Run, dictionary: str, llms: Mapping[str, Asked], *, with_scores: bool) -> None:
         self.run, self.dictionary = run, dictionary
         self.explainers = {
-            name: _Explainer(run.explain(dictionary, name), *explaining(run, name, llms["explainer"]))
-            for name in run.recipe.explainers
+            name: _Explainer(
+                plugin := instance("explainers", section),
+                run.explain(dictionary, name),
+                *explaining(run, name, plugin, llms["explainer"]),
+            )
+            for name, section in run.recipe.explainers.items()
         }
         self.scorers = {
             (explainer, name): _Scorer(
-                run.score(dictionary, explainer, name), *scoring(run, explainer, name, llms["judge"])
+                instance("scorers", section),
+                run.score(dictionary, explainer, name),
+                *scoring(run, explainer, name, llms["judge"]),
             )
             for explainer in run.recipe.explainers
-            for name in (run.recipe.scorers if with_scores else ())
+            for name, section in (run.recipe.scorers.items() if with_scores else ())
         }
         self.counts = {stage: [0, 0] for stage in _UNITS}
         """Of each stage: records that are there, and those that are not. An explanation yet to come counts as
@@ -137,7 +162,7 @@ class _Line:
         """Looks through all units; False if nothing is left. Memory: one unit's records."""
         for unit, features in by_unit(self.run.asked(self.dictionary)):
             left = self._left(unit, features, is_first=True)
-            if left.features():
+            if left.unfinished():
                 self._unfinished.add(unit)
         return bool(self._unfinished)
 
@@ -146,28 +171,31 @@ class _Line:
             if unit in self._unfinished:
                 left = self._left(unit, features)
                 samples = self.run.sample(self.dictionary).read(unit)
-                windows = unit_windows(self.run, self.dictionary, unit, left.features(), vocabulary)
-                opened = _OpenUnit(self, samples, windows, Memories(self.run, unit))
+                windows = unit_windows(self.run, self.dictionary, unit, left.unfinished(), vocabulary)
+                evidence = UnitEvidence(self.run, self.dictionary, unit, windows, vocabulary)
+                opened = _OpenUnit(self, samples, windows, evidence, Memories(self.run, unit))
                 yield Unit(unit, opened.items(left), opened.close)
 
     def _left(self, unit: str, features: Sequence[FeatureId], *, is_first: bool = False) -> _Left:
         samples = self.run.sample(self.dictionary).read(unit)
         keys = [str(feature) for feature in features]
-        able = [key for key in keys if key in samples and samples[key]["status"] in EXPLAINABLE]
-        left = _Left(able)
+        sampled = [key for key in keys if key in samples]
+        left = _Left(sampled, {key for key in sampled if samples[key]["status"] in EXPLAINABLE})
         for name, explainer in self.explainers.items():
-            explained = explainer.journal.read(unit)
+            explained, able = explainer.journal.read(unit), left.able(explainer.plugin)
             left.explain[name] = [key for key in able if key not in explained]
             ok = {key: explained[key] for key in able if explained.get(key, {}).get("status") == "ok"}
             n_scored = n_unscored = 0
             for place, scorer in self.scorers.items():
                 if place[0] == name:
-                    scored = scorer.journal.read(unit)
-                    left.score[place] = {key: one["text"] for key, one in ok.items() if key not in scored}
+                    scored, testable = scorer.journal.read(unit), set(left.able(scorer.plugin))
+                    left.score[place] = {
+                        key: one["text"] for key, one in ok.items() if key not in scored and key in testable
+                    }
                     for key in ok.keys() & scored.keys():
                         check_unchanged(key, ok[key], scored[key], scorer.journal)
                     n_scored += len(ok.keys() & scored.keys())
-                    n_unscored += len(left.score[place]) + len(left.explain[name])
+                    n_unscored += len(left.score[place]) + len(testable.intersection(left.explain[name]))
             if is_first:
                 self._count("explain", len(able) - len(left.explain[name]), len(left.explain[name]))
                 self._count("score", n_scored, n_unscored)
@@ -182,33 +210,47 @@ class _OpenUnit:
     """A unit with its windows and its memories."""
 
     def __init__(
-        self, line: _Line, samples: Mapping[str, Json], windows: Mapping[str, Windows], memories: Memories
+        self,
+        line: _Line,
+        samples: Mapping[str, Json],
+        windows: Mapping[str, Windows],
+        evidence: UnitEvidence,
+        memories: Memories,
     ) -> None:
         self._line, self._samples, self._windows, self._memories = line, samples, windows, memories
+        self._evidence = evidence
 
     def items(self, left: _Left) -> Iterator[Item]:
         """Feature by feature."""
         to_explain = {name: set(keys) for name, keys in left.explain.items()}
-        for feature in left.features():
+        testable = {place: set(left.able(scorer.plugin)) for place, scorer in self._line.scorers.items()}
+        for feature in left.unfinished():
             for name, explainer in self._line.explainers.items():
                 if feature in to_explain[name]:
-                    asking = self._asking(explainer.journal, explainer.asked, feature)
-                    work = partial(explainer.work, self._windows[feature], asking)
-                    then = partial(self._scores_of, name, feature)
+                    work = partial(self._explain, explainer, feature)
+                    scorers = [
+                        scorer
+                        for place, scorer in self._line.scorers.items()
+                        if place[0] == name and feature in testable[place]
+                    ]
+                    then = partial(self._scores_of, scorers, feature)
                     yield Item(explainer.journal, feature, work, then)
             for place, texts in left.score.items():
                 if feature in texts:
                     yield self._score(self._line.scorers[place], feature, texts[feature])
 
+    async def _explain(self, explainer: _Explainer, feature: str) -> Json:
+        asking = self._asking(explainer.journal, explainer.asked, feature)
+        return await explainer.work(self._evidence.of(feature, explainer.plugin), asking)
+
     def close(self) -> None:
         self._line.n_reused += self._memories.n_reused
         self._memories.close()
 
-    def _scores_of(self, explainer: str, feature: str, explanation: Json) -> Iterator[Item]:
+    def _scores_of(self, scorers: Sequence[_Scorer], feature: str, explanation: Json) -> Iterator[Item]:
         if explanation["status"] == "ok":
-            for (of, _), scorer in self._line.scorers.items():
-                if of == explainer:
-                    yield self._score(scorer, feature, explanation["text"])
+            for scorer in scorers:
+                yield self._score(scorer, feature, explanation["text"])
 
     def _score(self, scorer: _Scorer, feature: str, text: str) -> Item:
         asking = self._asking(scorer.journal, scorer.asked, feature)

@@ -16,10 +16,10 @@ import yaml
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, Backend, Reply
+from autointerp.llm.protocol import LLM, Backend, Reply, Request
 from autointerp.llm.spending import Spent
 from autointerp.metrics import measure
-from autointerp.prompting import Prompt, View
+from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.trials import Trials
 from autointerp.types import Interval, Json, Window
@@ -206,33 +206,7 @@ class _Counted(InFront):
         super().__init__(llm)
         self.spent = Spent()
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
-        reply = await self._llm.generate(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            choices=choices,
-            schema=schema,
-            label_tokens=label_tokens,
-            seed=seed,
-            index=index,
-        )
+    async def answer(self, request: Request) -> Reply:
+        reply = await request.to(self._llm)
         self.spent.add(reply.usage)
         return reply
-
-    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
-        return await self._llm.logprobs(prompt, continuation)
-
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        return await self._llm.embed(texts)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from autointerp.llm.dialects import Addressed, Dialect, dialect_of
+from autointerp.llm.dialects import Addressed, Dialect
 from autointerp.prompting import load_template
 from autointerp.recipe import PluginSection, Recipe, instance
 from autointerp.scorers import question
@@ -44,7 +44,7 @@ def with_packing(recipe: Recipe) -> Recipe:
     backend = instance("llm", judge)
     if not isinstance(backend, Addressed):
         return recipe
-    dialect = dialect_of(backend, backend.addresses()[0])
+    dialect = backend.dialect()
     if dialect.cached_from is None or dialect.prices is None:
         return recipe  # nobody knows what a long beginning costs there: the scorer's own default stays
     scorers = {name: _packed(recipe, section, dialect) for name, section in recipe.scorers.items()}

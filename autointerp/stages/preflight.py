@@ -10,6 +10,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import DiskFull, LLMBadRequest, Refused, Unreadable
+from autointerp.evidence import Evidence, Promoted
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Capabilities
@@ -20,9 +21,10 @@ from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers import question
 from autointerp.scorers.protocol import Scorer
+from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.llms import connected
-from autointerp.types import Heldout, Shown, Stratum, Window
+from autointerp.types import Heldout, Select, Shown, Stratum, Window
 
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4
@@ -96,10 +98,11 @@ async def check_llms(run: Run, llms: Mapping[str, Asked]) -> None:
 
     Always asked anew, so that a run which goes on learns what the server says today; each time the
     prompts differ, so no request is made twice. One that answers later is only asked whether it can work.
-    Raises LLMErrors.
+    Raises LLMErrors, and RecipeError where an LLM can't do what a scorer needs.
     """
     requests = Journal(run.path / "requests" / "preflight", None)
     usage = Journal(run.path / "usage" / "preflight", None)
+    check_abilities(run, llms)
     turn = f"{len(requests.units()):04d}"
     for role, asked in llms.items():
         if asked.delayed is not None:
@@ -128,10 +131,7 @@ async def _explain_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.explainers.values():
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
-            sampling = run.recipe.sampling
-            await explainer.explain(
-                Shown(*example_windows(run, sampling.n_shown, sampling.n_shown_silent)), asking
-            )
+            await explainer.explain(example_evidence(run), asking)
             return
 
 
@@ -149,6 +149,20 @@ async def _judge_once(run: Run, asking: Asking) -> None:
 _WORDS: Final = " the cat sat on a warm stone and looked at some birds that sang in an old tree".split(" ")[
     1:
 ]
+
+
+_TOKENS: Final = tuple(f" {word}" for word in _WORDS[:10])
+
+
+def example_evidence(run: Run) -> Evidence:
+    """Of full size, with everything that an explainer may need."""
+    sampling = run.recipe.sampling
+    active, silent = example_windows(run, sampling.n_shown, sampling.n_shown_silent)
+    return Evidence(
+        shown=Shown(active, silent),
+        select=Select(*example_windows(run, sampling.n_select, sampling.n_select)),
+        directions=Promoted(_TOKENS, _TOKENS),
+    )
 
 
 def example_windows(

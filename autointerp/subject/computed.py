@@ -33,6 +33,13 @@ def value_of(passed: Any, module: nn.Module, rule: Rule | None) -> Tensor:
             return nn.functional.layer_norm(x_BTD, x_BTD.shape[-1:], eps=_epsilon(module))
 
 
+def replaced(passed: Any, new: Tensor | None) -> Any:
+    """What a module returned, with `new` for its activation; None, which changes nothing, where that is None."""
+    if new is None:
+        return None
+    return (new, *passed[1:]) if isinstance(passed, tuple) else new
+
+
 def _rms_normalized(x_BTD: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon): what RMSNorm multiplies by its gain. In float32, as all families do it,
     and back in the dtype that it came in."""

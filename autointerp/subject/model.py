@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Final, Literal, cast
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from autointerp.errors import ModelError, SiteError
 from autointerp.subject.architecture import Architecture
-from autointerp.subject.computed import value_of
+from autointerp.subject.computed import replaced, value_of
+from autointerp.subject.families import Place
 from autointerp.subject.model_files import ModelFiles
-from autointerp.subject.sites import check_site, locate, width_at
+from autointerp.subject.sites import check_site, locate, locate_to_write, width_at
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site
 
@@ -29,6 +30,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LAYER_LISTS: Final = ("layers", "h", "blocks")
+
+
+See = Callable[[Site, Tensor], Tensor | None]
+"""Gets the activation [B, T, D] that passes a site. What it returns takes its place; None leaves it."""
 
 
 class _AllCaptured(Exception):
@@ -148,9 +153,42 @@ class Subject:
         """[B, T, vocabulary], of the whole model."""
         return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False).logits
 
-    def _hook(self, site: Site, keep: Callable[[Site, Tensor], None]) -> torch.utils.hooks.RemovableHandle:
+    @torch.inference_mode()
+    def step(self, token_ids_BT: Tensor, mask_BS: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """Logits [B, vocabulary] behind the last of T further tokens, and transformers' cache with them in it.
+
+        `mask_BS`: int64, 1 for each of the S tokens so far that is none; 0 for padding, which stands on the
+        left. `cache`: of the S - T before; it may be written to. Raises ModelError for a model without one.
+        """
+        position_BS = (mask_BS.cumsum(dim=1) - 1).clamp_min(0)
+        out = self._model(
+            input_ids=token_ids_BT.to(self.device),
+            attention_mask=mask_BS.to(self.device),
+            position_ids=position_BS[:, -token_ids_BT.shape[1] :].to(self.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        if getattr(out, "past_key_values", None) is None:
+            raise ModelError(
+                f"'{self._files.name}' ('{self.architecture.model_type}') keeps no keys and values between "
+                f"tokens, and without them it can't be steered while it writes."
+            )
+        return out.logits[:, -1], out.past_key_values
+
+    @contextmanager
+    def hooked(self, reads: dict[Site, See], writes: dict[Site, See]) -> Generator[None]:
+        """Within, `reads` see what passes their sites, and `writes` may replace it, so that all that comes
+        behind sees the change. Raises SiteError for a site that the model lacks, or that can't be written."""
+        with ExitStack() as hooks:
+            for sees, at in ((reads, locate), (writes, locate_to_write)):
+                for site, see in sees.items():
+                    hooks.callback(self._hook(site, see, at(site, self.architecture.model_type)).remove)
+            yield
+
+    def _hook(self, site: Site, see: See, place: Place | None = None) -> torch.utils.hooks.RemovableHandle:
         check_site(site, self.architecture)
-        place = locate(site, self.architecture.model_type)
+        place = place or locate(site, self.architecture.model_type)
         try:
             module = self._layers[site.layer].get_submodule(place.at.module)
         except AttributeError as error:
@@ -158,13 +196,18 @@ class Subject:
                 f"'{site}': layer {site.layer} of '{self._files.name}' has no '{place.at.module}'."
             ) from error
         if place.at.side == "output":
-            return module.register_forward_hook(
-                lambda _module, _args, out: keep(site, value_of(out, module, place.rule))
-            )
 
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            def behind(_module: nn.Module, _args: Any, out: Any) -> Any:
+                return replaced(out, see(site, value_of(out, module, place.rule)))
+
+            return module.register_forward_hook(behind)
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             passed = args[0] if args else kwargs["hidden_states"]
-            keep(site, value_of(passed, module, place.rule))
+            new = see(site, value_of(passed, module, place.rule))
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 

@@ -43,6 +43,23 @@ def locate(site: Site, model_type: str) -> Place:
     )
 
 
+def locate_to_write(site: Site, model_type: str) -> Place:
+    """Where what is added reaches all that reads the site. Raises SiteError as `locate` does, and for a point
+    that no module emits: there is no single place to add to.
+
+    Between attention and MLP the residual stream is read at the norm in front of the MLP, and what is added
+    there would miss the stream itself; it is the layer's input plus what attention adds, and goes there.
+    """
+    at = Site("attn_out", site.layer) if site.point == "resid_mid" else site
+    place = locate(at, model_type)
+    if place.rule is not None:
+        raise SiteError(
+            f"'{site}' can't be written: in a '{model_type}' model no module emits it, it is computed from "
+            f"what passes '{place.at}'. Steer a dictionary of another site."
+        )
+    return place
+
+
 def check_site(site: Site, architecture: Architecture, hook: str | None = None) -> None:
     """Raises SiteError where the model has no such site.
 

@@ -31,52 +31,20 @@ from torch import Tensor
 from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
 from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.named_tensors import EMBEDDING, FLOATS, NamedTensors
+from autointerp.subject.stream import FINAL_NORMS, without_vocabulary
 from autointerp.types import Point, Site, TokenEffects
 
 SIGNIFICANT: Final = 6
 """Digits of an effect that are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinalNorm:
-    """What a family's final norm does to a direction, its scale aside."""
-
-    centres: bool
-    """LayerNorm: the mean over D goes first."""
-    offset: float = 0.0
-    """The gain is the stored weight plus this: 1 in Gemma."""
-    has_weight: bool = True
-    """Whether there is a gain to read; else it is 1."""
-
-
-_LAYER_NORM: Final = FinalNorm(centres=True)
-_RMS_NORM: Final = FinalNorm(centres=False)
-_GEMMA: Final = FinalNorm(centres=False, offset=1.0)
-_PLAIN_LAYER_NORM: Final = FinalNorm(centres=True, has_weight=False)
-
-FINAL_NORMS: Final[dict[str, FinalNorm]] = {
-    **dict.fromkeys(("gpt2", "gpt_neox", "gptj", "phi", "starcoder2"), _LAYER_NORM),
-    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _RMS_NORM),
-    **dict.fromkeys(("phi3", "olmo2", "olmo3", "gpt_oss", "smollm3"), _RMS_NORM),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _GEMMA),
-    "olmo": _PLAIN_LAYER_NORM,
-}
-"""By transformers' model_type (5.19, models/*/modeling_*.py). A weight's name and shape don't tell which kind
-it is, so a family that is not here has no promoted vocabulary rather than a wrong one."""
-
 _NORM: Final = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm)\.weight")
 _HEAD: Final = re.compile(r"(.*\.)?(lm_head|embed_out)\.weight")
-_WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
 _PROJECTIONS: Final[dict[Point, tuple[str, str]]] = {
     "neurons": ("MLP", r"mlp\.(down_proj|c_proj|dense_4h_to_h)"),
     "z": ("attention", r"(self_attn|attn|attention)\.(o_proj|c_proj|dense|out_proj)"),
 }
 """Whose output projection takes what is at the point to the residual stream, and the module's name."""
-_READ_ONLY: Final = "'{site}' is read from the residual stream, nothing there is written to it"
-_NOT_WRITTEN: Final[dict[Point, str]] = {
-    "experts": "'{site}' holds the weights of the experts: what an expert writes to the residual stream is "
-    "another vector on every token, so no direction is its own",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +139,9 @@ def read_unembedding(
     `n_tokens`: how many ids the tokenizer has. Raises ModelError where a file is missing or unreadable.
     """
     model_type = files.architecture.model_type
-    norm = FINAL_NORMS.get(model_type)
-    if norm is None:
-        return NoUnembedding(f"how a '{model_type}' model's final norm works is not known here")
-    if site.point not in (*_WRITES_TO_STREAM, *_PROJECTIONS):
-        return NoUnembedding(_NOT_WRITTEN.get(site.point, _READ_ONLY).format(site=site))
+    if (reason := without_vocabulary(model_type, site)) is not None:
+        return NoUnembedding(reason)
+    norm = FINAL_NORMS[model_type]
     tensors = NamedTensors(files.with_weights(), device)
     gain = tensors.only(_NORM)
     # Where a file has a head of its own, transformers doesn't tie it to the embedding.

@@ -1,0 +1,69 @@
+"""What a plug-in may see, and what it declares that it needs.
+
+    select       windows to choose between explanations by
+    directions   tokens that the feature's decoder row promotes and suppresses
+    effects      what the intervene stage recorded
+    hard         silent windows among those shown that look like active ones
+
+An explainer gets an `Evidence` with what is shown and, beside it, only what it declares; held-out windows have no
+place in it. Scorers declare what they ask of the judge's LLM and of the stages before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, cast, get_args
+
+from autointerp.types import Json, Select, Shown
+
+Need = Literal["select", "directions", "effects", "hard"]
+ScorerNeed = Literal["logprobs", "embed", "effects", "probe"]
+"""`logprobs`, `embed`: what the LLM that judges must be able to do. `effects`, `probe`: what the stages of these
+names recorded."""
+
+NEEDS: Final[dict[Literal["explainers", "scorers"], tuple[str, ...]]] = {
+    "explainers": get_args(Need),
+    "scorers": get_args(ScorerNeed),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """What a feature's decoder row does to the vocabulary: texts of tokens, the strongest first. Empty for a row
+    of zeros."""
+
+    promoted: tuple[str, ...]
+    suppressed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an explainer may see of one feature."""
+
+    shown: Shown
+    """Without windows for a feature that has too few, which only explainers that need none are asked about."""
+    select: Select | None = None
+    directions: Promoted | None = None
+    effects: Json | None = None
+    """All None unless declared."""
+
+
+def needs_of(plugin: object) -> frozenset[str]:
+    """What the plug-in can't do without: its attribute `needs`, which may be left out."""
+    return _declared(plugin, "needs")
+
+
+def uses_of(plugin: object) -> frozenset[str]:
+    """What the plug-in is given where it is there: what it needs, and its attribute `uses`, which may be left out."""
+    return needs_of(plugin) | _declared(plugin, "uses")
+
+
+def needs_windows(plugin: object) -> bool:
+    """Whether a feature must have windows for the plug-in to work on it: its attribute `needs_windows`, True where
+    it is left out."""
+    return bool(getattr(plugin, "needs_windows", True))
+
+
+def _declared(plugin: object, attribute: str) -> frozenset[str]:
+    return frozenset(cast(Iterable[str], getattr(plugin, attribute, ())))
