@@ -159,22 +159,27 @@ class Metered(ByRequest):
     identity = LLMIdentity("metered")
     capabilities = Capabilities()
 
-    def __init__(self, cached_from: int | None) -> None:
-        """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is."""
+    def __init__(self, cached_from: int | None, count: Callable[[str], int] | None = None) -> None:
+        """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is. `count`:
+        tokens of a text; None: the estimate."""
         self.usages: list[Usage] = []
+        self._count = n_tokens if count is None else count
         self._cached_from = cached_from
         self._lexical = LexicalLLM()
         self._seen: set[int] = set()
 
     async def answer(self, request: Request) -> Reply:
-        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
-        n_prompt = n_tokens(text)
-        cached = round(n_prompt * self._seen_before(text) / max(1, len(text)))
+        *turns, last = (f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
+        beginning = "".join(turns)
+        self._seen_before(beginning)  # it is the same in all prompts, and a run has many
+        text = beginning + last
+        n_prompt = self._count(text)
+        cached = self._count(text[: self._seen_before(text)])
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
         reply = await request.to(self._lexical)
         is_explanation = request.prompt.template.name.startswith("explain/")
-        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, n_tokens(reply.text))
+        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, self._count(reply.text))
         self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 
