@@ -2,11 +2,10 @@
 
     merge([RUN/shard-0-of-2, RUN/shard-1-of-2], RUN)
 
-Parts are taken over whole, with their files, and a part only where it has a record that the target lacks, and
-so are requests in batch files, which a server may be at work on; so
-merging again, or after a kill, does what is left. Where two runs hold one key with different records, one of
-them is wrong and nothing says which: an error that names both. Only what an LLM replied to the same request
-may differ; the first counts.
+Parts are taken over whole, with their files, and a part only where it has a record that the target lacks,
+and so are requests in batch files, which a server may be at work on; so merging again, or after a kill, does
+what is left. Where two runs hold one key with different records, one of them is wrong and nothing says
+which: an error that names both. Only what an LLM replied to the same request may differ; the first counts.
 
 Of portions made on GPUs the batch shape may differ, since each process tunes its own, and the last bits of
 activations with it: that is noted. Where it must not be, give all of them one `--set

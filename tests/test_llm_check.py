@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ def server_of(judge: Judge, *, schema: bool = False, labels: bool = False, refus
     def script(_number: int, body: Json) -> Behaviour:
         if refuses in body:
             return status(400, {"message": f"unsupported parameter: {refuses}", "param": refuses})
-        if schema and "response_format" in body:
+        if schema and "fires" in orjson.dumps(body.get("response_format")).decode():
             return ok('{"fires": true}')
         asked = body["messages"][-1]["content"]
         explanation = re.search(r"^EXPLANATION: (.*)$", asked, re.MULTILINE)
