@@ -35,7 +35,9 @@ from autointerp.types import EXPLAINABLE, Heldout
 N_TRIED: Final = 8
 """Features that are looked at."""
 BLOCK: Final = 256
-"""Characters that a prompt cache takes or leaves, some 64 tokens (engines: 16 to 128)."""
+"""Characters that a prompt cache takes or leaves, some 64 tokens (servers: 16 to 128)."""
+OWN_BLOCK: Final = 64
+"""Of an engine on one's own cards: 16 tokens."""
 EXPLANATION_TOKENS: Final = 60
 """A sentence and a label of an LLM: the lexical backend's are shorter."""
 
@@ -185,11 +187,12 @@ class Metered(ByRequest):
 
     def _seen_before(self, text: str) -> int:
         """Characters at its beginning that are cached, which all of it is from now on."""
-        ends = range(BLOCK, len(text) + 1, BLOCK)
+        size = OWN_BLOCK if self._cached_from == 0 else BLOCK
+        ends = range(size, len(text) + 1, size)
         blocks = [hash(text[:end]) for end in ends]
         n_known = next((n for n, block in enumerate(blocks) if block not in self._seen), len(blocks))
         self._seen.update(blocks)
-        return n_known * BLOCK
+        return n_known * size
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         text = "".join(turn.content for turn in prompt.messages) + continuation
