@@ -143,3 +143,39 @@ def test_the_number_by_hand(uncached: float, output: float, k: int) -> None:
     """At an answer's token worth four: b/20 + 53 is a tenth less than b/10 + 53 from b = 132.5 on,
     and b + 41 is more than that. Where it is worth 30, one token an answer, 40 + 67, beats four, 4 + 157."""
     assert cheapest(lambda _: uncached, output) == k
+
+
+# --- what a feature takes ----------------------------------------------------------------------------------
+
+MOST_NEW, MOST_BILLED = 10_500, 17_000
+"""Tokens of prompts a feature: one explanation and two scorers of a hundred windows each."""
+HUNDRED: Json = {"sampling": {"n_same_token": 0, "n_neighbour": 0}, "features": {"first": 8}}
+
+
+def a_feature(run: Run) -> tuple[float, float]:
+    """Tokens of prompts, all of them and those that no cache has."""
+    found = asyncio.run(expected(run))
+    assert {one.role for one in found} == {"explainer", "judge"}
+    billed = sum(one.prompt_tokens for one in found) / 8
+    return billed, billed - sum(one.cached_tokens for one in found) / 8
+
+
+def test_a_feature_takes_few_new_tokens_behind_a_cache(made: Tiny, tmp_path: Path) -> None:
+    """On cards of one's own."""
+    llm = {"use": "vllm", "model": "some/model"}
+    run = pipeline.prepare(made.recipe(llms={"explainer": llm, "judge": llm}, **HUNDRED), tmp_path / "run")[1]
+    billed, new = a_feature(run)
+    print(f"own cards: {new:,.0f} new of {billed:,.0f}")
+    assert 200 * 32 < new <= MOST_NEW
+
+
+@pytest.mark.parametrize(
+    "server", [{"model": "unknown", "base_url": "http://127.0.0.1:1/v1"}, {"model": "gpt-4.1-mini"}]
+)
+def test_a_feature_takes_few_tokens_where_nothing_is_cached(made: Tiny, tmp_path: Path, server: Json) -> None:
+    """On a server of which nothing is known, and on one that takes no prompt this short into its cache."""
+    llm = {"use": "openai", "base_url": "https://api.openai.com/v1", **server}
+    run = pipeline.prepare(made.recipe(llms={"explainer": llm, "judge": llm}, **HUNDRED), tmp_path / "run")[1]
+    billed, new = a_feature(run)
+    print(f"{server['model']}: {billed:,.0f} billed")
+    assert new == billed and 200 * 32 < billed <= MOST_BILLED

@@ -36,7 +36,9 @@ from autointerp.types import EXPLAINABLE, Heldout
 N_TRIED: Final = 8
 """Features that are looked at."""
 BLOCK: Final = 256
-"""Characters that a prompt cache takes or leaves, some 64 tokens (engines: 16 to 128)."""
+"""Characters that a prompt cache takes or leaves, some 64 tokens (servers: 16 to 128)."""
+OWN_BLOCK: Final = 64
+"""Of an engine on one's own cards: 16 tokens."""
 REFUSED: Final = 0.05
 """Share of features that the first LLM is taken to refuse, where there is a fallback: nobody knows before."""
 EXPLANATION_TOKENS: Final = 60
@@ -164,32 +166,38 @@ class Metered(ByRequest):
     identity = LLMIdentity("metered")
     capabilities = Capabilities()
 
-    def __init__(self, cached_from: int | None) -> None:
-        """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is."""
+    def __init__(self, cached_from: int | None, count: Callable[[str], int] | None = None) -> None:
+        """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is. `count`:
+        tokens of a text; None: the estimate."""
         self.usages: list[Usage] = []
+        self._count = n_tokens if count is None else count
         self._cached_from = cached_from
         self._lexical = LexicalLLM()
         self._seen: set[int] = set()
 
     async def answer(self, request: Request) -> Reply:
-        text = "".join(f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
-        n_prompt = n_tokens(text)
-        cached = round(n_prompt * self._seen_before(text) / max(1, len(text)))
+        *turns, last = (f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
+        beginning = "".join(turns)
+        self._seen_before(beginning)  # it is the same in all prompts, and a run has many
+        text = beginning + last
+        n_prompt = self._count(text)
+        cached = self._count(text[: self._seen_before(text)])
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
         reply = await request.to(self._lexical)
         is_explanation = request.prompt.template.name.startswith("explain/")
-        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, n_tokens(reply.text))
+        n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, self._count(reply.text))
         self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 
     def _seen_before(self, text: str) -> int:
         """Characters at its beginning that are cached, which all of it is from now on."""
-        ends = range(BLOCK, len(text) + 1, BLOCK)
+        size = OWN_BLOCK if self._cached_from == 0 else BLOCK
+        ends = range(size, len(text) + 1, size)
         blocks = [hash(text[:end]) for end in ends]
         n_known = next((n for n, block in enumerate(blocks) if block not in self._seen), len(blocks))
         self._seen.update(blocks)
-        return n_known * BLOCK
+        return n_known * size
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         text = "".join(turn.content for turn in prompt.messages) + continuation
