@@ -51,6 +51,9 @@ TOP_UP_VERSION: Final = "1"
 DIRECTIONS_VERSION: Final = "1"
 SAMPLE_VERSION: Final = "2"
 """Digested: raise them when the same input would give other shards, directions or windows."""
+SCORE_VERSION: Final = "2"
+"""Digested: raise it when a score's record keeps other things. Not when only numbers are made otherwise from the
+same trials: `autointerp rescore` does that."""
 
 N_NEIGHBOURS: Final = 16
 N_TOKENS: Final = 10
@@ -244,6 +247,7 @@ class Run:
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:
         section = self.recipe.scorers[scorer]
         made_from: Json = {
+            "version": SCORE_VERSION,
             "explanations": self.explain(dictionary, explainer).digest,
             "scorers": {scorer: self._plugin(instance("scorers", section), section)},
             "llms": {"judge": self._llm("judge", instance("scorers", section).needs_llm)},

@@ -35,10 +35,25 @@ class Journals(Protocol):
     def existing(self, *place: str) -> Journal: ...
 
 
-_METRICS: Final = ("balanced_accuracy", "f1", "true_positive_rate", "true_negative_rate")
-_COUNTS: Final = ("n_positive", "n_negative", "n_unreadable")
+_METRICS: Final = (
+    "balanced_accuracy",
+    "f1",
+    "true_positive_rate",
+    "true_negative_rate",
+    "auroc",
+    "auprc",
+    "precision_at_prevalence",
+    "mass_recall",
+    "accuracy",
+    "correlation",
+    "sensitivity",
+    "gain",
+    "gain_per_token",
+)
+_COUNTS: Final = ("n", "n_positive", "n_negative", "n_unreadable")
 _HARD: Final = ("same_token", "neighbour", "same_document", "density", "embedding")
-"""Strata beside the headline: their true negative rates and trials are columns of their own."""
+"""Strata beside the headline: their false positive rates (`auroc` where windows are ranked) and trials are
+columns of their own."""
 
 _FEATURES: Final = pa.schema(
     [
@@ -72,10 +87,17 @@ _SCORES: Final = pa.schema(
         ("explainer", pa.string()),
         ("scorer", pa.string()),
         ("status", pa.string()),
+        ("headline", pa.string()),
+        *((f"value{end}", pa.float64()) for end in ("", "_low", "_high")),
+        ("worst", pa.float64()),
+        ("best", pa.float64()),
+        ("chance", pa.float64()),
+        ("p_value", pa.float64()),
+        ("flags", pa.list_(pa.string())),
         *((name + end, pa.float64()) for name in _METRICS for end in ("", "_low", "_high")),
         *((name, pa.int64()) for name in _COUNTS),
         ("contrast", pa.string()),
-        *((f"{name}_tnr{end}", pa.float64()) for name in _HARD for end in ("", "_low", "_high")),
+        *((f"{name}_windows{end}", pa.float64()) for name in _HARD for end in ("", "_low", "_high")),
         *((f"{name}_n", pa.int64()) for name in _HARD),
         ("llm", pa.string()),
         ("protocol", pa.string()),
@@ -88,15 +110,38 @@ _TRIALS: Final = pa.schema(
         ("feature", pa.string()),
         ("explainer", pa.string()),
         ("scorer", pa.string()),
+        ("kind", pa.string()),
         ("window", pa.int32()),
         ("truth", pa.bool_()),
         ("answer", pa.bool_()),
         ("probability", pa.float64()),
+        ("value", pa.float64()),
         ("band", pa.int16()),
         ("stratum", pa.string()),
         ("marks", pa.list_(pa.int16())),
+        ("offset", pa.int16()),
+        ("document", pa.string()),
+        ("maximum", pa.float64()),
+        ("length", pa.int16()),
+        ("right", pa.int16()),
+        ("chosen", pa.int16()),
+        ("n_options", pa.int16()),
+        ("documents", pa.list_(pa.string())),
+        ("predicted", pa.list_(pa.float64())),
+        ("actual", pa.list_(pa.float64())),
+        ("text", pa.string()),
+        ("active", pa.bool_()),
+        ("threshold", pa.float64()),
+        ("arm", pa.string()),
+        ("prompt", pa.int32()),
+        ("target_kl", pa.float64()),
+        ("kl", pa.float64()),
+        ("logp_steered", pa.float64()),
+        ("logp_clean", pa.float64()),
+        ("n_tokens", pa.int32()),
     ]
 )
+"""Every column of every kind of trials (`trials.py`); null where a kind has none."""
 
 
 def features(run: Journals) -> Table:
@@ -160,7 +205,8 @@ def _token_texts(run: Journals) -> Callable[[int], str]:
 
 
 def scores(run: Journals) -> Table:
-    """A row a feature, explainer and scorer."""
+    """A row a feature, explainer and scorer. `value` is what `headline` names; `worst` and `best` what it would
+    be if every unreadable answer were wrong, or right."""
     return _table(_SCORES, _score_rows(run))
 
 
@@ -168,15 +214,17 @@ def _score_rows(run: Journals) -> Iterator[Json]:
     for record in score_records(run):
         row: Json = {name: record.get(name) for name in _SCORES.names}
         row["feature"] = record["key"]
-        metrics = record["metrics"] or {}
-        row |= {name: metrics.get(name) for name in _COUNTS}
+        metrics: Json = record["metrics"] or {}
+        values: Json = metrics.get("values", {})
+        row |= {name: metrics.get(name) for name in (*_COUNTS, "headline", "chance", "p_value", "flags")}
+        row["worst"], row["best"] = metrics.get("bounds") or (None, None)
+        row |= _ends("value", values.get(metrics.get("headline", "")) or _NO_INTERVAL)
         for name in _METRICS:
-            interval = metrics.get(name) or _NO_INTERVAL
-            row |= _ends(name, interval)
-        for name, stratum in (metrics.get("strata") or {}).items():
-            row |= _ends(f"{name}_tnr", stratum["true_negative_rate"] or _NO_INTERVAL) | {
-                f"{name}_n": stratum["n"]
-            }
+            row |= _ends(name, values.get(name) or _NO_INTERVAL)
+        for name, stratum in metrics.get("groups", {}).get("stratum", {}).items():
+            if name in _HARD:
+                row |= _ends(f"{name}_windows", stratum["value"] or _NO_INTERVAL)
+                row[f"{name}_n"] = stratum["n"]
         yield row
 
 
@@ -201,15 +249,12 @@ def trials(run: Journals) -> Table:
 
 
 def _trial_rows(run: Journals) -> Iterator[Json]:
-    columns = ("window", "truth", "answer", "probability", "band", "stratum", "marks")
     for record in score_records(run):
-        for values in zip(*(record["trials"][name] for name in columns), strict=True):
-            row = dict(zip(columns, values, strict=True))
-            yield row | {
-                "feature": record["key"],
-                "explainer": record["explainer"],
-                "scorer": record["scorer"],
-            }
+        columns: Json = dict(record["trials"])
+        of_all = {"kind": columns.pop("kind"), "feature": record["key"]}
+        of_all |= {name: record[name] for name in ("explainer", "scorer")}
+        for values in zip(*columns.values(), strict=True):
+            yield of_all | dict(zip(columns, values, strict=True))
 
 
 _ROWS_A_BATCH: Final = 10_000

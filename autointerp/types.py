@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import orjson
 
 from autointerp.errors import FeatureError
+
+if TYPE_CHECKING:
+    from autointerp.trials import AnyTrials
 
 Json = dict[str, Any]
 """A JSON object, as orjson reads it."""
@@ -307,29 +310,6 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
-    """Single questions put to a judge and the answers: columns, one entry a trial, all of one length."""
-
-    window: list[int] = field(default_factory=list[int])
-    """Index into the held-out windows, the active ones first, then the silent ones."""
-    truth: list[bool] = field(default_factory=list[bool])
-    """What the right answer is."""
-    answer: list[bool | None] = field(default_factory=list["bool | None"])
-    """What the judge said; None where no answer could be read, also after one more try."""
-    probability: list[float | None] = field(default_factory=list["float | None"])
-    """Raw P(yes) where the backend gives it."""
-    band: list[int | None] = field(default_factory=list["int | None"])
-    """Activation decile of an active window, 0 strongest."""
-    stratum: list[Stratum | None] = field(default_factory=list["Stratum | None"])
-    """How a silent window was chosen."""
-    marks: list[list[int]] = field(default_factory=list[list[int]])
-    """Positions in the window that were marked for the judge; empty lists where nothing is marked."""
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-
-@dataclass(frozen=True, slots=True)
 class Interval:
     """A number and the ends of its 95% interval."""
 
@@ -339,10 +319,24 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class StratumMetrics:
-    """What the trials of one stratum of windows say, all of which a judge should call silent."""
+class Facts:
+    """What a score's numbers need to know of the feature beside its trials. Kept with them, so that all numbers
+    can be made anew from the record alone."""
 
-    true_negative_rate: Interval | None
+    density: float
+    """Share of tokens on which the feature fires."""
+    prevalence: float | None
+    """Share of all windows of the corpus in which it is active; `stages/score.py` says how that is known. None
+    where the contrast is graded: windows between the two kinds are neither."""
+    mass: list[float]
+    """Share of the feature's activation that lies in each band, strongest first; sums to 1. Empty if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMetrics:
+    """A number of some of the trials, e.g. those of one decile."""
+
+    value: Interval | None
     """None without a readable answer."""
     n: int
     """Trials, the unreadable ones included."""
@@ -351,19 +345,53 @@ class StratumMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What a set of trials says. A rate whose denominator is zero is None, never NaN."""
+    """What a set of trials says, whatever the scorer. A number that can't be had is None, never NaN."""
 
-    balanced_accuracy: Interval | None
-    """Mean of the true positive and true negative rate over readable trials: the headline."""
-    f1: Interval | None
-    true_positive_rate: Interval | None
-    true_negative_rate: Interval | None
-    n_positive: int
-    n_negative: int
-    """Trials by truth, the unreadable ones included."""
-    n_unreadable: int
-    strata: dict[Stratum, StratumMetrics] = field(default_factory=dict["Stratum", StratumMetrics])
-    """Of windows chosen to be hard, which count in none of the above."""
+    headline: str
+    """Which of the values the score is."""
+    values: dict[str, Interval | None]
+    """By name; what each one is stands in the module of `autointerp.metrics` that makes it."""
+    groups: dict[str, dict[str, GroupMetrics]] = field(default_factory=dict[str, dict[str, GroupMetrics]])
+    """By `stratum`, `band`, `offset`, ..., and in each by its name."""
+    n: int = 0
+    """Trials the headline is made from, the unreadable ones included. Windows chosen to be hard are in none of
+    the counts."""
+    n_positive: int = 0
+    n_negative: int = 0
+    """Of these by truth, where there is one."""
+    n_unreadable: int = 0
+    bounds: tuple[float, float] | None = None
+    """The headline if every unreadable answer were wrong, and if every one were right."""
+    chance: float | None = None
+    """What the headline is worth on average where the explanation says nothing."""
+    p_value: float | None = None
+    """Of the headline being no better than chance, one-sided."""
+    flags: list[str] = field(default_factory=list[str])
+    """`unreliable`: over 10% of the answers are unreadable."""
+
+    @property
+    def value(self) -> Interval | None:
+        """The headline."""
+        return self.values.get(self.headline)
+
+    @classmethod
+    def of(cls, record: Json) -> Metrics:
+        """From a journal's record."""
+        values = {name: _interval(one) for name, one in record["values"].items()}
+        groups = {
+            by: {
+                name: GroupMetrics(_interval(one["value"]), one["n"], one["n_unreadable"])
+                for name, one in group.items()
+            }
+            for by, group in record["groups"].items()
+        }
+        bounds = None if record["bounds"] is None else (record["bounds"][0], record["bounds"][1])
+        read: Json = {"values": values, "groups": groups, "bounds": bounds}
+        return cls(**(record | read))
+
+
+def _interval(record: Json | None) -> Interval | None:
+    return None if record is None else Interval(**record)
 
 
 ScoreStatus = Literal["ok", "unreadable", "bad_request"]
@@ -383,6 +411,7 @@ class Score:
     """What was done, in words that name every setting a reader must know to compare two scores."""
     llm: str
     contrast: Contrast
+    facts: Facts
     metrics: Metrics | None
-    trials: Trials
+    trials: AnyTrials
     reason: str | None = None

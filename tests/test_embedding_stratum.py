@@ -293,7 +293,7 @@ def test_detection_reports_the_stratum_apart(scored: Path) -> None:
         ]
         readable = [answer for answer in answers if answer is not None]
         assert (row["embedding_n"] or 0) == len(answers) <= 7
-        assert row["embedding_tnr"] == (readable.count(False) / len(readable) if readable else None)
+        assert row["embedding_windows"] == (readable.count(True) / len(readable) if readable else None)
 
 
 def test_the_table_is_sealed_packed_and_made_anew(scored: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "autointerp"
 
 LAYERS = [
-    {"errors", "types", "identity", "draw", "environment", "demo", "progress", "children"},
+    {"errors", "types", "trials", "identity", "draw", "environment", "demo", "progress", "children"},
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
     {"fill"},

@@ -22,7 +22,8 @@ from autointerp.prompting import Prompt, View, load_template
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing
 from autointerp.scorers.protocol import Scorer
-from autointerp.types import Heldout, Shown, Trials, Window
+from autointerp.trials import Trials
+from autointerp.types import Heldout, Shown, Window
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

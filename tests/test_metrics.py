@@ -21,7 +21,8 @@ from scipy import stats as untyped_stats  # pyright: ignore[reportMissingTypeStu
 from sklearn import metrics as untyped_sklearn  # pyright: ignore[reportMissingTypeStubs]  there are none
 
 from autointerp.metrics import MeanOver, mean_over_features, measure
-from autointerp.types import Interval, Metrics, Stratum, Trials
+from autointerp.trials import Trials
+from autointerp.types import Interval, Metrics, Stratum
 
 stats = cast(Any, untyped_stats)
 sklearn = cast(Any, untyped_sklearn)
@@ -52,6 +53,10 @@ def make_trials(
         band=[0 if positive else None for positive in truth],
         stratum=[None if positive else "random" for positive in truth],
         marks=[[] for _ in truth],
+        offset=[12 if positive else None for positive in truth],
+        document=[f"{n:08x}" for n in range(len(truth))],
+        maximum=[1.0 if positive else 0.0 for positive in truth],
+        length=[32] * len(truth),
     )
 
 
@@ -75,13 +80,7 @@ def found(interval: Interval | None) -> Interval:
 
 def intervals_of(metrics: Metrics) -> list[Interval]:
     """Those that are not None."""
-    four = (
-        metrics.balanced_accuracy,
-        metrics.f1,
-        metrics.true_positive_rate,
-        metrics.true_negative_rate,
-    )
-    return [interval for interval in four if interval is not None]
+    return [interval for interval in metrics.values.values() if interval is not None]
 
 
 def f1_at(tpr: float, tnr: float, n_positive: int, n_negative: int) -> float:
@@ -91,17 +90,16 @@ def f1_at(tpr: float, tnr: float, n_positive: int, n_negative: int) -> float:
 
 
 def test_each_hard_stratum_has_its_own_rate() -> None:
-    """3 of 4 readable same-token windows called silent, one unreadable; the neighbour's cannot be read."""
+    """1 of 4 readable same-token windows called active, one unreadable; the neighbour's cannot be read."""
     answers: list[bool | None] = [False, False, False, True, None, None]
     strata: list[Any] = ["same_token"] * 5 + ["neighbour"]
-    n = len(answers)
-    trials = Trials(list(range(n)), [False] * n, answers, [None] * n, [None] * n, strata, [[]] * n)
+    trials = replace(make_trials(tn=3, fp=1, lost_negatives=2), answer=answers, stratum=strata)
     measured = measure(trials)
-    assert measured.n_negative == 0 and measured.true_negative_rate is None
-    same = measured.strata["same_token"]
-    assert same.true_negative_rate is not None and same.true_negative_rate.value == 0.75
+    assert measured.n_negative == 0 and measured.values["true_negative_rate"] is None
+    same = measured.groups["stratum"]["same_token"]
+    assert found(same.value).value == 0.25
     assert (same.n, same.n_unreadable) == (5, 1)
-    assert measured.strata["neighbour"].true_negative_rate is None
+    assert measured.groups["stratum"]["neighbour"].value is None
 
 
 # ------------------------------------------------------------------------------------------- the values
@@ -110,61 +108,72 @@ def test_each_hard_stratum_has_its_own_rate() -> None:
 def test_values_are_those_worked_by_hand() -> None:
     """8 of 10 positives and 9 of 10 negatives right: 0.8, 0.9, their mean, and 16 / (16 + 1 + 2)."""
     metrics = measure(make_trials(tp=8, fn=2, tn=9, fp=1))
-    assert found(metrics.true_positive_rate).value == 0.8
-    assert found(metrics.true_negative_rate).value == 0.9
-    assert found(metrics.balanced_accuracy).value == pytest.approx(0.85)
-    assert found(metrics.f1).value == 16 / 19
+    assert found(metrics.values["true_positive_rate"]).value == 0.8
+    assert found(metrics.values["true_negative_rate"]).value == 0.9
+    assert found(metrics.values["balanced_accuracy"]).value == pytest.approx(0.85)
+    assert found(metrics.values["f1"]).value == 16 / 19
     assert (metrics.n_positive, metrics.n_negative, metrics.n_unreadable) == (10, 10, 0)
 
 
 def test_balanced_accuracy_ignores_how_many_of_each_truth_there_are() -> None:
     """1 of 2 and 30 of 40 right: (0.5 + 0.75) / 2, whereas plain accuracy would be 31 / 42."""
-    assert found(of_rates(1, 2, 30, 40).balanced_accuracy).value == 0.625
+    assert found(of_rates(1, 2, 30, 40).values["balanced_accuracy"]).value == 0.625
 
 
 def test_a_judge_that_says_yes_to_everything_has_balanced_accuracy_one_half() -> None:
     """tpr 1 and tnr 0."""
-    assert found(of_rates(10, 10, 0, 10).balanced_accuracy).value == 0.5
+    assert found(of_rates(10, 10, 0, 10).values["balanced_accuracy"]).value == 0.5
 
 
 def test_unreadable_trials_are_counted_and_enter_no_rate() -> None:
     """The same answers with 3 + 4 unreadable ones give the same intervals and larger counts."""
     clean = measure(make_trials(tp=8, fn=2, tn=9, fp=1))
     lossy = measure(make_trials(tp=8, fn=2, tn=9, fp=1, lost_positives=3, lost_negatives=4))
-    assert lossy == replace(clean, n_positive=13, n_negative=14, n_unreadable=7)
+    assert lossy.values == clean.values
+    assert (lossy.n, lossy.n_positive, lossy.n_negative, lossy.n_unreadable) == (27, 13, 14, 7)
 
 
 def test_no_trials_give_no_rate() -> None:
     """Everything is None, and the counts are 0."""
-    assert measure(Trials()) == Metrics(None, None, None, None, 0, 0, 0)
+    metrics = measure(Trials())
+    assert metrics.value is None and set(metrics.values.values()) == {None}
+    assert (metrics.n, metrics.n_positive, metrics.n_negative, metrics.n_unreadable) == (0, 0, 0, 0)
+    assert metrics.bounds is None and metrics.p_value is None and metrics.flags == []
 
 
 def test_only_unreadable_trials_give_no_rate() -> None:
     """A judge that was never understood has no accuracy, not one of zero."""
     metrics = measure(make_trials(lost_positives=2, lost_negatives=3))
-    assert metrics == Metrics(None, None, None, None, n_positive=2, n_negative=3, n_unreadable=5)
+    assert metrics.value is None and set(metrics.values.values()) == {None}
+    assert (metrics.n, metrics.n_positive, metrics.n_negative, metrics.n_unreadable) == (5, 2, 3, 5)
+    assert metrics.bounds == (0.0, 1.0) and metrics.flags == ["unreliable"]
 
 
 def test_without_readable_positives_only_the_true_negative_rate_is_known() -> None:
     """tpr, balanced accuracy and F1 are None."""
     metrics = measure(make_trials(tn=3, fp=1, lost_positives=5))
-    assert metrics.true_positive_rate is metrics.balanced_accuracy is metrics.f1 is None
-    assert found(metrics.true_negative_rate).value == 0.75
+    assert (
+        metrics.values["true_positive_rate"]
+        is metrics.values["balanced_accuracy"]
+        is metrics.values["f1"]
+        is None
+    )
+    assert found(metrics.values["true_negative_rate"]).value == 0.75
 
 
 def test_without_readable_negatives_f1_is_a_function_of_the_true_positive_rate() -> None:
     """2 tpr / (tpr + 1), ends included; balanced accuracy and tnr are None."""
     metrics = measure(make_trials(tp=3, fn=1, lost_negatives=2))
-    assert metrics.true_negative_rate is metrics.balanced_accuracy is None
-    rate = found(metrics.true_positive_rate)
-    f1 = found(metrics.f1)
+    assert metrics.values["true_negative_rate"] is metrics.values["balanced_accuracy"] is None
+    rate = found(metrics.values["true_positive_rate"])
+    f1 = found(metrics.values["f1"])
     expected = [2 * tpr / (tpr + 1) for tpr in (rate.value, rate.low, rate.high)]
     assert [f1.value, f1.low, f1.high] == pytest.approx(expected)
 
 
 def test_f1_is_zero_where_no_positive_is_found() -> None:
     """Also where nothing is called positive, unlike precision, which would be undefined."""
-    assert found(of_rates(0, 5, 5, 5).f1).value == 0.0
+    assert found(of_rates(0, 5, 5, 5).values["f1"]).value == 0.0
 
 
 def test_negatives_of_other_strata_are_left_out() -> None:
@@ -174,8 +183,9 @@ def test_negatives_of_other_strata_are_left_out() -> None:
     trials = make_trials(tp=4, tn=6, fp=5, lost_negatives=2)
     mixed = replace(trials, stratum=[None] * 4 + ["random"] * 3 + [None] * 3 + [hard] * 7)
     measured = measure(mixed)
-    assert replace(measured, strata={}) == easy
-    assert set(measured.strata) == {"neighbour"}
+    assert replace(measured, groups={}) == replace(easy, groups={})
+    assert measured.groups["stratum"].keys() == {"random", "neighbour"}
+    assert measured.groups["stratum"]["neighbour"].n == 7
 
 
 @quick
@@ -194,17 +204,23 @@ def test_values_equal_scikit_learn_on_the_readable_trials(data: list[tuple[bool,
     truth = [truth for truth, answer in data if answer is not None]
     answer = [answer for _, answer in data if answer is not None]
     assert metrics.n_unreadable == len(data) - len(truth)
-    assert (metrics.true_positive_rate is None) == (metrics.f1 is None) == (True not in truth)
-    assert (metrics.true_negative_rate is None) == (False not in truth)
-    assert (metrics.balanced_accuracy is None) == (len(set(truth)) < 2)
-    if metrics.true_positive_rate is not None:
-        assert metrics.true_positive_rate.value == sklearn.recall_score(truth, answer)
-        assert found(metrics.f1).value == pytest.approx(sklearn.f1_score(truth, answer))
-    if metrics.true_negative_rate is not None:
-        assert metrics.true_negative_rate.value == sklearn.recall_score(truth, answer, pos_label=False)
-    if metrics.balanced_accuracy is not None:
+    assert (
+        (metrics.values["true_positive_rate"] is None)
+        == (metrics.values["f1"] is None)
+        == (True not in truth)
+    )
+    assert (metrics.values["true_negative_rate"] is None) == (False not in truth)
+    assert (metrics.values["balanced_accuracy"] is None) == (len(set(truth)) < 2)
+    if metrics.values["true_positive_rate"] is not None:
+        assert metrics.values["true_positive_rate"].value == sklearn.recall_score(truth, answer)
+        assert found(metrics.values["f1"]).value == pytest.approx(sklearn.f1_score(truth, answer))
+    if metrics.values["true_negative_rate"] is not None:
+        assert metrics.values["true_negative_rate"].value == sklearn.recall_score(
+            truth, answer, pos_label=False
+        )
+    if metrics.values["balanced_accuracy"] is not None:
         expected = sklearn.balanced_accuracy_score(truth, answer)
-        assert metrics.balanced_accuracy.value == pytest.approx(expected)
+        assert metrics.values["balanced_accuracy"].value == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------------------------------- the intervals
@@ -216,7 +232,10 @@ def test_values_equal_scikit_learn_on_the_readable_trials(data: list[tuple[bool,
 def test_interval_of_a_rate_is_clopper_pearson(hits: int, n: int) -> None:
     """As scipy's exact binomial test has it, for either rate."""
     expected = stats.binomtest(hits, n).proportion_ci(confidence_level=0.95, method="exact")
-    for rate in (of_rates(hits, n, 0, 0).true_positive_rate, of_rates(0, 0, hits, n).true_negative_rate):
+    for rate in (
+        of_rates(hits, n, 0, 0).values["true_positive_rate"],
+        of_rates(0, 0, hits, n).values["true_negative_rate"],
+    ):
         assert (found(rate).low, found(rate).high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
@@ -246,15 +265,17 @@ def test_melded_interval_equals_a_simulation_of_the_same_betas(
         return 2 * tpr * n_positive / (tpr * n_positive + (1 - tnr) * n_negative + n_positive)
 
     low_high = np.quantile(sum(pessimistic) / 2, 0.025), np.quantile(sum(optimistic) / 2, 0.975)
-    accuracy = found(metrics.balanced_accuracy)
+    accuracy = found(metrics.values["balanced_accuracy"])
     assert (accuracy.low, accuracy.high) == pytest.approx(low_high, abs=0.003)
     low_high = np.quantile(f1(*pessimistic), 0.025), np.quantile(f1(*optimistic), 0.975)
-    assert (found(metrics.f1).low, found(metrics.f1).high) == pytest.approx(low_high, abs=0.003)
+    assert (found(metrics.values["f1"]).low, found(metrics.values["f1"]).high) == pytest.approx(
+        low_high, abs=0.003
+    )
 
 
 def test_melded_ends_are_exact_where_they_can_be_worked_by_hand() -> None:
     """1 of 1 and 1 of 1: the mean of two uniform variables is below x with probability 2 x^2."""
-    interval = found(of_rates(1, 1, 1, 1).balanced_accuracy)
+    interval = found(of_rates(1, 1, 1, 1).values["balanced_accuracy"])
     assert (interval.low, interval.high) == pytest.approx(((0.025 / 2) ** 0.5, 1.0), abs=1e-4)
 
 
@@ -300,8 +321,8 @@ def test_a_judge_who_swaps_yes_and_no_has_the_mirrored_interval(tp: int, fn: int
     straight = measure(make_trials(tp=tp, fn=fn, tn=tn, fp=fp))
     swapped = measure(make_trials(tp=fn, fn=tp, tn=fp, fp=tn))
     for name in ("balanced_accuracy", "true_positive_rate", "true_negative_rate"):
-        one: Interval | None = getattr(straight, name)
-        other: Interval | None = getattr(swapped, name)
+        one: Interval | None = straight.values[name]
+        other: Interval | None = swapped.values[name]
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             mirrored = (1 - other.value, 1 - other.high, 1 - other.low)
@@ -333,7 +354,7 @@ def test_intervals_cover_the_truth_at_least_95_percent_of_the_time(
 ) -> None:
     """Exactly: the probability of all outcomes whose interval holds the true value, at each pair of rates."""
     hits_positive, hits_negative, metrics = zip(*outcomes(n_positive, n_negative), strict=True)
-    intervals: list[Interval] = [getattr(metric, statistic) for metric in metrics]
+    intervals: list[Interval] = [found(metric.values[statistic]) for metric in metrics]
     low = np.array([interval.low for interval in intervals])
     high = np.array([interval.high for interval in intervals])
     coverage: dict[tuple[float, float], float] = {}

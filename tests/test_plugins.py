@@ -55,7 +55,7 @@ def test_an_explainer_and_a_scorer_in_a_users_file_run_in_the_line(made: Tiny, t
             from typing import ClassVar
 
             from autointerp.explainers.protocol import Explained
-            from autointerp.types import Trials
+            from autointerp.trials import Trials
 
 
             @dataclass(frozen=True, slots=True)
@@ -91,7 +91,11 @@ def test_an_explainer_and_a_scorer_in_a_users_file_run_in_the_line(made: Tiny, t
                 async def judge(self, explanation, heldout, asking):
                     truth = [True] * len(heldout.active) + [False] * len(heldout.silent)
                     n = len(truth)
-                    return Trials(list(range(n)), truth, truth, [None] * n, [None] * n, [None] * n, [[]] * n)
+                    nothing = [None] * n
+                    return Trials(
+                        list(range(n)), truth, truth, nothing, nothing, nothing, [[]] * n,
+                        nothing, [""] * n, [0.0] * n, [0] * n,
+                    )
         ''')
     )
     sys.path.insert(0, str(tmp_path))

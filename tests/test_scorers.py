@@ -30,7 +30,8 @@ from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing, Pattern, borrowed
 from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import ask, read_answers
-from autointerp.types import Heldout, Stratum, Trials, Window
+from autointerp.trials import Trials
+from autointerp.types import Heldout, Stratum, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
@@ -269,9 +270,10 @@ def test_hard_windows_change_no_question_of_the_headline(scorer: Scorer) -> None
     with_hard = judged(scorer, Heldout(plain.active, plain.silent + hard), asking(answer))
     assert all(prompt in asked for prompt in without)
     measured = measure(with_hard)
-    assert dataclasses.replace(measured, strata={}) == measure(trials)
+    assert dataclasses.replace(measured, groups={}) == dataclasses.replace(measure(trials), groups={})
     if isinstance(scorer, Detection):
-        assert {name: found.n for name, found in measured.strata.items()} == {"same_token": 7, "neighbour": 7}
+        counts = {name: found.n for name, found in measured.groups["stratum"].items()}
+        assert counts == {"random": 12, "same_token": 7, "neighbour": 7}
         assert with_hard.window == list(range(38)) and len(asked) == len(without) + 2
     else:
         assert with_hard == trials and asked == without
@@ -317,18 +319,19 @@ def test_detection_asks_about_every_stratum_and_measures_each_by_itself() -> Non
     assert set.union(*asked) == {str(stratum) for stratum in STRATA}
     assert all(strata <= {"None", "random"} or not strata & {"None", "random"} for strata in asked)
     measured = measure(trials)
-    assert measured.true_positive_rate is not None and measured.true_positive_rate.value == 0.8
-    assert measured.true_negative_rate is not None and measured.true_negative_rate.value == 0.7
-    assert measured.balanced_accuracy is not None and measured.balanced_accuracy.value == 0.75
-    assert measured.f1 is not None and measured.f1.value == pytest.approx(2 * 8 / (2 * 8 + 3 + 2))
+    values = {name: value.value for name, value in measured.values.items() if value is not None}
+    assert values["true_positive_rate"] == 0.8 and values["true_negative_rate"] == 0.7
+    assert values["balanced_accuracy"] == 0.75
+    assert values["f1"] == pytest.approx(2 * 8 / (2 * 8 + 3 + 2))
     assert (measured.n_positive, measured.n_negative, measured.n_unreadable) == (10, 10, 0)
-    found = {name: (of.true_negative_rate, of.n, of.n_unreadable) for name, of in measured.strata.items()}
+    found = {name: (of.value, of.n, of.n_unreadable) for name, of in measured.groups["stratum"].items()}
     rates = {name: (rate and rate.value, n, lost) for name, (rate, n, lost) in found.items()}
     assert rates == {
-        "same_token": (1 / 5, 5, 0),
-        "neighbour": (2 / 3, 4, 1),
-        "same_document": (1.0, 3, 0),
-        "density": (0.0, 2, 0),
+        "random": (0.3, 10, 0),
+        "same_token": (4 / 5, 5, 0),
+        "neighbour": (1 / 3, 4, 1),
+        "same_document": (0.0, 3, 0),
+        "density": (1.0, 2, 0),
     }
     for rate, _, _ in found.values():
         assert rate is not None and 0 <= rate.low <= rate.value <= rate.high <= 1
@@ -341,8 +344,9 @@ def test_fuzzing_asks_about_the_headline_alone() -> None:
     assert set.union(*asked) == {"None", "random"}
     assert trials.stratum == [None] * 10 + ["random"] * 10
     measured = measure(trials)
-    assert measured.strata == {} and (measured.n_positive, measured.n_negative) == (10, 10)
-    assert measured.balanced_accuracy is not None and measured.balanced_accuracy.value == 0.75
+    assert measured.groups["stratum"].keys() == {"random"}
+    assert (measured.n_positive, measured.n_negative) == (10, 10)
+    assert measured.value is not None and measured.value.value == 0.75
 
 
 def test_fuzzing_marks_what_is_above_the_threshold() -> None:

@@ -12,7 +12,7 @@ from autointerp.run import Run
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
-from autointerp.types import EXPLAINABLE, FeatureId
+from autointerp.types import EXPLAINABLE, FeatureId, Metrics
 
 
 def print_feature(console: Console, run: Run, text: str) -> None:
@@ -69,10 +69,11 @@ def worth_showing(run: Run) -> str | None:
                 journal = run.existing("score", dictionary, explainer, scorer)
                 for unit in journal.units()[:1]:
                     scored = {
-                        key: record["metrics"]["balanced_accuracy"]["value"]
+                        key: Metrics.of(record["metrics"])
                         for key, record in journal.read(unit).items()
                         if record["status"] == "ok"
                     }
-                    if scored:
-                        return max(sorted(scored), key=scored.__getitem__)
+                    values = {key: one.value.value for key, one in scored.items() if one.value is not None}
+                    if values:
+                        return max(sorted(values), key=values.__getitem__)
     return None

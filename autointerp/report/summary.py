@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from autointerp.journal import unit_of_feature
-from autointerp.metrics import MeanOver, mean_over_features
+from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
 from autointerp.run import Run
-from autointerp.types import EXPLAINABLE, Json
+from autointerp.types import EXPLAINABLE, Metrics
 
 MEANINGS: Final[dict[str, str]] = {
     "dead": "never fire on this corpus",
@@ -31,15 +31,17 @@ class ScoreSummary:
     n_scored: int
     ends: dict[str, int]
     """Features that ended here, by status."""
-    balanced_accuracy: MeanOver | None
-    f1: MeanOver | None
+    headline: str
+    """Name of the number that the score is; empty where nothing is scored."""
+    values: dict[str, MeanOver]
+    """Mean over features of each number, by name."""
     n_trials: int
     n_unreadable: int
     protocol: str
     n_graded: int
     """Of the scored features, those whose contrast is graded."""
     strata: dict[str, MeanOver]
-    """Mean true negative rate on windows chosen to be hard, by stratum."""
+    """Mean of the groups `stratum`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,9 @@ def _explainer(
 
 def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[str, str]) -> ScoreSummary:
     ends: Counter[str] = Counter()
-    accuracies: list[float] = []
-    f1s: list[float] = []
-    n_trials = n_unreadable = n_graded = 0
+    headline = ""
+    values: dict[str, list[float]] = {}
+    n_scored = n_trials = n_unreadable = n_graded = 0
     strata: dict[str, list[float]] = {}
     protocol = ""
     for unit in sorted(set(asked.values())):
@@ -114,28 +116,34 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
                 continue
             if not protocol or record["contrast"] == "silent":
                 protocol = record["protocol"]
-            metrics: Json | None = record["metrics"]
+            metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
             if metrics is not None:
-                n_trials += metrics["n_positive"] + metrics["n_negative"]
-                n_unreadable += metrics["n_unreadable"]
+                n_trials += metrics.n
+                n_unreadable += metrics.n_unreadable
             if record["status"] != "ok" or metrics is None:
                 ends[record["status"]] += 1
                 continue
-            accuracies.append(metrics["balanced_accuracy"]["value"])
+            n_scored += 1
+            headline = metrics.headline
             n_graded += record["contrast"] == "graded"
-            for name, stratum in metrics["strata"].items():
-                if stratum["true_negative_rate"] is not None:
-                    strata.setdefault(name, []).append(stratum["true_negative_rate"]["value"])
-            if metrics["f1"] is not None:
-                f1s.append(metrics["f1"]["value"])
+            for name, value in metrics.values.items():
+                if value is not None:
+                    values.setdefault(name, []).append(value.value)
+            for name, stratum in metrics.groups.get("stratum", {}).items():
+                if stratum.value is not None and name not in HEADLINE_STRATA:
+                    strata.setdefault(name, []).append(stratum.value.value)
     seed = run.recipe.seed  # one for all, so that equal scores have equal intervals
     return ScoreSummary(
         explainer=explainer,
         scorer=scorer,
-        n_scored=len(accuracies),
+        n_scored=n_scored,
         ends=dict(ends),
-        balanced_accuracy=mean_over_features(accuracies, seed=seed, purpose="balanced_accuracy"),
-        f1=mean_over_features(f1s, seed=seed, purpose="f1"),
+        headline=headline,
+        values={
+            name: mean
+            for name, of in values.items()
+            if (mean := mean_over_features(of, seed=seed, purpose=name)) is not None
+        },
         n_trials=n_trials,
         n_unreadable=n_unreadable,
         protocol=protocol,
@@ -143,6 +151,6 @@ def _score(run: Run, dictionary: str, explainer: str, scorer: str, asked: dict[s
         strata={
             name: mean
             for name, values in sorted(strata.items())
-            if (mean := mean_over_features(values, seed=seed, purpose=f"tnr {name}")) is not None
+            if (mean := mean_over_features(values, seed=seed, purpose=f"stratum {name}")) is not None
         },
     )

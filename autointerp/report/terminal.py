@@ -23,7 +23,7 @@ from autointerp.metrics import MeanOver
 from autointerp.prompting import inert, marked
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Json, Window, WindowSet
+from autointerp.types import Directions, Interval, Json, Metrics, Window, WindowSet
 
 _PLAIN_EVERY_S: Final = 30.0
 
@@ -169,8 +169,8 @@ def _scores(summary: Summary) -> Table:
             score.explainer,
             score.scorer,
             f"{score.n_scored:,}",
-            _mean(score.balanced_accuracy),
-            _mean(score.f1),
+            _mean(score.values.get(score.headline)),
+            _mean(score.values.get("f1")),
             f"{score.n_trials:,}",
             f"{score.n_unreadable:,}",
         )
@@ -179,7 +179,7 @@ def _scores(summary: Summary) -> Table:
 
 def _hard(summary: Summary) -> Table:
     table = Table(
-        title="Windows chosen to be hard (share called silent; they count in no score above)",
+        title="Windows chosen to be hard (share called active; they count in no score above)",
         title_justify="left",
         show_edge=False,
     )
@@ -269,23 +269,25 @@ def _style(share: float) -> str:
     return f"black on rgb({level},255,{level})"
 
 
+def _ends_of(value: Interval) -> str:
+    return f"{value.value:.3f} \\[{value.low:.3f}, {value.high:.3f}]"
+
+
 def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: float) -> None:
     """Every trial of a score, the wrong ones marked."""
     windows = [*heldout.active, *heldout.silent]
-    metrics: Json = record["metrics"] or {}
-    accuracy = metrics.get("balanced_accuracy")
+    metrics = Metrics.of(record["metrics"]) if record["metrics"] else None
     said = (
-        f"balanced accuracy {accuracy['value']:.3f} \\[{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-        if accuracy
+        f"{metrics.headline.replace('_', ' ')} {_ends_of(metrics.value)}"
+        if metrics is not None and metrics.value is not None
         else f"{record['status']}: {record['reason']}"
     )
     console.print(
         f"\n[bold]{escape(record['explainer'])} · {escape(record['scorer'])}[/]  {said}", highlight=False
     )
-    for name, stratum in (metrics.get("strata") or {}).items():
-        rate = stratum["true_negative_rate"]
-        shares = f"{rate['value']:.3f} \\[{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "unreadable"
-        console.print(f"  called silent of {stratum['n']} {name} windows: {shares}", highlight=False)
+    for name, stratum in (metrics.groups.get("stratum", {}) if metrics else {}).items():
+        shares = _ends_of(stratum.value) if stratum.value else "unreadable"
+        console.print(f"  called active of {stratum.n} {name} windows: {shares}", highlight=False)
     trials = record["trials"]
     columns = (trials["window"], trials["truth"], trials["answer"], trials["marks"])
     for at, truth, answer, marks in zip(*columns, strict=True):

@@ -182,6 +182,26 @@ class Windows:
             self._last_heldout = feature, Heldout(*self._of(feature, "heldout"))
         return self._last_heldout[1]
 
+    def mass_by_band(self, feature: str, n_bands: int) -> list[float]:
+        """Share of the feature's activation that lies in each band of its active windows, strongest first.
+
+        Bands hold equally many windows, so a band's share goes as the mean of its windows' summed activations.
+        It is estimated from those of `select` and `heldout`, which are drawn at random within their band; a
+        band without any has the share 0. Empty where nothing is known.
+        """
+        sums, counts = np.zeros(n_bands), np.zeros(n_bands)
+        for split in ("select", "heldout"):
+            these = self._pieces.get((feature, split), slice(0, 0))
+            is_active = self._stratum[these] < 0
+            band = self._band[these][is_active]
+            offsets = self._fired.offsets[these.start : these.stop + 1]
+            total = np.concatenate([[0.0], np.cumsum(self._activations.values[offsets[0] : offsets[-1]])])
+            mass = np.diff(total[offsets - offsets[0]])[is_active]
+            sums += np.bincount(band, mass, minlength=n_bands)
+            counts += np.bincount(band, minlength=n_bands)
+        means = sums / np.maximum(counts, 1)
+        return (means / means.sum()).tolist() if means.sum() > 0 else []
+
     def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
         """Active windows, and those they are set against."""
         these = self._pieces.get((feature, split), slice(0, 0))

@@ -14,7 +14,8 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
-from autointerp.types import Heldout, Trials
+from autointerp.trials import Trials
+from autointerp.types import Heldout
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from typing import ClassVar, Protocol
 
 from autointerp.asking import Asking
 from autointerp.llm.protocol import Capabilities
-from autointerp.types import Heldout, Trials
+from autointerp.trials import AnyTrials
+from autointerp.types import Heldout
 
 
 class Scorer(Protocol):
@@ -28,8 +29,9 @@ class Scorer(Protocol):
         """What is done, in a line that names every setting a reader must know to compare two scores."""
         ...
 
-    async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
-        """One trial a window asked about; an answer that can't be read is None in its trial.
+    async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> AnyTrials:
+        """The trials, of one of the kinds of `trials.py`: `metrics` makes all numbers from them. An answer that
+        can't be read is None in its trial.
 
         Raises the LLM's own errors. May be called again from the start after a crash.
         """

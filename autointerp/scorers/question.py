@@ -16,7 +16,8 @@ from autointerp.asking import Asking
 from autointerp.errors import Pending, RecipeError
 from autointerp.llm.protocol import Capabilities
 from autointerp.prompting import View
-from autointerp.types import Heldout, Trials
+from autointerp.trials import Trials, bands, documents, lengths, maxima, offsets, strata
+from autointerp.types import Heldout
 
 _T = TypeVar("_T")
 
@@ -87,14 +88,19 @@ def trials(
     heldout: Heldout, asked: Sequence[int], views: Sequence[View], answers: Sequence[bool | None]
 ) -> Trials:
     """Trials of the views of held-out windows `asked` (the active ones first, then the silent ones)."""
+    windows = [view.window for view in views]
     return Trials(
         window=list(asked),
         truth=[n < len(heldout.active) for n in asked],
         answer=list(answers),
         probability=[None] * len(views),
-        band=[view.window.band for view in views],
-        stratum=[view.window.stratum for view in views],
+        band=bands(windows),
+        stratum=strata(windows),
         marks=[list(view.marks) for view in views],
+        offset=offsets(windows),
+        document=documents(windows),
+        maximum=maxima(windows),
+        length=lengths(windows),
     )
 
 

@@ -145,8 +145,9 @@ class _Line:
         for unit, features in by_unit(self.run.asked(self.dictionary)):
             if unit in self._unfinished:
                 left = self._left(unit, features)
+                samples = self.run.sample(self.dictionary).read(unit)
                 windows = unit_windows(self.run, self.dictionary, unit, left.features(), vocabulary)
-                opened = _OpenUnit(self, windows, Memories(self.run, unit))
+                opened = _OpenUnit(self, samples, windows, Memories(self.run, unit))
                 yield Unit(unit, opened.items(left), opened.close)
 
     def _left(self, unit: str, features: Sequence[FeatureId], *, is_first: bool = False) -> _Left:
@@ -180,8 +181,10 @@ class _Line:
 class _OpenUnit:
     """A unit with its windows and its memories."""
 
-    def __init__(self, line: _Line, windows: Mapping[str, Windows], memories: Memories) -> None:
-        self._line, self._windows, self._memories = line, windows, memories
+    def __init__(
+        self, line: _Line, samples: Mapping[str, Json], windows: Mapping[str, Windows], memories: Memories
+    ) -> None:
+        self._line, self._samples, self._windows, self._memories = line, samples, windows, memories
 
     def items(self, left: _Left) -> Iterator[Item]:
         """Feature by feature."""
@@ -209,7 +212,8 @@ class _OpenUnit:
 
     def _score(self, scorer: _Scorer, feature: str, text: str) -> Item:
         asking = self._asking(scorer.journal, scorer.asked, feature)
-        return Item(scorer.journal, feature, partial(scorer.work, self._windows[feature], text, asking))
+        known = self._windows[feature], self._samples[feature]
+        return Item(scorer.journal, feature, partial(scorer.work, *known, text, asking))
 
     def _asking(self, journal: Journal, asked: Asked, feature: str) -> Asking:
         run = self._line.run

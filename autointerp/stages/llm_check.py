@@ -21,7 +21,8 @@ from autointerp.llm.spending import Spent
 from autointerp.metrics import measure
 from autointerp.prompting import View
 from autointerp.scorers import question
-from autointerp.types import Interval, Json, Trials, Window
+from autointerp.trials import Trials
+from autointerp.types import Interval, Json, Window
 
 TEMPLATE: Final = "score/detection"
 WINDOWS_A_PROMPT: Final = 8
@@ -174,12 +175,16 @@ async def _judge(llm: LLM, n_rounds: int, seed: int) -> Judged:
             band=[None] * n,
             stratum=[None if truth else "random" for truth in truths],
             marks=[[]] * n,
+            offset=[None] * n,
+            document=[""] * n,
+            maximum=[0.0] * n,
+            length=[0] * n,
         )
     )
     wrong = [
         f"{explanation} {text!r}" for (explanation, text), n_wrong in misses.items() if n_wrong * 2 > n_rounds
     ]
-    return Judged(metrics.balanced_accuracy, n, metrics.n_unreadable, wrong)
+    return Judged(metrics.value, n, metrics.n_unreadable, wrong)
 
 
 def _window(text: str) -> Window:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from autointerp import trials as trial_records
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
 from autointerp.journal import Journal
@@ -15,7 +16,8 @@ from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.asked import NOBODY, Asked
-from autointerp.types import Json, Score, ScoreStatus, Trials, digest
+from autointerp.trials import AnyTrials, Trials, to_4_digits
+from autointerp.types import Facts, Json, Metrics, Score, ScoreStatus, digest
 
 
 def _weaker(run: Run) -> str:
@@ -36,8 +38,37 @@ _FIELDS: Final = [
     field.name for field in dataclasses.fields(Score) if field.name != "feature"
 ]  # the key says it
 
-Scoring = Callable[[Windows, str, Asking], Awaitable[Json]]
-"""One explanation's work: its unit's windows, its text and an LLM in, its record out. Raises LLMErrors."""
+Scoring = Callable[[Windows, Json, str, Asking], Awaitable[Json]]
+"""One explanation's work: its unit's windows, its feature's sample record, its text and an LLM in, its record
+out. Raises LLMErrors."""
+
+
+def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Facts:
+    """What is known of a feature beside its trials.
+
+    The prevalence is `n_windows` windows of `width` tokens over all tokens looked at: the share of the corpus
+    that lies in active windows, which is their share among windows that tile it. With `aligned` windows that is
+    exact but for short rows. With `anchored` ones it is a little too low, since of two that overlap one is
+    dropped; and precision rises with prevalence, so what is said of it stays on the safe side. Where the cache
+    kept only some rows of a feature, `n_windows` is an estimate by their weights.
+    """
+    n_tokens: int = sample["n_tokens"]
+    prevalence: float | None = None
+    if sample["contrast"] == "silent" and n_tokens:
+        prevalence = to_4_digits(min(1.0, sample["n_windows"] * width / n_tokens))
+    return Facts(
+        density=to_4_digits(sample["n_fired"] / n_tokens if n_tokens else 0.0),
+        prevalence=prevalence,
+        mass=[to_4_digits(share) for share in windows.mass_by_band(sample["key"], n_bands)],
+    )
+
+
+def measured(trials: AnyTrials, facts: Facts) -> tuple[ScoreStatus, Metrics, str | None]:
+    """What trials say, and whether that is a score; else why not."""
+    metrics = measure(trials, facts)
+    if metrics.value is None:
+        return "unreadable", metrics, f"{metrics.n_unreadable} of {metrics.n} answers unreadable"
+    return "ok", metrics, None
 
 
 def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring, Asked]:
@@ -47,16 +78,16 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
     protocol = scorer.protocol(asked.llm.capabilities) + _weaker(run)
     llm = str(asked.llm.identity)
 
-    async def work(windows: Windows, text: str, asking: Asking) -> Json:
-        status: ScoreStatus = "ok"
-        trials, metrics, reason = Trials(), None, None
+    async def work(windows: Windows, sample: Json, text: str, asking: Asking) -> Json:
+        trials: AnyTrials = Trials()
+        metrics: Metrics | None = None
+        sampling = run.recipe.sampling
+        facts = facts_of(sample, windows, width=sampling.width, n_bands=sampling.n_bands)
         heldout = windows.heldout(asking.feature)
         graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
             trials = await scorer.judge(text, heldout, asking)
-            metrics = measure(trials)
-            if metrics.balanced_accuracy is None:
-                status, reason = "unreadable", f"{metrics.n_unreadable} of {len(trials)} answers unreadable"
+            status, metrics, reason = measured(trials, facts)
         except LLMBadRequest as error:
             status, reason = "bad_request", str(error)
         score = Score(
@@ -68,12 +99,14 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
             protocol=protocol + (_GRADED if graded else ""),
             contrast="graded" if graded else "silent",
             llm=llm,
+            facts=facts,
             metrics=metrics,
             trials=trials,
             reason=reason,
         )
         # `dataclasses.asdict` would copy every column of the trials value by value.
-        return {name: getattr(score, name) for name in _FIELDS}
+        fields = {name: getattr(score, name) for name in _FIELDS}
+        return fields | {"trials": trial_records.record(trials)}
 
     return work, asked
 

@@ -1,10 +1,8 @@
-"""Trials -> numbers with 95% intervals. Pure: equal input gives equal output, in any process.
+"""Two rates of a judge and what follows from both, each with a 95% interval.
 
-`measure` turns the trials of one feature into rates; `mean_over_features` sums up many features.
-
-The two rates of a feature, true positive rate (tpr) and true negative rate (tnr), come from separate
-trials, so their errors are independent. The intervals are conservative: they are meant to cover at least
-95% of the time at any n and at any true rate, also where all answers are right.
+The rates of a feature, true positive rate (tpr) and true negative rate (tnr), come from separate trials, so
+their errors are independent. The intervals are conservative: they are meant to cover at least 95% of the time
+at any n and at any true rate, also where all answers are right.
 
 1. One rate, k hits in n trials. What k says about the rate is two Beta distributions: the pessimistic
    Beta(k, n-k+1), whose 2.5% quantile is the low end, and the optimistic Beta(k+1, n-k), whose 97.5%
@@ -14,7 +12,7 @@ trials, so their errors are independent. The intervals are conservative: they ar
    independent pessimistic rates, the high end the 97.5% quantile of that of two optimistic ones. This is
    melding: Fay, Proschan and Brittain 2015, Biometrics 71, "Combining one-sample confidence procedures
    for inference in the two-sample case". That step 1 covers is a theorem; that melding does is not one for
-   these two statistics, so `tests/test_metrics.py` computes its coverage exactly on a grid of true rates.
+   these statistics, so `tests/test_metrics.py` computes its coverage exactly on a grid of true rates.
 
 The quantiles of step 2 are found by quadrature, to better than 1e-4 and with no random draws.
 """
@@ -22,8 +20,7 @@ The quantiles of step 2 are found by quadrature, to better than 1e-4 and with no
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, cast
@@ -32,76 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.types import Interval, Metrics, Stratum, StratumMetrics, Trials, digest
-
-HEADLINE_STRATA: frozenset[Stratum | None] = frozenset({"random", "graded", None})
-"""Of the trials whose right answer is no, those that count. Windows chosen to be hard would change what the
-headline means; they are reported beside it."""
+from autointerp.types import Interval
 
 TAIL = 0.025
 """Probability left out at each end of an interval."""
 
-N_RESAMPLES = 2000
-"""Bootstrap resamples. Their noise moves an end by about 1/65 of the interval's width (one sd)."""
-
 _N_NODES = 128
 """Quadrature nodes. The worst error of an end is 3e-5 for n from 1 to 5000; with 64 nodes it is 1.4e-4."""
 
-_N_CELLS = 1 << 20
-"""Most cells of a chunk of resamples: 8 MiB of int64 counts."""
-
 _Floats = NDArray[np.float64]
-
-
-# ---------------------------------------------------------------------------------------- one feature
-
-
-def measure(trials: Trials) -> Metrics:
-    """What the trials of one feature say, with 95% intervals.
-
-    Only trials with a readable answer enter a rate, and of those whose right answer is no only the strata
-    in HEADLINE_STRATA. The counts are over the same trials, the unreadable ones included.
-
-        true_positive_rate  TP / (TP + FN)            None without a readable positive
-        true_negative_rate  TN / (TN + FP)            None without a readable negative
-        balanced_accuracy   (tpr + tnr) / 2           None if one of them is None
-        f1                  2 TP / (2 TP + FP + FN)   None without a readable positive
-        strata              tnr of each other stratum, with its own counts
-    """
-    cells = Counter(
-        (truth, answer)
-        for truth, answer, stratum in zip(trials.truth, trials.answer, trials.stratum, strict=True)
-        if truth or stratum in HEADLINE_STRATA
-    )
-    tpr = _Rate(hits=cells[True, True], n=cells[True, True] + cells[True, False])
-    tnr = _Rate(hits=cells[False, False], n=cells[False, False] + cells[False, True])
-    return Metrics(
-        balanced_accuracy=_balanced_accuracy(tpr, tnr) if tpr.n and tnr.n else None,
-        f1=_f1(tpr, tnr) if tpr.n else None,
-        true_positive_rate=_clopper_pearson(tpr) if tpr.n else None,
-        true_negative_rate=_clopper_pearson(tnr) if tnr.n else None,
-        n_positive=tpr.n + cells[True, None],
-        n_negative=tnr.n + cells[False, None],
-        n_unreadable=cells[True, None] + cells[False, None],
-        strata=_strata(trials),
-    )
-
-
-def _strata(trials: Trials) -> dict[Stratum, StratumMetrics]:
-    """The true negative rate of each stratum outside the headline, by name."""
-    answers: dict[Stratum, Counter[bool | None]] = {}
-    for answer, stratum in zip(trials.answer, trials.stratum, strict=True):
-        if stratum is not None and stratum not in HEADLINE_STRATA:
-            answers.setdefault(stratum, Counter())[answer] += 1
-    found: dict[Stratum, StratumMetrics] = {}
-    for stratum, counts in sorted(answers.items()):
-        rate = _Rate(hits=counts[False], n=counts[False] + counts[True])
-        found[stratum] = StratumMetrics(
-            true_negative_rate=_clopper_pearson(rate) if rate.n else None,
-            n=counts.total(),
-            n_unreadable=counts[None],
-        )
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +64,7 @@ class _Beta:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rate:
+class Rate:
     """Right answers among the n readable trials of one truth."""
 
     hits: int
@@ -178,25 +114,56 @@ class _F1:
         return self.n_positive * (2 - x), self.n_negative * x, (self.n_positive + self.n_negative) * x
 
 
+@dataclass(frozen=True, slots=True)
+class _EvenPrecision:
+    """Precision where active windows are as frequent as silent ones: tpr / (tpr + fpr); 0 where tpr is 0."""
+
+    def value(self, tpr: float, tnr: float) -> float:
+        return tpr / (tpr + 1 - tnr) if tpr > 0 else 0.0
+
+    def half_plane(self, x: float) -> tuple[float, float, float]:
+        return 1 - x, x, x
+
+
 # Counts repeat over features: 50 + 50 trials have 2601 outcomes.
 @lru_cache(maxsize=1 << 14)
-def _balanced_accuracy(tpr: _Rate, tnr: _Rate) -> Interval:
+def balanced_accuracy(tpr: Rate, tnr: Rate) -> Interval:
     return _melded((tpr.hits / tpr.n + tnr.hits / tnr.n) / 2, _BalancedAccuracy(), tpr, tnr)
 
 
 @lru_cache(maxsize=1 << 14)
-def _f1(tpr: _Rate, tnr: _Rate) -> Interval:
+def f1(tpr: Rate, tnr: Rate) -> Interval:
     said_yes = tpr.hits + tnr.n - tnr.hits
     return _melded(2 * tpr.hits / (said_yes + tpr.n), _F1(tpr.n, tnr.n), tpr, tnr)
 
 
 @lru_cache(maxsize=1 << 14)
-def _clopper_pearson(rate: _Rate) -> Interval:
+def clopper_pearson(rate: Rate) -> Interval:
     """Step 1 of the module's docstring."""
     return Interval(rate.hits / rate.n, rate.pessimistic.quantile(TAIL), rate.optimistic.quantile(1 - TAIL))
 
 
-def _melded(value: float, statistic: _Statistic, tpr: _Rate, tnr: _Rate) -> Interval:
+def precision(tpr: Rate, tnr: Rate, prevalence: float) -> Interval:
+    """Of windows called active, where this share of all windows is: p tpr / (p tpr + (1-p) fpr). Needs a yes.
+
+    It rises with tpr / fpr whatever the prevalence, so what is worked out once for even odds does for all.
+    """
+    odds = prevalence / (1 - prevalence) if prevalence < 1 else math.inf
+    even = _even_precision(tpr, tnr)
+
+    def at_prevalence(x: float) -> float:
+        return 1.0 if x >= 1 else odds * x / (odds * x + 1 - x) if odds < math.inf else float(x > 0)
+
+    return Interval(at_prevalence(even.value), at_prevalence(even.low), at_prevalence(even.high))
+
+
+@lru_cache(maxsize=1 << 14)
+def _even_precision(tpr: Rate, tnr: Rate) -> Interval:
+    value = _EvenPrecision().value(tpr.hits / tpr.n, tnr.hits / tnr.n)
+    return _melded(value, _EvenPrecision(), tpr, tnr)
+
+
+def _melded(value: float, statistic: _Statistic, tpr: Rate, tnr: Rate) -> Interval:
     """Step 2 of the module's docstring."""
     low = _quantile_of_statistic(statistic, tpr.pessimistic, tnr.pessimistic, TAIL)
     high = _quantile_of_statistic(statistic, tpr.optimistic, tnr.optimistic, 1 - TAIL)
@@ -259,52 +226,5 @@ def _probit(p: float) -> float:
 
 
 def _root(function: Callable[[float], float], below: float, above: float) -> float:
-    """Where a rising function crosses zero between the two, to 1e-5."""
-    return cast(float, cast(Any, optimize).brentq(function, below, above, xtol=1e-5))
-
-
-# --------------------------------------------------------------------------------------- many features
-
-
-@dataclass(frozen=True, slots=True)
-class MeanOver:
-    """The mean of a number over n features, and the ends of its 95% interval.
-
-    The interval is about features (would others of this dictionary give the same mean?), so one feature
-    has none: low and high are None for n = 1.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def mean_over_features(values: Sequence[float], *, seed: int, purpose: str) -> MeanOver | None:
-    """Mean of one number a feature, with the 95% percentile bootstrap over features. None for no values.
-
-    A feature whose number is None (see `Metrics`) is left out by the caller; `n` says how many are in.
-    The resamples are a keyed function of (seed, purpose), and the order of the values changes nothing.
-    """
-    if not values:
-        return None
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return MeanOver(mean, None, None, 1)
-    rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
-    low, high = np.quantile(_resampled_means(values, rng), [TAIL, 1 - TAIL])
-    return MeanOver(mean, min(float(low), mean), max(float(high), mean), n)
-
-
-def _resampled_means(values: Sequence[float], rng: np.random.Generator) -> _Floats:
-    """[N_RESAMPLES] means of n values drawn with replacement.
-
-    Drawn as counts of the distinct values, a multinomial: 50 + 50 trials know a few hundred balanced
-    accuracies, so 1e6 features cost what 1e3 do.
-    """
-    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    n = len(values)
-    n_rows = max(1, _N_CELLS // len(distinct))
-    sizes = [min(n_rows, N_RESAMPLES - start) for start in range(0, N_RESAMPLES, n_rows)]
-    return np.concatenate([rng.multinomial(n, counts / n, size=size) @ distinct / n for size in sizes])
+    """Where a rising function crosses zero between the two, to 1e-7: a precision near 1 is a ratio of large odds."""
+    return cast(float, cast(Any, optimize).brentq(function, below, above, xtol=1e-7))

@@ -1,0 +1,111 @@
+"""Areas under the ROC and the precision-recall curve, with intervals that hold at the extremes.
+
+**AUROC** is the probability that a positive has a larger number than a negative, ties counting half. DeLong's
+variance (1988, Biometrics 44) is that of two means of placements: for each positive the share of negatives
+below it, for each negative the share of positives above it. It is right for any two distributions, but it is 0
+where the classes are separated, and wild close to that. Hanley and McNeil's model variance (1982, Radiology
+143) is wrong where the judge is sure of some wrong answers. So the interval is that of a proportion with an
+effective number of trials (Korn and Graubard 1998, Survey Methodology 24): n = A (1-A) / v, and Clopper and
+Pearson's ends for n A hits. v is DeLong's variance after one positive at the bottom and one negative at the
+top were added, each with a weight of one half: so v is never 0. n is at least the smaller of the two counts:
+for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum and Klose 1957).
+
+**AUPRC** is average precision, at the ratio of positives and negatives that the trials have. Its interval is
+the binomial one of Boyd, Eng and Page 2013 ("Area under the precision-recall curve"), with the number of
+positives, or of negatives if there are fewer, as the number of trials, and Clopper and Pearson's ends in place
+of the normal ones, which fail at 1.
+
+How often these intervals cover is simulated in `tests/test_planted_truth.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats  # pyright: ignore[reportMissingTypeStubs]  there are none
+
+from autointerp.metrics.rates import TAIL
+from autointerp.types import Interval
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Placements:
+    """Where the numbers of each class stand among those of the other, ties counting half."""
+
+    positive: _Floats
+    """[P], share of negatives below each positive; its mean is the AUROC."""
+    negative: _Floats
+    """[N], share of positives above each negative; the same mean."""
+
+    @classmethod
+    def of(cls, positives: _Floats, negatives: _Floats) -> Placements:
+        """Values [P] and [N], neither empty."""
+        n_pos, n_neg = len(positives), len(negatives)
+        of_all = _ranks(np.concatenate([positives, negatives]))
+        below = of_all[:n_pos] - _ranks(positives)
+        above = n_pos - (of_all[n_pos:] - _ranks(negatives))
+        return cls(below / n_neg, above / n_pos)
+
+    @property
+    def auroc(self) -> float:
+        return float(self.positive.mean())
+
+
+def _ranks(values: _Floats) -> _Floats:
+    """Of each value, from 1; equal ones share their mean rank."""
+    return cast(_Floats, stats.rankdata(values))
+
+
+_DOUBT = 0.5
+"""Weight of the positive at the bottom and of the negative at the top."""
+
+
+def auroc(positives: _Floats, negatives: _Floats) -> Interval:
+    """Values [P] and [N], neither empty."""
+    placements = Placements.of(positives, negatives)
+    value = placements.auroc
+    n_pos, n_neg = len(positives), len(negatives)
+    fewer = min(n_pos, n_neg)
+    doubted = (value * n_pos * n_neg) / ((n_pos + _DOUBT) * (n_neg + _DOUBT))
+    variance = _variance(placements.positive, n_neg) + _variance(placements.negative, n_pos)
+    n = float(np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg))
+    return proportion(value, n)
+
+
+def _variance(placements: _Floats, n_other: int) -> float:
+    """Of the mean of placements, one of 0 added with weight `_DOUBT`, as one of the other class beyond all is."""
+    values = placements * n_other / (n_other + _DOUBT)
+    total = len(values) + _DOUBT
+    mean = values.sum() / total
+    squares = ((values - mean) ** 2).sum() + _DOUBT * mean**2
+    return float(squares / total / (total - 1 if total > 2 else 1))
+
+
+def proportion(value: float, n: float) -> Interval:
+    """Clopper and Pearson's interval of `value * n` hits in n trials, which need not be whole numbers."""
+    hits, misses = value * n, (1 - value) * n
+    low = float(special.betaincinv(hits, misses + 1, TAIL)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, misses, 1 - TAIL)) if misses > 0 else 1.0
+    return Interval(value, min(low, value), max(high, value))
+
+
+def average_precision(positives: _Floats, negatives: _Floats) -> Interval:
+    """Mean over positives of the precision at their value: all of a value are taken together."""
+    values = np.concatenate([positives, negatives])
+    order = np.argsort(-values, kind="stable")
+    is_positive = order < len(positives)
+    last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # of each run of equal values
+    hits = np.cumsum(is_positive)[last]
+    precision = hits / (last + 1)
+    value = float((np.diff(hits, prepend=0) * precision).sum() / len(positives))
+    return proportion(min(value, 1.0), min(len(positives), len(negatives)))
+
+
+def p_above_chance(positives: _Floats, negatives: _Floats) -> float:
+    """One-sided Mann and Whitney: how likely an AUROC this large is where both classes are alike."""
+    return float(stats.mannwhitneyu(positives, negatives, alternative="greater").pvalue)
