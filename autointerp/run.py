@@ -40,6 +40,7 @@ from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Resolved
+from autointerp.sampling.settings import digested
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import FeatureId, Json
 
@@ -220,9 +221,7 @@ class Run:
         return self._journal(f"directions/{dictionary}", made_from)
 
     def sample(self, dictionary: str) -> Journal:
-        cache, sampling = self.recipe.cache, dataclasses.asdict(self.recipe.sampling)
-        if not sampling["n_embedding"]:  # samples from before it could be asked for are the same
-            del sampling["n_embedding"]
+        cache, sampling = self.recipe.cache, digested(self.recipe.sampling)
         made_from: Json = {
             "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,
@@ -253,6 +252,8 @@ class Run:
             "llms": {"judge": self._llm("judge", instance("scorers", section).needs_llm)},
             "seed": self.recipe.seed,
         }
+        if self.recipe.replica is not None:  # every score says it
+            made_from |= {"replica": self.recipe.replica, "headline": self.recipe.headline}
         return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
 
     def existing(self, *place: str) -> Journal:

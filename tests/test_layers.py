@@ -29,8 +29,8 @@ LAYERS = [
     {"tables"},
     {"run"},
     {"stages"},
-    {"verify"},
-    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench", "check"},
+    {"scored", "verify"},
+    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench", "check", "controls"},
     {"cli"},
     {"__main__"},
 ]

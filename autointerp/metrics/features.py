@@ -48,11 +48,11 @@ def mean_over_features(values: Sequence[float], *, seed: int, purpose: str) -> M
     if n == 1:
         return MeanOver(mean, None, None, 1)
     rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
-    low, high = np.quantile(_resampled_means(values, rng), [TAIL, 1 - TAIL])
+    low, high = np.quantile(resampled_means(values, rng), [TAIL, 1 - TAIL])
     return MeanOver(mean, min(float(low), mean), max(float(high), mean), n)
 
 
-def _resampled_means(values: Sequence[float], rng: np.random.Generator) -> _Floats:
+def resampled_means(values: Sequence[float], rng: np.random.Generator) -> _Floats:
     """[N_RESAMPLES] means of n values drawn with replacement.
 
     Drawn as counts of the distinct values, a multinomial: 50 + 50 trials know a few hundred balanced
