@@ -32,6 +32,8 @@ class Scored:
     """What it is where nothing is known of the feature."""
     protocol: str = ""
     llm: str = ""
+    densities: dict[str, float] = field(default_factory=dict[str, float])
+    """Share of tokens on which each of these features fires."""
     n_without: int = 0
     """Features asked for that end here without a number: unreadable, or refused."""
 
@@ -57,6 +59,7 @@ def scored(run: Run, instance: Instance) -> Scored:
                 found.n_without += 1
                 continue
             found.values[key] = metrics.value.value
+            found.densities[key] = record["facts"]["density"]
             found.headline, found.chance = metrics.headline, metrics.chance
             # Of features that fire nearly everywhere the protocol is another one; the usual one is told.
             if not found.protocol or record["contrast"] == "silent":

@@ -30,7 +30,8 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"scored", "verify"},
-    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench", "check", "controls"},
+    {"pipeline", "prefetch", "repair", "merge", "union", "pack", "report", "bench", "check"}
+    | {"controls", "bridge", "comparison", "published"},
     {"cli"},
     {"__main__"},
 ]

@@ -206,7 +206,7 @@ def _replica_faults(sampling: SamplingSettings, *, is_replica: bool) -> Iterator
                     f"(else {ADDED[name]})"
                 )
     if sampling.pool != "split" and sampling.n_select:
-        yield f"sampling.n_select: 0 where pool is {sampling.pool}: nothing is kept for it (found {sampling.n_select})"
+        yield f"sampling.n_select: 0 where pool is {sampling.pool} (found {sampling.n_select})"
     if sampling.pool != "split" and sampling.n_hard:
         yield f"sampling: no hard windows where pool is {sampling.pool} (found {sampling.n_hard}); set them to 0"
     rules = (sampling.shown_rule.others, sampling.heldout_rule.others)
