@@ -116,6 +116,10 @@ class Run:
         """Writes recipe and identities; the caller holds the lock. Raises RecipeChanged, before anything
         is written, where the folder holds results of other settings."""
         self.check()
+        self.write()
+
+    def write(self) -> None:
+        """Recipe and identities, unchecked: of results that no plug-in here made."""
         write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
         write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
         if not (self.path / ENVIRONMENT).exists():

@@ -65,7 +65,7 @@ def import_delphi(folder: Path, out: Path, said: Reading | None = None) -> Impor
     partial_folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     run = _run(folder, partial_folder, results)
     try:
-        run.save()  # first: journals of others' results are not made from what a recipe says
+        run.write()
         _write(run, results, _features(results), readings)
         said_packed = {"package": __version__, "with_requests": False}
         write_atomically(partial_folder / PACKED, orjson.dumps(said_packed))
