@@ -22,7 +22,8 @@ def print_sample(
     """What the sample stage knows of a feature: how often, how strongly, on which tokens, where in a row."""
     if not sample.n_tokens:  # of a run made from somebody's scores
         console.print(
-            f"[bold]{escape(sample.feature)}[/]  {sample.n_windows:,} active windows; how often it fires is not known",
+            f"[bold]{escape(sample.feature)}[/]  {sample.n_windows:,} active windows; "
+            "how often it fires is not known",
             highlight=False,
         )
         return
