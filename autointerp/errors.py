@@ -10,6 +10,7 @@
     │   ├── SiteError               a hook point that the model doesn't have
     │   ├── CorpusError             the corpus: missing, empty, no such field, one document
     │   ├── ActivationsError        activations from files: missing, unreadable, of shapes that fit nothing
+    │   ├── PublishedError          somebody's explanations and scores: unreadable, or no test of anything
     │   └── FeatureError            a feature that the dictionary doesn't have
     ├── RunError                    a run's folder
     │   ├── RunNotFound             no run lies there
@@ -85,6 +86,10 @@ class CorpusError(InputError):
 
 class ActivationsError(InputError):
     """Activations that come from files: missing, unreadable, or not fitting what reads them."""
+
+
+class PublishedError(InputError):
+    """Explanations and scores of others that can't be read, or that test nothing."""
 
 
 class FeatureError(InputError):

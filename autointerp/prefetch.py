@@ -78,7 +78,7 @@ def prefetch(
 
 def _dictionary(resolved: Resolved, name: str) -> Prefetched:
     path, spec = cast(str, resolved.recipe.dictionaries[name].path), resolved.dictionaries[name].spec
-    if spec.is_basis:
+    if not spec.path.exists():  # the model's own units, or random directions
         return Prefetched(f"dictionary {name}", path, None, 0, is_local=True)
     is_local = path == "demo" or Path(path).exists() or spec.format == path  # a function's name is its format
     return _found(f"dictionary {name}", path, spec.path, is_local=is_local)

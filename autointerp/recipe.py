@@ -50,6 +50,10 @@ class ModelSection:
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    weights: Literal["trained", "random"] = "trained"
+    """`random`: a control. Each tensor is replaced by random numbers of its own mean and spread (arXiv
+    2501.17727), drawn by `seed`. (Windows are still compared by the trained model's token embeddings, so that
+    the test stays the same.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,12 @@ def _default_scorers() -> dict[str, PluginSection]:
 class Recipe:
     """A run, in full."""
 
+    replica: str | None = None
+    """Name of the published protocol that this recipe reproduces, its faults included: only then may windows be
+    shown to the explainer and tested, or count as silent unseen. Every score says so. None: nothing of the kind."""
+    headline: Literal["accuracy"] | None = None
+    """`accuracy`: the plain share of right answers is what binary scorers give (SAEBench); only in a `replica`,
+    since always saying no gets the share of silent windows. None: what each scorer's metrics say."""
     dictionaries: dict[str, DictionarySection] = field(default_factory=dict[str, DictionarySection])
     """By name. The name `auto` becomes the dictionary's site (`layers.12`)."""
     model: ModelSection = field(default_factory=ModelSection)
@@ -304,6 +314,8 @@ def _source_faults(recipe: Recipe) -> Iterator[str]:
             "corpus: can't be used with activations, which are of their own text already; leave one of the "
             "two out (a run keeps what it began with: for the other use another --out)"
         )
+    if given is not None and recipe.model.weights == "random":
+        yield "model.weights: random weights make other activations than those in files; leave one of the two out"
     if given is not None and recipe.sampling.n_embedding:
         yield (
             "sampling.n_embedding: windows are compared by the model's token embeddings, and of these "
@@ -367,7 +379,14 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
             yield f"{place}: at least {minimum} (found {value})"
     if cache.shard_tokens > 2**24:
         yield f"cache.shard_tokens: at most {2**24:,} (found {cache.shard_tokens:,})"
-    yield from settings.faults(recipe.sampling)
+    if recipe.headline is not None and recipe.replica is None:
+        yield (
+            f"headline: {recipe.headline} rewards saying what most windows are; it is there to reproduce a published "
+            f"protocol, and only a recipe that says so may have it: replica: NAME (else null)"
+        )
+    if recipe.replica is not None and not NAME.fullmatch(recipe.replica):
+        yield f"replica: a name is letters, digits, '_', '.' and '-' (found {recipe.replica!r})"
+    yield from settings.faults(recipe.sampling, is_replica=recipe.replica is not None)
     yield from (f"intervention.{fault}" for fault in recipe.intervention.faults())
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
         yield f"cache.sink_ratio: above 1, or null (found {cache.sink_ratio:g})"
@@ -449,12 +468,16 @@ def to_mapping(recipe: Recipe, *, defaults: bool = True) -> dict[str, Any]:
     return adapter.dump_python(recipe, mode="json", exclude_defaults=not defaults)
 
 
+_VALUES: Final = ("seed", "replica", "headline")
+"""What is no section."""
+
+
 def check_shape(mapping: Mapping[str, Any]) -> None:
     """Raises RecipeError where a section is no mapping, before anybody looks into it."""
     faults: list[str] = []
     hints = typing.get_type_hints(Recipe)
     for name, section in mapping.items():
-        if name in hints and hints[name] is not int and not isinstance(section, Mapping | None):
+        if name in hints and name not in _VALUES and not isinstance(section, Mapping | None):
             faults.append(f"{name}: must be a section of fields (found {section!r})")
         elif name in ("dictionaries", "explainers", "scorers"):
             entries = typing.cast(Mapping[str, Any], section or {})

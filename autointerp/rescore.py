@@ -83,16 +83,16 @@ def _rescored(run: Run, journal: Journal, *, dry_run: bool) -> Rescored:
     for unit in journal.units():
         for part in journal.parts(unit):
             if lines_of(part):
-                _rescore_part(journal, part, found, dry_run=dry_run)
+                _rescore_part(run, journal, part, found, dry_run=dry_run)
     return found
 
 
-def _rescore_part(journal: Journal, part: Path, found: Rescored, *, dry_run: bool) -> None:
+def _rescore_part(run: Run, journal: Journal, part: Path, found: Rescored, *, dry_run: bool) -> None:
     header, *lines = lines_of(part)
     n_before = len(found.changes)
     for number, record in enumerate(journal.records_of(part)):
         found.n_records += 1
-        new = _anew(part, record)
+        new = _anew(run, part, record)
         if new != record:
             found.changes.append(Change(record["key"], _headline(record), _headline(new)))
             lines[number] = orjson.dumps(new)
@@ -101,7 +101,7 @@ def _rescore_part(journal: Journal, part: Path, found: Rescored, *, dry_run: boo
         write_atomically(part, b"".join(line + b"\n" for line in (first, *lines)))
 
 
-def _anew(part: Path, record: Json) -> Json:
+def _anew(run: Run, part: Path, record: Json) -> Json:
     """The record with its numbers made again; one that ended without trials stays as it is."""
     if record["status"] == "bad_request":
         return record
@@ -110,7 +110,8 @@ def _anew(part: Path, record: Json) -> Json:
             f"{part}: the score of {record['key']} is stored without its trials, so its numbers can't be made "
             f"anew. Rescore the run that it was taken from."
         )
-    status, metrics, reason = measured(trials_of(record["trials"]), Facts(**record["facts"]))
+    facts = Facts(**record["facts"])
+    status, metrics, reason = measured(trials_of(record["trials"]), facts, run.recipe.headline)
     return record | {"status": status, "metrics": orjson.loads(orjson.dumps(metrics)), "reason": reason}
 
 

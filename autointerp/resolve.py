@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from autointerp.activations.dump import Dump
 from autointerp.centring import centred, check_not_centred
 from autointerp.dictionaries.locate import find_dictionary
 from autointerp.dictionaries.spec import DictionarySpec
@@ -104,6 +105,8 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     """As `resolve`, where no model is needed."""
     files = find_files(recipe, section)
     found = _find_dictionaries(recipe, files.hook)
+    if isinstance(files.activations, Dump):
+        found = {name: _as_long_as(one, files.activations.d_in) for name, one in found.items()}
     if not files.has_firings:
         check_not_centred(found)
     named = fitted(recipe, files.activations, found)
@@ -130,6 +133,13 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     for name in named:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
     return Resolved(complete, None, found, identities, files)
+
+
+def _as_long_as(found: DictionaryFound, d_in: int) -> DictionaryFound:
+    """Random directions, for the vectors that a folder holds; what these are of decides whether a basis fits."""
+    if found.spec.is_basis:
+        return found
+    return dataclasses.replace(found, spec=found.spec.sized(d_in))
 
 
 def _check_width(recipe: Recipe, cache: CacheSection) -> None:
@@ -200,7 +210,8 @@ def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles
         reason = f"the checkpoints name {sorted(map(str, said))}" if said else "the checkpoint doesn't say"
         raise ModelError(f"which model do these activations come from? {reason.capitalize()}: use --model.")
     try:
-        return find_model(name, recipe.model.revision)
+        files = find_model(name, recipe.model.revision)
+        return files.randomised(recipe.seed) if recipe.model.weights == "random" else files
     except ModelError as error:
         if recipe.model.path:
             raise
@@ -208,15 +219,17 @@ def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles
 
 
 def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:
-    """Of neurons or experts, as many as the model has. Raises SiteError where they are not at that site."""
-    if not found.spec.is_basis:
+    """Of neurons or experts, as many as the model has; of random directions, as long as its vectors are. Raises
+    SiteError where the site is not theirs."""
+    if found.spec.is_sized:
         return found
-    if found.site.point != found.spec.basis:
+    if found.spec.is_basis and found.site.point != found.spec.basis:
         place = f"layers.{found.site.layer}.{found.spec.basis}"
         raise SiteError(f"'{found.site}' has no {found.spec.basis}: say --hook {place}.")
-    check_site(found.site, model.architecture)
-    spec = found.spec.sized(width_at(found.site, model.architecture))
-    return dataclasses.replace(found, spec=spec)
+    for site in found.inputs:
+        check_site(site, model.architecture)
+    width = sum(width_at(site, model.architecture) for site in found.inputs)
+    return dataclasses.replace(found, spec=found.spec.sized(width))
 
 
 def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> DictionaryFound:

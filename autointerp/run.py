@@ -42,6 +42,7 @@ from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Resolved
+from autointerp.sampling.settings import digested
 from autointerp.sections import FALLBACK, PluginSection, fallback_of
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import EXPLAINABLE, FeatureId, Json
@@ -119,6 +120,10 @@ class Run:
         """Writes recipe and identities; the caller holds the lock. Raises RecipeChanged, before anything
         is written, where the folder holds results of other settings."""
         self.check()
+        self.write()
+
+    def write(self) -> None:
+        """Recipe and identities, unchecked: of results that no plug-in here made."""
         write_atomically(self.path / _RECIPE, dump(self.recipe).encode())
         write_atomically(self.path / _IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
         if not (self.path / ENVIRONMENT).exists():
@@ -226,11 +231,7 @@ class Run:
         return self._journal(f"directions/{dictionary}", made_from)
 
     def sample(self, dictionary: str) -> Journal:
-        cache, sampling = self.recipe.cache, dataclasses.asdict(self.recipe.sampling)
-        if not sampling["n_embedding"]:  # samples from before it could be asked for are the same
-            del sampling["n_embedding"]
-        if not sampling["n_shown_hard"]:
-            del sampling["n_shown_hard"]
+        cache, sampling = self.recipe.cache, digested(self.recipe.sampling)
         made_from: Json = {
             "version": SAMPLE_VERSION,
             "cache": self.cache(dictionary).digest,
@@ -287,6 +288,8 @@ class Run:
         }
         if "effects" in uses_of(instance("scorers", section)):
             made_from["effects"] = self.intervene(dictionary).digest
+        if self.recipe.replica is not None:  # every score says it
+            made_from |= {"replica": self.recipe.replica, "headline": self.recipe.headline}
         return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
 
     def existing(self, *place: str) -> Journal:

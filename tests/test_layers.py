@@ -41,8 +41,9 @@ LAYERS = [
     {"tables"},
     {"run"},
     {"stages"},
-    {"verify"},
-    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"},
+    {"scored", "verify"},
+    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
+    | {"controls", "bridge", "comparison", "published"},
     {"cli"},
     {"__main__"},
 ]

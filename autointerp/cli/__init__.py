@@ -1,10 +1,19 @@
 """The command line: one short function a verb, each in the module of its group. All work is done elsewhere; torch
 is never loaded here (but by transformers, whose tokenizers `prefetch` needs)."""
 
-from autointerp.cli import bench, explain, llm, runs, sae
+from autointerp.cli import bench, comparing, explain, llm, runs, sae
 from autointerp.cli.apps import app
 
-__all__ = ["app", "bench", "explain", "llm", "main", "runs", "sae"]  # a module's import adds its verbs
+__all__ = [
+    "app",
+    "bench",
+    "comparing",
+    "explain",
+    "llm",
+    "main",
+    "runs",
+    "sae",
+]  # a module's import adds its verbs
 
 
 def main() -> None:

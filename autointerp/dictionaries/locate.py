@@ -2,6 +2,7 @@
 
     demo                                 the dictionary that comes with this package
     neurons  neurons:200  experts        no dictionary: the model's own units (`basis.py`)
+    random-topk:16384:32                 no dictionary: random directions, a control (`random_topk.py`)
     gpt2-small-res-jb/blocks.8.hook_...  a name of SAELens', where it is installed (`registry.py`)
     package.module:function              code of your own, which gives a `spec.Dictionary`
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
@@ -23,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final, cast
 
 from autointerp import demo, plugins
+from autointerp.dictionaries import random_topk
 from autointerp.dictionaries.basis import NAME, Basis
 from autointerp.dictionaries.checkpoint import (
     contents,
@@ -63,6 +65,8 @@ def find_dictionary(text: str) -> DictionarySpec:
         return describe_place(Path(demo.DICTIONARY))
     if NAME.fullmatch(text):
         return Basis().describe(Path(text))
+    if random_topk.NAME.fullmatch(text):
+        return random_topk.RandomTopk().describe(Path(text))
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
     if is_there(path):
         return describe_place(path)

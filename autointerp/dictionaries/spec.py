@@ -106,6 +106,7 @@ class DictionarySpec:
     identity: str
     """Fingerprint of configuration and weights; digested."""
     d_in: int
+    """0 where it takes vectors of any length, until the model is known (`sized`)."""
     width: int
     """Number of features F."""
     selector: Selector
@@ -180,6 +181,11 @@ class DictionarySpec:
         return self.basis is not None
 
     @property
+    def is_sized(self) -> bool:
+        """Whether it is known how long the vectors are that it reads."""
+        return self.d_in > 0
+
+    @property
     def n_poles(self) -> int:
         return 2 if self.signed else 1
 
@@ -194,9 +200,11 @@ class DictionarySpec:
         return self.selector in ELEMENTWISE and not self.is_basis
 
     def sized(self, width: int) -> DictionarySpec:
-        """A basis of a site of so many coordinates; any other dictionary as it is."""
-        if not self.is_basis:
+        """One that takes vectors of any length, for a site of so many coordinates; any other as it is."""
+        if self.is_sized:
             return self
+        if not self.is_basis:
+            return dataclasses.replace(self, d_in=width)
         k = None if self.selector == "relu" else min(self.k or max(1, width // BASIS_SHARE), width)
         return dataclasses.replace(self, d_in=width, width=width, k=k)
 

@@ -9,11 +9,11 @@ none, get an explanation too; it can't be tested on windows, and the report says
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from autointerp.asking import Asking
+from autointerp.effects import EffectTexts
 from autointerp.errors import NoEvidence, RecipeError
 from autointerp.evidence import Evidence, Need
 from autointerp.explainers.logits import distinct
@@ -50,7 +50,7 @@ class OutputCentric:
         lists = {
             "promoted": evidence.directions.promoted,
             "suppressed": evidence.directions.suppressed,
-            **{name: _texts(evidence.effects, name) for name in ("raised", "lowered")},
+            **_changed(evidence.effects),
         }
         if not any(lists.values()):
             raise NoEvidence("its decoder row promotes no tokens, and no effects of it are known")
@@ -63,6 +63,9 @@ class OutputCentric:
         )
 
 
-def _texts(effects: Mapping[str, object] | None, name: str) -> tuple[str, ...]:
-    """Texts of tokens that the effects list under a name, the strongest first."""
-    return () if effects is None else tuple(cast(list[str], effects.get(name, ())))
+def _changed(effects: EffectTexts | None) -> dict[str, tuple[str, ...]]:
+    """Tokens that the strongest push raised and lowered, which stand out most from chance."""
+    pushes = [one for one in effects.shown.of("feature") if one.status == "ok"] if effects else []
+    if not pushes:
+        return {"raised": (), "lowered": ()}
+    return {"raised": pushes[-1].raised, "lowered": pushes[-1].lowered}

@@ -97,7 +97,7 @@ class Population:
         if n == 1:
             return MeanOver(mean, None, None, 1)
         rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
-        by_features = _resampled_means(values, rng) - mean
+        by_features = resampled_means(values, rng) - mean
         moved = self._by_bundle[self._by_bundle != 0] / n
         of_features, of_documents = float(np.var(values)) / n, float((moved**2).sum())
         if of_documents > 0:
@@ -123,7 +123,7 @@ def mean_over_features(values: Sequence[float], *, seed: int, purpose: str) -> M
     return Population(list(values)).mean(seed=seed, purpose=purpose)
 
 
-def _resampled_means(values: Sequence[float], rng: np.random.Generator) -> _Floats:
+def resampled_means(values: Sequence[float], rng: np.random.Generator) -> _Floats:
     """[N_RESAMPLES] means of n values drawn with replacement.
 
     Drawn as counts of the distinct values, a multinomial: 50 + 50 trials know a few hundred balanced

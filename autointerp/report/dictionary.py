@@ -32,7 +32,7 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
         "features",
         "as many as the model has" if spec.is_basis else f"{spec.width:,}" + " x 2 poles" * spec.signed,
     )
-    yield "input size", "as the model has" if spec.is_basis else f"{spec.d_in:,}"
+    yield "input size", f"{spec.d_in:,}" if spec.is_sized else "as the model has"
     yield "selector", _selector(spec)
     yield "input first", ", then ".join(spec.transform) or "as it is"
     if spec.calibration is not None:

@@ -20,6 +20,13 @@ def print_sample(
     console: Console, sample: Sample, vocabulary: Vocabulary, random: RandomRate | None = None
 ) -> None:
     """What the sample stage knows of a feature: how often, how strongly, on which tokens, where in a row."""
+    if not sample.n_tokens:  # of a run made from somebody's scores
+        console.print(
+            f"[bold]{escape(sample.feature)}[/]  {sample.n_windows:,} active windows; "
+            "how often it fires is not known",
+            highlight=False,
+        )
+        return
     of_random = f", {random.rate:.3%} of random tokens" if random else ""
     graded = ", against weak ones" if sample.contrast == "graded" else ""
     console.print(

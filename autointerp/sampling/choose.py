@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.sampling.settings import SamplingSettings
+from autointerp.sampling.settings import Rule
 from autointerp.sampling.text import Ints
 from autointerp.sampling.windows import Active
 
@@ -114,36 +114,40 @@ def over_bands(found: Candidates, n: int, n_bands: int, n_groups: int, check: Ch
     return np.flatnonzero(chosen)
 
 
-def for_explainer(
+def drawn(
     found: Candidates,
+    rule: Rule,
     place_in_line: Ints,
     weight: NDArray[np.float32],
-    settings: SamplingSettings,
+    n_bands: int,
     n_groups: int,
+    check: Check | None,
 ) -> Ints:
-    """The windows that are shown, as `settings.shown` says; indices among the candidates, ascending.
+    """The windows that a split takes; indices among the candidates, ascending.
 
     `place_in_line` [K]: 0 strongest. `weight` [K]: maximum times weight.
     """
-    n, n_bands = settings.n_shown, settings.n_bands
-    if settings.shown == "quantiles":
-        return over_bands(found, n, n_bands, n_groups, None)
-    n_first = n // 2 if settings.shown == "mix" else n
-    if settings.shown in ("top", "mix"):
-        order = draw.by_cell(found.group, place_in_line.astype(np.uint64) << np.uint64(32))
-    elif settings.shown == "importance":
-        order = draw.by_cell(found.group, weighted_keys(found.keys, weight))
-    else:
-        order = draw.by_cell(found.group, found.keys)
-    first = order[ranks_in(found.group[order]) < n_first]
-    if settings.shown != "mix":
+    by_strength = draw.by_cell(found.group, place_in_line.astype(np.uint64) << np.uint64(32))
+    first = _first_of(found, by_strength, rule.n_top, check)
+    n = rule.n - rule.n_top
+    if n == 0:
         return np.sort(first)
     others = np.ones(len(found.at), bool)
     others[first] = False
     rest = np.flatnonzero(others)
     left = Candidates(found.at[rest], found.group[rest], found.band[rest], found.keys[rest])
-    more = rest[over_bands(left, n - n_first, n_bands, n_groups, None)]
-    return np.sort(np.concatenate([first, more]))
+    if rule.others == "quantiles":
+        more = over_bands(left, n, n_bands, n_groups, check)
+    else:
+        keys = weighted_keys(left.keys, weight[rest]) if rule.others == "importance" else left.keys
+        more = _first_of(left, draw.by_cell(left.group, keys), n, check)
+    return np.sort(np.concatenate([first, rest[more]]))
+
+
+def _first_of(found: Candidates, order: Ints, n: int, check: Check | None) -> Ints:
+    """Of each feature the first n in this order that may be taken."""
+    quota = np.full(len(order), n, np.int64)
+    return order[_first_good(order, found.group[order], quota, _Checked(found.at, check))] if n else order[:0]
 
 
 def ranks_in(cell: Ints) -> Ints:

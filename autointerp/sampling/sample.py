@@ -167,12 +167,15 @@ class Sampler:
         settings, n = self._shared.settings, len(n_windows)
         headline = np.isin(windows.stratum, [STRATA.index("random"), STRATA.index("graded")])
         cell = windows.group * len(SPLITS) + windows.split
-        active, silent = (
-            np.bincount(cell[kind], minlength=n * len(SPLITS)).reshape(n, -1)[:, [0, 2]].min(1)
-            for kind in (windows.stratum < 0, headline)
+        wanted = (settings.n_shown, settings.n_heldout), (settings.n_shown_silent, settings.n_heldout_silent)
+        lacks_active, lacks_silent = (
+            # Who asks for fewer than the minimum gets what was asked for.
+            (found < np.minimum(settings.minimum_split, of_kind)).any(1)
+            for kind, of_kind in zip((windows.stratum < 0, headline), wanted, strict=True)
+            for found in [np.bincount(cell[kind], minlength=n * len(SPLITS)).reshape(n, -1)[:, [0, 2]]]
         )
         status = np.where(n_windows >= settings.minimum_full, "full", "small")
-        status = np.where(silent < settings.minimum_split, "dense", status)
+        status = np.where(lacks_silent, "dense", status)
         is_few = (n_windows < settings.minimum) | (described.n_documents < settings.minimum_documents)
-        status = np.where(is_few | (active < settings.minimum_split), "too_few", status)
+        status = np.where(is_few | lacks_active, "too_few", status)
         return np.where(described.n_fired == 0, "dead", status).tolist()

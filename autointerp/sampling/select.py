@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.activations.shards import Firings
-from autointerp.sampling import choose, graded
+from autointerp.sampling import choose, graded, pools
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.contrast import Placed, Proposals, Slots, fill, slots_of
 from autointerp.sampling.described import Described
@@ -23,7 +23,7 @@ from autointerp.sampling.index import TokenIndex
 from autointerp.sampling.repeats import Repeats
 from autointerp.sampling.seen import Seen
 from autointerp.sampling.selected import STRATA, Selected, gathered
-from autointerp.sampling.settings import SamplingSettings
+from autointerp.sampling.settings import Rule, SamplingSettings
 from autointerp.sampling.silence import Known
 from autointerp.sampling.strata import (
     AnyPlace,
@@ -154,21 +154,23 @@ def _splits(shared: Shared, active: Active, strata: _Strata, feature_keys: draw.
     def is_new(at: Ints) -> NDArray[np.bool_]:
         return ~seen.holds(active.group[at], active.places[at])
 
+    rank = np.empty(len(active), np.int64)
+    rank[order] = choose.ranks_in(active.group)
+    worth = active.maximum * active.weight
+    pooled = pools.pooled(order, active.group, worth, draw.mix(1, hashes), settings, n_groups)
+    rules = (settings.shown_rule, Rule(settings.n_select, 0, "quantiles"), settings.heldout_rule)
     pieces: list[Selected] = []
-    for number, (name, found) in enumerate(zip(SPLITS, by_split, strict=True)):
-        if name == "shown":
-            rank = np.empty(len(active), np.int64)
-            rank[order] = choose.ranks_in(active.group)
-            worth = (active.maximum * active.weight)[found.at]
-            taken = choose.for_explainer(found, rank[found.at], worth, settings, n_groups)
+    for number, (name, found, rule) in enumerate(zip(SPLITS, by_split, rules, strict=True)):
+        if pooled is not None:
+            at = pooled[number]
         else:
-            n = settings.n_select if name == "select" else settings.n_heldout
-            taken = choose.over_bands(found, n, settings.n_bands, n_groups, is_new)
-        at = found.at[taken]
+            check = None if name == "shown" else is_new
+            place, worths = rank[found.at], worth[found.at]
+            at = found.at[choose.drawn(found, rule, place, worths, settings.n_bands, n_groups, check)]
         piece = _active_piece(active, at, band[at], number)
         others = strata.windows(name, piece, hashes[at], seen)
         pieces += [piece, *others]
-        if name != "heldout":
+        if name != "heldout" and pooled is None:
             for part in (piece, *others):
                 seen.add(part.group, part.places)
     return gathered(pieces)
@@ -231,11 +233,13 @@ class _Strata:
         return pieces
 
     def _is_silent(self, slots: Slots, places: Places, _: int) -> NDArray[np.bool_]:
+        if self.shared.settings.silence == "assumed":
+            return self.known.is_known(slots.group, places)
         return self.known.is_silent(slots.group, places)
 
     def _piece(self, stratum: Stratum, split: int, group: Ints, places: Places) -> Selected:
         low = high = np.zeros(len(group), np.int64)
-        if self.lower_half is not None:
+        if self.lower_half is not None or self.shared.settings.silence == "assumed":
             low, high = self.known.firings_in(group, places)
         return Selected(
             group=group,
@@ -250,7 +254,8 @@ class _Strata:
     def _wanted(self, name: SplitName, active: Placed) -> list[tuple[Stratum, int, Proposals]]:
         shared, settings = self.shared, self.shared.settings
         text = shared.text
-        any_place = AnyPlace(text.rows_of[SPLITS.index(name)])
+        rows = text.rows_of[SPLITS.index(name)] if settings.pool == "split" else np.arange(text.rows.n_rows)
+        any_place = AnyPlace(rows)
         counts = {
             "shown": settings.n_shown_silent,
             "select": settings.n_select,

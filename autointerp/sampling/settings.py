@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 WindowKind = Literal["anchored", "aligned"]
+Pool = Literal["split", "shared", "apart"]
 
 MOST_BANDS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a split chooses among a feature's active windows."""
+
+    n: int
+    n_top: int
+    """The strongest."""
+    others: Literal["quantiles", "random", "importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,8 @@ class SamplingSettings:
     strongest and half by band; any; any, with probability proportional to the window's maximum."""
     n_shown: int = 40
     """Active windows for the explainer."""
+    n_shown_top: int = 0
+    """So many of them are the strongest, the others as `shown` says."""
     n_shown_silent: int = 40
     n_shown_hard: int | None = None
     """Further silent windows for explainers that contrast: half of them with one of the feature's top tokens, half
@@ -38,6 +52,11 @@ class SamplingSettings:
     """Active windows for choosing between explanations, and as many silent ones."""
     n_heldout: int = 50
     """Active windows for scorers, n_heldout / n_bands from each band."""
+    heldout: Literal["quantiles", "importance"] = "quantiles"
+    """Which active windows scorers test: as many from each band; or any, with probability proportional to the
+    window's maximum. A score on the latter says little of the weak windows, which are most."""
+    n_heldout_top: int = 0
+    """So many of them are the strongest, the others as `heldout` says."""
     n_heldout_silent: int = 50
     """Silent windows for scorers, drawn at random: what the headline is measured on."""
     n_same_token: int = 20
@@ -72,6 +91,29 @@ class SamplingSettings:
     ones it is `dense`."""
     overlap: int = 13
     """No run of so many tokens stands both in what is shown or selected on and in what is held out."""
+    pool: Pool = "split"
+    """Where windows come from. `split`: what is shown, selected on and held out is of different documents.
+    Only a recipe marked `replica` may have another (`sampling/pools.py`). `shared`: shown and tested windows are
+    drawn from all, each by the same stream of random numbers, so that some tested windows were shown
+    (EleutherAI/delphi). `apart`: drawn from all, but no window twice (SAEBench)."""
+    silence: Literal["known", "assumed"] = "known"
+    """`assumed`: windows anywhere count as silent, whatever fires in them (SAEBench); only in a `replica`."""
+
+    @property
+    def shown_rule(self) -> Rule:
+        """How the explainer's windows are chosen."""
+        match self.shown:
+            case "top":
+                return Rule(self.n_shown, self.n_shown, "quantiles")
+            case "mix":
+                return Rule(self.n_shown, max(self.n_shown // 2, self.n_shown_top), "quantiles")
+            case others:
+                return Rule(self.n_shown, self.n_shown_top, others)
+
+    @property
+    def heldout_rule(self) -> Rule:
+        """How the scorers' windows are chosen."""
+        return Rule(self.n_heldout, self.n_heldout_top, self.heldout)
 
     @property
     def needs_codes(self) -> bool:
@@ -118,8 +160,24 @@ def read_active_above(value: float | str) -> ActiveAbove | None:
     return None
 
 
-def faults(sampling: SamplingSettings) -> Iterator[str]:
+ADDED: Final = {
+    "n_embedding": 0, "n_shown_top": 0, "heldout": "quantiles", "n_heldout_top": 0, "pool": "split", "n_shown_hard": 0,
+    "silence": "known",
+}  # fmt: skip
+"""Settings that older samples were made without, as they were then: where they are so, samples are the same."""
+
+
+def digested(sampling: SamplingSettings) -> dict[str, Any]:
+    """What samples are made from."""
+    settings = dataclasses.asdict(sampling)
+    if settings["n_shown_hard"] is None:
+        settings["n_shown_hard"] = 0
+    return {name: value for name, value in settings.items() if name not in ADDED or value != ADDED[name]}
+
+
+def faults(sampling: SamplingSettings, *, is_replica: bool) -> Iterator[str]:
     """What is wrong with a `sampling` section, beyond what types say."""
+    yield from _replica_faults(sampling, is_replica=is_replica)
     least = {"width": 2, "n_bands": 1, "n_shown": 1, "n_heldout": 1, "overlap": 2, "minimum": 1}
     least |= dict.fromkeys(
         ("n_shown_silent", "n_select", "n_heldout_silent", "n_same_token", "n_neighbour", "n_same_document"),
@@ -128,6 +186,10 @@ def faults(sampling: SamplingSettings) -> Iterator[str]:
     least |= dict.fromkeys(("n_density", "n_embedding", "minimum_split", "minimum_documents"), 0)
     if (n_hard := sampling.n_shown_hard) is not None and n_hard < 0:
         yield f"sampling.n_shown_hard: at least 0 (found {n_hard})"
+    least |= dict.fromkeys(("n_shown_top", "n_heldout_top"), 0)
+    for name, of in (("n_shown_top", "n_shown"), ("n_heldout_top", "n_heldout")):
+        if getattr(sampling, name) > getattr(sampling, of):
+            yield f"sampling.{name}: at most {of}, {getattr(sampling, of)} (found {getattr(sampling, name)})"
     for name, minimum in least.items():
         if getattr(sampling, name) < minimum:
             yield f"sampling.{name}: at least {minimum} (found {getattr(sampling, name)})"
@@ -145,3 +207,26 @@ def faults(sampling: SamplingSettings) -> Iterator[str]:
         yield (
             f"sampling.active_above: 0, '10% of maximum' or 'quantile 0.9' (found {sampling.active_above!r})"
         )
+
+
+def _replica_faults(sampling: SamplingSettings, *, is_replica: bool) -> Iterator[str]:
+    """What breaks the promises that other recipes keep, and what a pool of all windows can't do."""
+    if not is_replica:
+        for name in ("pool", "silence"):
+            if getattr(sampling, name) != ADDED[name]:
+                yield (
+                    f"sampling.{name}: {getattr(sampling, name)} lets the test see what it must not; it is there to "
+                    f"reproduce a published protocol, and only a recipe that says so may have it: replica: NAME "
+                    f"(else {ADDED[name]})"
+                )
+    if sampling.pool != "split" and sampling.n_select:
+        yield f"sampling.n_select: 0 where pool is {sampling.pool} (found {sampling.n_select})"
+    if sampling.pool != "split" and sampling.n_hard:
+        yield f"sampling: no hard windows where pool is {sampling.pool} (found {sampling.n_hard}); set them to 0"
+    rules = (sampling.shown_rule.others, sampling.heldout_rule.others)
+    if sampling.pool == "apart" and rules != ("importance", "importance"):
+        yield f"sampling.pool: apart draws both by importance (found shown {rules[0]}, heldout {rules[1]})"
+    if sampling.pool == "shared" and (
+        rules[1] != "quantiles" or rules[0] == "importance" or sampling.n_shown_top or sampling.n_heldout_top
+    ):
+        yield "sampling.pool: shared goes with shown quantiles or random, heldout quantiles, and none of the top"

@@ -158,11 +158,13 @@ def open_cache(
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     calibrate_missing(run, vectors, found, product_dtype, progress, stop)
     weights = {name: weights_of(run, name, entry.spec, str(vectors.device)) for name, entry in found.items()}
+    # Nobody expects a dictionary to reconstruct what a model does that it was not trained on.
+    is_random = resolved.model is not None and resolved.model.random_seed is not None
     whole = {
         name: Attached(
             entry.inputs,
             Encoder(entry.spec, weights[name], product_dtype=product_dtype),
-            target_of(entry, from_model=resolved.model is not None),
+            None if is_random else target_of(entry, from_model=resolved.model is not None),
         )
         for name, entry in found.items()
     }

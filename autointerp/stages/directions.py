@@ -57,6 +57,8 @@ def _unembedding(
 ) -> Unembedding | NoUnembedding:
     if resolved.model is None:
         return NoUnembedding("the model's weights are not here")
+    if resolved.model.random_seed is not None:
+        return NoUnembedding("the model's weights are random")
     site = found.site_out if found.spec.is_transcoder else found.inputs[-1]
     if site is None:
         return NoUnembedding("the checkpoint doesn't say where the transcoder writes")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 from autointerp import trials as trial_records
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
 from autointerp.journal import Journal
 from autointerp.metrics import measure
+from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
@@ -29,6 +30,21 @@ def _weaker(run: Run) -> str:
     if corpus is None or corpus.document == "whole":
         return ""
     return f"; held out by {corpus.document} of a text, not by document (weaker)"
+
+
+def _replica(run: Run) -> str:
+    """What a published protocol does that a score should not."""
+    recipe = run.recipe
+    if recipe.replica is None:
+        return ""
+    pool, silence = recipe.sampling.pool, recipe.sampling.silence
+    faults = [
+        "some tested windows were shown to the explainer" if pool == "shared" else "",
+        "tested windows may be of documents that were shown" if pool == "apart" else "",
+        "windows called silent were not looked at" if silence == "assumed" else "",
+    ]
+    said = "; ".join(filter(None, faults))
+    return f"replica of {recipe.replica}{f' ({said})' if said else ''}: "
 
 
 _GRADED: Final = "; graded contrast: windows of the top decile against those of the lower half"
@@ -63,9 +79,13 @@ def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Fac
     )
 
 
-def measured(trials: AnyTrials, facts: Facts) -> tuple[ScoreStatus, Metrics, str | None]:
-    """What trials say, and whether that is a score; else why not."""
+def measured(
+    trials: AnyTrials, facts: Facts, headline: Literal["accuracy"] | None = None
+) -> tuple[ScoreStatus, Metrics, str | None]:
+    """What trials say, and whether that is a score; else why not. `headline`: as in the recipe."""
     metrics = measure(trials, facts)
+    if headline == "accuracy" and isinstance(trials, Trials):
+        metrics = by_plain_accuracy(metrics, trials)
     if metrics.value is None:
         return "unreadable", metrics, f"{metrics.n_unreadable} of {metrics.n} answers unreadable"
     return "ok", metrics, None
@@ -75,7 +95,7 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
     """What the scorer of this name does with an explanation, and whom it asks."""
     scorer: Scorer = instance("scorers", run.recipe.scorers[name])
     asked = asked if scorer.needs_llm else NOBODY
-    protocol = scorer.protocol(asked.llm.capabilities) + _weaker(run)
+    protocol = _replica(run) + scorer.protocol(asked.llm.capabilities) + _weaker(run)
     llm = str(asked.llm.identity)
 
     async def work(windows: Windows, heldout: Heldout, sample: Json, text: str, asking: Asking) -> Json:
@@ -86,7 +106,7 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
         graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
             trials = await scorer.judge(text, heldout, asking)
-            status, metrics, reason = measured(trials, facts)
+            status, metrics, reason = measured(trials, facts, run.recipe.headline)
         except LLMBadRequest as error:
             status, reason = "bad_request", str(error)
         score = Score(

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from autointerp import draw
 from autointerp.errors import ModelError, SiteError
 from autointerp.subject.architecture import Architecture
 from autointerp.subject.computed import replaced, value_of
@@ -95,6 +96,8 @@ class Subject:
                 f"'{missing[0]}'. Give a complete causal language model."
             )
         model.eval().requires_grad_(False)
+        if files.random_seed is not None:
+            _randomise(model, files.random_seed)
         first = next(model.parameters()).device
         return cls(model, files, first, chosen, n_layers)
 
@@ -247,6 +250,28 @@ def _from_pretrained(
         )
     finally:
         log.setLevel(before)
+
+
+def _randomise(model: nn.Module, seed: int) -> None:
+    """Every parameter becomes normal numbers of the mean and spread that it has (arXiv 2501.17727,
+    "re-randomised"), embeddings, norms and biases included. Keyed by name, so that a part of the model is a part
+    of the random model.
+
+    Not as the family would initialise it: that gives a residual stream a hundredth as long, and a dictionary
+    that was trained on the model then says the same few features on every token.
+    """
+    for name, parameter in cast(Iterable[tuple[str, nn.Parameter]], model.named_parameters()):
+        generator = torch.Generator().manual_seed(draw.key(seed, "random weights", name) >> 1)
+        mean, spread = _moments(parameter.detach().cpu())  # sums on a GPU would differ in their last bits
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator).mul_(spread).add_(mean))
+
+
+def _moments(known: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation, in pieces: in float64 an embedding weighs four times what it does."""
+    pieces = known.flatten().split(2**22)
+    mean = math.fsum(float(piece.double().sum()) for piece in pieces) / known.numel()
+    squares = math.fsum(float((piece.double() - mean).square().sum()) for piece in pieces)
+    return mean, math.sqrt(squares / known.numel())
 
 
 def _config(folder: str, n_all: int, n_wanted: int | None) -> Any:

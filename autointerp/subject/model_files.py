@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import orjson
 from autointerp.errors import ModelError
 from autointerp.identity import fingerprint
 from autointerp.subject.architecture import Architecture
+from autointerp.types import digest
 
 DEMO: Final = "demo"
 """The name of the model that comes with the package."""
@@ -43,6 +45,14 @@ class ModelFiles:
     commit: str | None
     """The hub's commit; None for a local folder."""
     architecture: Architecture
+    random_seed: int | None = None
+    """Where each of its weights is replaced by random numbers drawn by this seed; None for the model as it is."""
+
+    def randomised(self, seed: int) -> ModelFiles:
+        """A control: the same model with random weights."""
+        return dataclasses.replace(
+            self, identity=digest("random weights", self.identity, seed), random_seed=seed
+        )
 
     def with_tokenizer(self) -> Path:
         """The folder, tokenizer files in it if the model has any. Raises ModelError."""

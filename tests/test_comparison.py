@@ -1,0 +1,80 @@
+"""Bridges and comparisons: the same features in pairs, others in groups of like density."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from autointerp import explain
+from autointerp.bridge import mapping_under
+from autointerp.cli import app
+from autointerp.comparison import compare_explainers, matched_on_density
+from autointerp.errors import RecipeError
+from autointerp.run import Run
+from tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    recipe = made.recipe(
+        features={"n": 8}, explainers={"plain": {"use": "plain"}, "words": {"use": "lexical"}}
+    )
+    yield explain(recipe, out=tmp_path_factory.mktemp("comparison") / "run")
+
+
+def protocol(folder: Path, name: str, n_heldout: int) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(f"sampling: {{minimum: 20, minimum_full: 60, n_heldout: {n_heldout}}}\n")
+    return path
+
+
+def test_a_bridge_scores_the_same_features_on_the_same_cache(run: Run, tmp_path: Path) -> None:
+    few = protocol(tmp_path, "few", 10)
+    result = CliRunner().invoke(app, ["bridge", str(run.path), "--protocols", f"own,{few}"])
+    assert result.exit_code == 0, result.output
+    other = Run.open(run.path.with_name("run-bridge") / "few")
+    assert other.recipe.sampling.n_heldout == 10
+    assert other.recipe.sampling.n_shown == 40  # not given in the protocol: the default, whatever the run has
+    assert other.asked("layers.1") == run.asked("layers.1")
+    parts = list((run.path / "cache").rglob("*.jsonl"))
+    assert parts
+    for path in parts:  # the same bytes under a second name: nothing was cached anew
+        assert (other.path / path.relative_to(run.path)).samefile(path)
+    assert "paired" in result.output and "few" in result.output
+
+
+def test_a_protocol_brings_its_windows_and_the_run_all_else(run: Run) -> None:
+    mapping = mapping_under(run, "delphi")
+    assert mapping["replica"] == "delphi" and mapping["sampling"]["pool"] == "shared"
+    assert mapping["cache"]["n_tokens"] == 20_000  # not the 10 million of delphi.yaml
+    assert mapping["explainers"] == {"plain": {"use": "plain", "threshold": 0.3, "max_tokens": 500}}
+
+
+def test_explainers_of_one_run_are_paired_over_its_features(run: Run) -> None:
+    rows = run.scores().to_pylist()
+    for found in compare_explainers(run, "plain", "words"):
+        of_each = [
+            {
+                r["feature"]: r["value"]
+                for r in rows
+                if (r["explainer"], r["scorer"]) == (name, found.first.scorer)
+            }
+            for name in ("plain", "words")
+        ]
+        both = of_each[0].keys() & of_each[1].keys()
+        assert found.difference is not None and found.how == "paired"
+        by_hand = sum(of_each[0][key] - of_each[1][key] for key in both) / len(both)
+        assert found.difference.value == pytest.approx(by_hand)
+    with pytest.raises(RecipeError, match="has no explainer 'other'"):
+        compare_explainers(run, "plain", "other")
+
+
+def test_matching_keeps_as_many_of_each_in_every_half_decade() -> None:
+    first = {f"a{n}": 0.02 for n in range(6)} | {f"r{n}": 0.0002 for n in range(3)} | {"silent": 0.0}
+    second = {f"b{n}": 0.025 for n in range(2)} | {f"s{n}": 0.0001001 for n in range(9)} | {"dense": 0.5}
+    kept = matched_on_density(first, second, 0)
+    assert [sorted(key[0] for key in keys) for keys in kept] == [["a"] * 2 + ["r"] * 3, ["b"] * 2 + ["s"] * 3]
+    assert matched_on_density(first, second, 0) == kept != matched_on_density(first, second, 1)
