@@ -15,8 +15,8 @@ from autointerp.asking import Asking
 from autointerp.effects import SceneTexts
 from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence, Need
-from autointerp.explainers.plain import read_reply
 from autointerp.explainers.protocol import Explained
+from autointerp.explainers.two_lines import read_reply
 from autointerp.scorers.told import mean_gain, told
 
 
