@@ -18,7 +18,7 @@ from autointerp.demo import MODEL
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.effects import Effects, EffectTexts, Intervention, SceneTexts, Written, read_effects
-from autointerp.errors import RecipeError, Unreadable
+from autointerp.errors import NoEvidence, RecipeError
 from autointerp.evidence import Evidence
 from autointerp.explainers.effect import Effect, variables_of
 from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
@@ -318,7 +318,7 @@ def test_the_best_candidate_is_chosen_on_the_select_prompts_alone() -> None:
     explained = asyncio.run(Effect(n_candidates=3).explain(evidence, Asking(llm, "d/1")))
     assert (explained.text, explained.label) == ("cat", "c")
     assert len(llm.read) == 2 * 2 * 2 and not any("dog" in text for text in llm.read)
-    with pytest.raises(Unreadable, match="too few prompts"):
+    with pytest.raises(NoEvidence, match="too few prompts"):
         asyncio.run(Effect().explain(Evidence(Shown((), ())), Asking(llm, "d/1")))
 
 

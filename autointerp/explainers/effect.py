@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from autointerp.asking import Asking
 from autointerp.effects import SceneTexts
-from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.errors import NoEvidence, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence, Need
-from autointerp.explainers.plain import read_reply
 from autointerp.explainers.protocol import Explained
+from autointerp.explainers.two_lines import read_reply
 from autointerp.scorers.told import mean_gain, told
 
 
@@ -60,9 +60,9 @@ class Effect:
         return (self.prompt, self.measure)
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
-        """Raises Unreadable where no candidate can be read, and for a feature that could not be pushed."""
+        """Raises Unreadable where no candidate can be read, NoEvidence for a feature that could not be pushed."""
         if evidence.effects is None:
-            raise Unreadable("the feature has too few prompts, or no direction, to be pushed")
+            raise NoEvidence("the feature has too few prompts, or no direction, to be pushed")
         candidates = await self._candidates(evidence.effects.shown, asking)
         if len(candidates) == 1:
             return candidates[0]
