@@ -116,7 +116,8 @@ def run_line(
             with _timed(outcome, "sample"):
                 for dictionary in run.recipe.dictionaries:
                     run_sample(run, dictionary, progress, stop)
-        if "intervene" in wanted and any(map(run.without_effects, run.recipe.dictionaries)):
+        pushes = "intervene" in wanted and run.needs_effects
+        if pushes and any(map(run.without_effects, run.recipe.dictionaries)):
             with _timed(outcome, "intervene"):
                 run_on_device(run, "intervene", progress, stop)
         if "explain" in wanted:

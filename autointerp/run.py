@@ -33,7 +33,7 @@ from autointerp.activations.random_rates import RandomRates
 from autointerp.activations.top_up import passes_to_top_up
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
-from autointerp.evidence import uses_of
+from autointerp.evidence import needs_of, uses_of
 from autointerp.files import write_atomically
 from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
@@ -256,11 +256,11 @@ class Run:
 
     @property
     def needs_effects(self) -> bool:
-        """Whether features are to be pushed: the recipe, an explainer or a scorer asks for it."""
+        """Whether features are to be pushed: the recipe asks for it, or an explainer or scorer can't do without."""
         recipe = self.recipe
         plugins = [instance("explainers", section) for section in recipe.explainers.values()]
         plugins += [instance("scorers", section) for section in recipe.scorers.values()]
-        return recipe.intervention.always or any("effects" in uses_of(plugin) for plugin in plugins)
+        return recipe.intervention.always or any("effects" in needs_of(plugin) for plugin in plugins)
 
     def explain(self, dictionary: str, explainer: str) -> Journal:
         section = self.recipe.explainers[explainer]
@@ -273,7 +273,7 @@ class Run:
         }
         if "directions" in uses_of(plugin):
             made_from["directions"] = self.directions(dictionary).digest
-        if "effects" in uses_of(plugin):
+        if "effects" in uses_of(plugin) and self.needs_effects:
             made_from["effects"] = self.intervene(dictionary).digest
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
 
@@ -478,9 +478,7 @@ class Run:
         return [feature for feature, is_held in zip(asked, held.tolist(), strict=True) if not is_held]
 
     def without_effects(self, dictionary: str) -> list[FeatureId]:
-        """Sampled features that have windows and have not been pushed, where that is asked for, ascending."""
-        if not self.needs_effects:
-            return []
+        """Sampled features that have windows and have not been pushed, ascending."""
         journal, sampled, missing = self.intervene(dictionary), self.sample(dictionary), list[FeatureId]()
         for unit, features in groupby(self.asked(dictionary), lambda f: unit_of_feature(f.index)):
             done, samples = journal.read(unit), sampled.read(unit)

@@ -24,7 +24,7 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import Interrupted, RecipeChanged
 from autointerp.progress import Silent, Stop
-from autointerp.report.terminal import print_directions
+from autointerp.report.windows import print_directions
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.stages.directions import run_directions

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from autointerp import plugins
 from autointerp.asking import Asking
+from autointerp.effects import EffectTexts, SceneTexts, SearchStatus, Written
 from autointerp.errors import NoEvidence, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence, Promoted
 from autointerp.explainers.contrastive import Contrastive
@@ -238,11 +239,26 @@ BANK_HARD = (
     make_window(["the", " bank", " raised", " its", " rates"])._replace(stratum="same_token"),
     make_window([" a", " steep", " slope", ".", "\n"])._replace(stratum="neighbour"),
 )
+
+
+def pushed_scene(*pushes: tuple[float, SearchStatus, tuple[str, ...]]) -> SceneTexts:
+    """Of two prompts, the feature pushed to several targets."""
+    steered = [
+        Written("feature", target, status, target, raised, (), ()) for target, status, raised in pushes
+    ]
+    return SceneTexts(("a", "b"), ("d0", "d1"), ("c", "d"), tuple(steered))
+
+
 EVIDENCE = Evidence(
     shown=Shown(BANKS.active, (*BANKS.silent, *BANK_HARD)),
     select=Select(BANKS.active[:2], BANKS.silent),
     directions=Promoted((" river", " erosion", " river", "\n", "<|im_end|>"), (" money", "")),
-    effects={"raised": [" side", " of"], "lowered": []},
+    effects=EffectTexts(
+        shown=pushed_scene(
+            (0.1, "ok", (" bed",)), (1.0, "ok", (" side", " of")), (3.0, "no_bracket", (" x",))
+        ),
+        select=pushed_scene((1.0, "ok", (" never",))),
+    ),
 )
 ALL: list[Explainer] = [
     Plain(), Cot(), Contrastive(), Logits(), OutputCentric(), MultiConcept(n_clusters=2), Refine()

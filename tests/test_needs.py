@@ -147,7 +147,6 @@ def _samples(run: Run) -> dict[str, Json]:
 @pytest.mark.parametrize(
     ("explainer", "sections", "message"),
     [
-        ("Steered", {}, "explainers.steered: it needs what the intervene stage records"),
         ("Mistyped", {}, "unknown need 'selct'. There are: select, directions, effects, hard"),
         ("Choosing", {"sampling": {"n_select": 0}}, "sampling.n_select is 0"),
     ],

@@ -36,7 +36,7 @@ def controls(
     with errors():
         from autointerp.controls import controls_of, run_control, save, table
         from autointerp.report.controls import controls_table, notes
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run
 
         opened, terminal = Run.open(run), console()
@@ -69,7 +69,7 @@ def bridge(
         from autointerp.comparison import compare
         from autointerp.errors import RecipeError
         from autointerp.report.comparison import comparison_table, notes
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run
 
         names = [name.strip() for name in protocols.split(",")]

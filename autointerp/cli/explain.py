@@ -123,7 +123,7 @@ def prefetch(
         from autointerp.errors import Interrupted
         from autointerp.prefetch import prefetch as fetch
         from autointerp.progress import Stop
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
 
         mapping = with_plugins(mapping_of(recipe, sae, hook, model, corpus, {}), None, None, settings)
         stop = Stop()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run_to(run: Run, until: Stage, resolved: Any = None) -> None:
     from autointerp.pipeline import run_line
-    from autointerp.report.terminal import TerminalProgress
+    from autointerp.report.progress import TerminalProgress
 
     with stoppable(f"{KEPT} autointerp resume {run.path}") as stop:
         progress = TerminalProgress(console())

@@ -95,8 +95,8 @@ def rescore_run(
     Example: autointerp rescore outputs/demo --dry-run
     """
     with errors():
+        from autointerp.report.progress import TerminalProgress
         from autointerp.report.rescored import lines
-        from autointerp.report.terminal import TerminalProgress
         from autointerp.rescore import rescore
         from autointerp.run import Run
 
@@ -131,7 +131,7 @@ def merge_runs(
     """
     with errors():
         from autointerp.merge import merge
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
 
         merged = merge(runs, out, TerminalProgress(console()))
         say(merged.notes)
@@ -172,7 +172,7 @@ def cache_verify(
     with errors():
         from autointerp.repair import repair as repair_run
         from autointerp.report.kept import repaired, verified
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run
         from autointerp.verify import verify
 

@@ -62,7 +62,7 @@ def sae_check(
     with errors():
         from autointerp.check import check_dictionaries
         from autointerp.report.fits import print_fits
-        from autointerp.report.terminal import TerminalProgress
+        from autointerp.report.progress import TerminalProgress
 
         mapping = with_plugins(mapping_of(None, sae, hook, model, corpus, {}), None, None, settings)
         with stoppable("a check writes nothing; type the same again.") as stop:

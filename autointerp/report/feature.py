@@ -7,7 +7,7 @@ from rich.console import Console
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
 from autointerp.report.sample import print_sample
-from autointerp.report.terminal import print_directions, print_explanation, print_trials, print_windows
+from autointerp.report.windows import print_directions, print_explanation, print_trials, print_windows
 from autointerp.run import Run
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows

@@ -161,8 +161,8 @@ def read_active_above(value: float | str) -> ActiveAbove | None:
 
 
 ADDED: Final = {
-    "n_embedding": 0, "n_shown_top": 0, "heldout": "quantiles", "n_heldout_top": 0, "pool": "split", "n_shown_hard": 0,
-    "silence": "known",
+    "n_embedding": 0, "n_shown_top": 0, "heldout": "quantiles", "n_heldout_top": 0, "pool": "split",
+    "silence": "known", "n_shown_hard": 0,
 }  # fmt: skip
 """Settings that older samples were made without, as they were then: where they are so, samples are the same."""
 

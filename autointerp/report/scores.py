@@ -1,0 +1,236 @@
+"""The scores of a run in numbers: means over features with intervals, and differences between explainers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+from autointerp import trials as trial_records
+from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
+from autointerp.metrics.claims import claimed
+from autointerp.metrics.features import Population
+from autointerp.metrics.influence import influences
+from autointerp.metrics.paired import influences_of_difference, p_signed_rank
+from autointerp.run import Run
+from autointerp.types import Json, Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """One scorer on one explainer's explanations."""
+
+    explainer: str
+    scorer: str
+    n_scored: int
+    ends: dict[str, int]
+    """Features that ended here, by status."""
+    headline: str
+    """Name of the number that the score is; empty where nothing is scored."""
+    value: MeanOver | None
+    """Mean of the headline, its interval over features and documents."""
+    chance: float | None
+    bounds: tuple[float, float] | None
+    """Means of the headline if every unreadable answer were wrong, and if every one were right."""
+    values: dict[str, MeanOver]
+    """Mean over features of each number, by name; like all below but `over`, with intervals over features."""
+    strata: dict[str, MeanOver]
+    """Of windows chosen to be hard."""
+    bands: dict[str, MeanOver]
+    over: dict[str, MeanOver]
+    """The headline over `eligible` (enough windows), `alive` and `all` features that are sampled. One without a
+    score is worth chance: nobody can tell its windows from others by an explanation. Those still to be scored are
+    left out. Empty where chance is not known."""
+    by_density: dict[str, MeanOver]
+    """The headline of features by the power of ten of their density, the rarest first."""
+    n_tested: int
+    """Features with a p-value."""
+    n_claimed: int
+    """Of these, how many may be called above chance (`metrics/claims.py`)."""
+    n_trials: int
+    n_unreadable: int
+    n_unreliable: int
+    """Features with too many unreadable answers."""
+    protocol: str
+    n_graded: int
+    """Of the scored features, those whose contrast is graded."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairSummary:
+    """Two explainers under one scorer, on the features that both have a score of."""
+
+    first: str
+    second: str
+    scorer: str
+    difference: MeanOver
+    """Of the headlines, first less second; its interval over features and documents."""
+    p_value: float | None
+    """Wilcoxon's signed-rank test over features, two-sided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """How many features there are, scored or not."""
+
+    n_explainable: int
+    n_alive: int
+    n_sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the scores of a dictionary's features lie."""
+
+    run: Run
+    dictionary: str
+    asked: Mapping[str, str]
+    """Unit of each feature."""
+    without_windows: Set[str]
+    """Features with too few of them to be tested."""
+
+    def records(self, explainer: str, scorer: str) -> Iterator[tuple[str, dict[str, Json]]]:
+        """(unit, its records by key, ascending) of the features asked for. Memory: one unit's."""
+        journal = self.run.existing("score", self.dictionary, explainer, scorer)
+        for unit in sorted(set(self.asked.values())):
+            records = journal.read(unit)
+            yield unit, {key: records[key] for key in sorted(records) if key in self.asked}
+
+    def explanations(self, explainer: str) -> tuple[Counter[str], int]:
+        """How many there are of features with windows, by status, and how many of features without."""
+        journal = self.run.existing("explain", self.dictionary, explainer)
+        statuses: Counter[str] = Counter()
+        n_untestable = 0
+        for unit in sorted(set(self.asked.values())):
+            for key, one in journal.read(unit).items():
+                if key in self.without_windows:
+                    n_untestable += key in self.asked and one["status"] == "ok"
+                elif key in self.asked:
+                    statuses[one["status"]] += 1
+        return statuses, n_untestable
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is added up, record by record."""
+
+    headline: str = ""
+    protocol: str = ""
+    pooled: Population = field(default_factory=Population)
+    ends: Counter[str] = field(default_factory=Counter[str])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    chances: list[float] = field(default_factory=list[float])
+    worst: list[float] = field(default_factory=list[float])
+    best: list[float] = field(default_factory=list[float])
+    p_values: list[float] = field(default_factory=list[float])
+    numbers: dict[tuple[str, str], list[float]] = field(default_factory=dict[tuple[str, str], list[float]])
+    """By what it is (`value`, `stratum`, `band`, `density`) and name."""
+
+    def add(self, record: Json) -> None:
+        if not self.protocol or record["contrast"] == "silent":
+            self.protocol = record["protocol"]
+        metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
+        if metrics is not None:
+            self.counts["trials"] += metrics.n
+            self.counts["unreadable"] += metrics.n_unreadable
+            self.counts["unreliable"] += "unreliable" in metrics.flags
+        if record["status"] != "ok" or metrics is None or metrics.value is None:
+            self.ends[record["status"]] += 1
+            return
+        self.headline = metrics.headline
+        self.counts["graded"] += record["contrast"] == "graded"
+        self.pooled.add(metrics.value.value, influences(trial_records.of(record["trials"])))
+        if metrics.bounds is not None:
+            self.worst.append(metrics.bounds[0])
+            self.best.append(metrics.bounds[1])
+        if metrics.chance is not None:
+            self.chances.append(metrics.chance)
+        if metrics.p_value is not None:
+            self.p_values.append(metrics.p_value)
+        self._add_numbers(metrics, record["facts"]["density"])
+
+    def _add_numbers(self, metrics: Metrics, density: float) -> None:
+        found = {("value", name): value for name, value in metrics.values.items()}
+        found |= {("band", name): one.value for name, one in metrics.groups.get("band", {}).items()}
+        for name, one in metrics.groups.get("stratum", {}).items():
+            if name not in HEADLINE_STRATA:
+                found["stratum", name] = one.value
+        if density > 0:
+            found["density", str(math.floor(math.log10(density)))] = metrics.value
+        for place, value in found.items():
+            if value is not None:
+                self.numbers.setdefault(place, []).append(value.value)
+
+    def means(self, of: str, seed: int) -> dict[str, MeanOver]:
+        return {
+            name: mean
+            for (what, name), values in self.numbers.items()
+            if what == of and (mean := mean_over_features(values, seed=seed, purpose=f"{of} {name}"))
+        }
+
+
+def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -> ScoreSummary:
+    """Reads the journal once."""
+    sums = _Sums()
+    for _, records in places.records(explainer, scorer):
+        for record in records.values():
+            sums.add(record)
+    seed = places.run.recipe.seed  # one for all, so that equal scores have equal intervals
+    n = len(sums.pooled.values)
+    chance = math.fsum(sums.chances) / n if n and len(sums.chances) == n else None
+    explained, n_untestable = places.explanations(explainer)
+    n_open = beside.n_explainable - explained.total() + explained["ok"] - n - sums.ends.total()
+    ends = dict(sums.ends) | ({"no_windows": n_untestable} if n_untestable else {})
+    densities = sums.means("density", seed)
+    return ScoreSummary(
+        explainer=explainer,
+        scorer=scorer,
+        n_scored=n,
+        ends=ends,
+        headline=sums.headline,
+        value=sums.pooled.mean(seed=seed, purpose="headline"),
+        chance=chance,
+        bounds=(math.fsum(sums.worst) / n, math.fsum(sums.best) / n) if n and len(sums.worst) == n else None,
+        values=sums.means("value", seed),
+        strata=sums.means("stratum", seed),
+        bands=sums.means("band", seed),
+        over={} if chance is None else _over(sums.pooled, chance, beside, n_open, seed),
+        by_density={f"1e{power}": densities[power] for power in sorted(densities, key=int)},
+        n_tested=len(sums.p_values),
+        n_claimed=sum(claimed(sums.p_values)),
+        n_trials=sums.counts["trials"],
+        n_unreadable=sums.counts["unreadable"],
+        n_unreliable=sums.counts["unreliable"],
+        protocol=sums.protocol,
+        n_graded=sums.counts["graded"],
+    )
+
+
+def _over(pooled: Population, chance: float, beside: Beside, n_open: int, seed: int) -> dict[str, MeanOver]:
+    counts = {"eligible": beside.n_explainable, "alive": beside.n_alive, "all": beside.n_sampled}
+    found: dict[str, MeanOver] = {}
+    for name, n in counts.items():
+        n_more = max(n - n_open - len(pooled.values), 0)
+        mean = pooled.mean(seed=seed, purpose="headline", n_more=n_more, worth=chance)
+        if mean is not None:
+            found[name] = mean
+    return found
+
+
+def pair_summary(places: Places, first: str, second: str, scorer: str) -> PairSummary | None:
+    """None where no feature has both scores."""
+    pooled = Population()
+    for (_, ones), (_, others) in zip(
+        places.records(first, scorer), places.records(second, scorer), strict=True
+    ):
+        for key in sorted(ones.keys() & others.keys()):
+            pair = ones[key], others[key]
+            values = [Metrics.of(one["metrics"]).value if one["status"] == "ok" else None for one in pair]
+            if values[0] is not None and values[1] is not None:
+                trials = [trial_records.of(one["trials"]) for one in pair]
+                pooled.add(values[0].value - values[1].value, influences_of_difference(*trials))
+    difference = pooled.mean(seed=places.run.recipe.seed, purpose="difference")
+    if difference is None:
+        return None
+    return PairSummary(first, second, scorer, difference, p_signed_rank(pooled.values))

@@ -1,0 +1,140 @@
+"""What a run's summary says of its scores, counted again from the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from autointerp import pipeline
+from autointerp.metrics.features import Population
+from autointerp.report.summary import Summary, summarise
+from autointerp.report.terminal import print_summary
+from autointerp.run import Run
+from autointerp.sampling.store import Windows
+from autointerp.stages.sample import load_vocabulary
+from autointerp.stages.score import facts_of
+from autointerp.types import Json
+from here import device_here
+from tiny import Tiny
+
+SCRIPTED = {"use": "scripted", "function": "judge:answer"}
+SILENT: Json = {"contrast": "silent", "minimum": 20, "width": 8, "context_before": 3, "overlap": 8}
+
+
+@pytest.fixture(scope="module")
+def scored(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two instances of an explainer; some features have too few windows."""
+    explainers = {"plain": {"use": "plain"}, "terse": {"use": "plain", "max_tokens": 40}}
+    recipe = made.recipe(
+        sampling=SILENT,
+        features={"n": 12},
+        llms={"explainer": SCRIPTED, "judge": SCRIPTED},
+        explainers=explainers,
+    )
+    with device_here():
+        return pipeline.explain(recipe, out=tmp_path_factory.mktemp("scores") / "run")
+
+
+@pytest.fixture(scope="module")
+def summary(scored: Run) -> Summary:
+    return summarise(scored, "layers.1")
+
+
+def test_means_are_those_of_the_table(scored: Run, summary: Summary) -> None:
+    rows = scored.scores().to_pylist()
+    for score in summary.scores:
+        mine = [r for r in rows if (r["explainer"], r["scorer"]) == (score.explainer, score.scorer)]
+        ok = [row for row in mine if row["status"] == "ok"]
+        assert score.n_scored == len(ok) >= 4 and score.headline == "balanced_accuracy"
+        assert score.value is not None and score.bounds is not None
+        assert score.value.value == pytest.approx(np.mean([row["value"] for row in ok]))
+        assert score.bounds == pytest.approx([np.mean([row[end] for row in ok]) for end in ("worst", "best")])
+        assert score.bounds[0] <= score.value.value <= score.bounds[1]
+        assert score.n_tested == len(ok) and 0 <= score.n_claimed <= score.n_tested
+
+
+def test_a_feature_without_a_score_is_worth_chance(scored: Run, summary: Summary) -> None:
+    """Over all features: the sum of the scores, and 0.5 for each of the others."""
+    for score in summary.scores:
+        assert score.value is not None and score.chance == 0.5
+        counts = {"eligible": summary.n_explainable, "alive": summary.n_alive, "all": summary.n_sampled}
+        for name, n in counts.items():
+            total = score.value.value * score.n_scored + 0.5 * (n - score.n_scored)
+            assert score.over[name].n == n
+            assert score.over[name].value == pytest.approx(total / n)
+
+
+def test_two_explainers_are_compared_on_the_same_features(scored: Run, summary: Summary) -> None:
+    rows = scored.scores().to_pylist()
+    assert [(pair.first, pair.second, pair.scorer) for pair in summary.pairs] == [
+        ("plain", "terse", "detection"),
+        ("plain", "terse", "fuzzing"),
+    ]
+    for pair in summary.pairs:
+        values = {
+            (row["explainer"], row["feature"]): row["value"]
+            for row in rows
+            if row["scorer"] == pair.scorer and row["status"] == "ok"
+        }
+        both = {f for e, f in values if e == "plain"} & {f for e, f in values if e == "terse"}
+        differences = [values["plain", f] - values["terse", f] for f in both]
+        assert pair.difference.n == len(both) >= 4
+        assert pair.difference.value == pytest.approx(np.mean(differences))
+
+
+def test_bounds_are_shown_where_something_is_unreadable(summary: Summary) -> None:
+    def shown(of: Summary) -> str:
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_summary(console, of, {})
+        return console.export_text()
+
+    one = summary.scores[0]
+    lossy = dataclasses.replace(one, n_unreadable=7, n_unreliable=2, bounds=(0.25, 0.875))
+    text = shown(dataclasses.replace(summary, scores=[lossy]))
+    assert "0.250 to 0.875" in text and "7 (2 features unreliable)" in text
+    clean = shown(dataclasses.replace(summary, scores=[dataclasses.replace(lossy, n_unreadable=0)]))
+    assert "0.250" not in clean
+    assert "eligible" in clean and "by decile" in clean and "above chance" in clean
+
+
+def test_prevalence_and_mass_are_those_of_the_windows(scored: Run) -> None:
+    """Counted again, slowly: windows a token, and summed activations of the windows of each band."""
+    journal = scored.existing("sample", "layers.1")
+    vocabulary, n_checked = load_vocabulary(scored), 0
+    for unit in journal.units():
+        for key, (sample, part) in journal.located(unit).items():
+            if sample["status"] not in ("full", "small"):
+                continue
+            windows = Windows(part.with_suffix(".parquet"), vocabulary)
+            facts = facts_of(sample, windows, width=8, n_bands=10)
+            assert facts.prevalence == pytest.approx(
+                min(1, sample["n_windows"] * 8 / sample["n_tokens"]), rel=1e-3
+            )
+            assert facts.density == pytest.approx(sample["n_fired"] / sample["n_tokens"], rel=1e-3)
+            active = windows.select(key).active + windows.heldout(key).active
+            means = [
+                np.mean([sum(w.activations) for w in active if w.band == band] or [0.0]) for band in range(10)
+            ]
+            assert facts.mass == pytest.approx([mean / sum(means) for mean in means], rel=1e-3)
+            graded = facts_of(sample | {"contrast": "graded"}, windows, width=8, n_bands=10)
+            assert graded.prevalence is None
+            n_checked += 1
+    assert n_checked >= 4
+
+
+def test_a_document_that_moves_every_feature_widens_the_interval() -> None:
+    """Ten features of equal value: features alone leave no doubt. One document that takes 0.1 from each of
+    them and gives it elsewhere does."""
+    plain, shared = Population(), Population()
+    for _ in range(10):
+        plain.add(0.7)
+        shared.add(0.7, [("00100000", 0.1), ("00200000", -0.1)])
+    narrow, wide = plain.mean(seed=0, purpose="x"), shared.mean(seed=0, purpose="x")
+    assert narrow is not None and wide is not None
+    assert narrow.low == narrow.high == pytest.approx(0.7)
+    assert wide.low is not None and wide.high is not None
+    assert wide.value == pytest.approx(0.7) and wide.low < 0.6 and wide.high > 0.8
