@@ -138,3 +138,12 @@ def test_a_document_that_moves_every_feature_widens_the_interval() -> None:
     assert narrow.low == narrow.high == pytest.approx(0.7)
     assert wide.low is not None and wide.high is not None
     assert wide.value == pytest.approx(0.7) and wide.low < 0.6 and wide.high > 0.8
+
+
+def test_what_rounding_leaves_of_equal_scores_is_no_document() -> None:
+    """0.1 + 0.2 - 0.3 is not 0: one document with a trace of nothing leaves the interval as it is."""
+    pooled = Population()
+    for _ in range(5):
+        pooled.add(0.0, [("00100000", 0.1), ("00100000", 0.2), ("00100000", -0.3)])
+    mean = pooled.mean(seed=0, purpose="x")
+    assert mean is not None and mean.low == mean.high == 0.0

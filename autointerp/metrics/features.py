@@ -41,6 +41,9 @@ _DIGITS = 3
 """Hex digits of a document's id that name its bundle."""
 _N_BUNDLES = 16**_DIGITS
 
+_ROUNDING = 1e-12
+"""What is left of influences that cancel, as those of two equal scores do."""
+
 _Floats = NDArray[np.float64]
 
 
@@ -98,9 +101,9 @@ class Population:
             return MeanOver(mean, None, None, 1)
         rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
         by_features = resampled_means(values, rng) - mean
-        moved = self._by_bundle[self._by_bundle != 0] / n
+        moved = self._by_bundle[np.abs(self._by_bundle) > _ROUNDING] / n
         of_features, of_documents = float(np.var(values)) / n, float((moved**2).sum())
-        if of_documents > 0:
+        if len(moved) > 1:
             both = of_features + of_documents
             left = max(both - self._squares / n**2, of_features, of_documents)
             by_documents = _widening(len(moved)) * _resampled_sums(moved, rng)
@@ -110,7 +113,7 @@ class Population:
 
 
 def _widening(n: int) -> float:
-    """For a bootstrap of n > 1 documents; 1 as n grows. Influences sum to 0, so there are never fewer than 2."""
+    """For a bootstrap of n > 1 documents; 1 as n grows."""
     student, normal = (float(of) for of in (stats.t.ppf(1 - TAIL, n - 1), stats.norm.ppf(1 - TAIL)))
     return math.sqrt(n / (n - 1)) * student / normal
 
