@@ -228,7 +228,7 @@ def test_a_model_that_does_not_load_stops_the_run(events: Path) -> None:
         asked = [failure(llm.generate(prompt(f"{n}"), max_tokens=5)) for n in range(5)]
         for error in await asyncio.gather(*asked):
             assert isinstance(error, LLMStopped)
-            assert "vLLM can't start org/missing: OSError: there is no such model" in str(error)
+            assert "org/missing can't start: OSError: there is no such model" in str(error)
             assert "The end of" in str(error)
 
     using(work, model="org/missing")

@@ -166,7 +166,7 @@ class Engine:
         if ready.done():
             self._dead = LLMUnavailable(f"the engine of {model} died. Start the run again. {tail}")
         else:
-            self._dead = LLMStopped(f"vLLM can't start {model}: {reason or 'it ended'}. {tail}")
+            self._dead = LLMStopped(f"{model} can't start: {reason or 'it ended'}. {tail}")
             if not ready.cancelled():
                 ready.set_exception(self._death())
         for future in self._waiting.values():

@@ -90,8 +90,7 @@ def summarise(run: Run, dictionary: str) -> Summary:
     ]
     scores = [
         _score(run, dictionary, explainer, scorer, asked, without_windows)
-        for explainer in run.recipe.explainers
-        for scorer in run.recipe.scorers
+        for explainer, scorer in run.scored()
     ]
     return Summary(dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores)
 
