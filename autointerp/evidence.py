@@ -76,6 +76,12 @@ def uses_of(plugin: object) -> frozenset[str]:
     return needs_of(plugin) | _declared(plugin, "uses")
 
 
+def needs_explanation(scorer: object) -> bool:
+    """Whether it scores an explanation, not the feature itself: its attribute `needs_explanation`, True where it is
+    left out."""
+    return bool(getattr(scorer, "needs_explanation", True))
+
+
 def needs_windows(plugin: object) -> bool:
     """Whether a feature must have windows for the plug-in to work on it: its attribute `needs_windows`, True where
     it is left out."""

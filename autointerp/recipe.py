@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import pydantic
 import yaml
@@ -26,7 +26,7 @@ from autointerp import plugins
 from autointerp.activations.random_rates import RandomTokens
 from autointerp.effects import Intervention
 from autointerp.errors import RecipeError, UnknownName
-from autointerp.llm.protocol import EngineResources
+from autointerp.llm.protocol import EngineResources, Role
 from autointerp.portion import Portion
 from autointerp.prompting import shipped_folders
 from autointerp.sampling import settings
@@ -144,6 +144,13 @@ class LLMSections:
 
     explainer: PluginSection | None = None
     judge: PluginSection | None = None
+    embedder: PluginSection | None = None
+    """Who embeds texts, for scorers that compare them. None: the judge, if it can."""
+
+    def of(self, role: Role) -> PluginSection | None:
+        """Who is asked in this role."""
+        section: PluginSection | None = getattr(self, role)
+        return self.judge if section is None and role == "embedder" else section
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +342,7 @@ def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
     for kind, sections in (("explainers", recipe.explainers), ("scorers", recipe.scorers)):
         for name, section in sections.items():
             yield from _plugin_faults(typing.cast(plugins.Kind, kind), f"{kind}.{name}", section)
-    for role in ("explainer", "judge"):
+    for role in get_args(Role):
         section = getattr(recipe.llms, role)
         if section is not None:
             yield from _plugin_faults("llm", f"llms.{role}", section)

@@ -32,17 +32,19 @@ from autointerp.activations.passes import Pass, is_covered
 from autointerp.activations.random_rates import RandomRates
 from autointerp.activations.top_up import passes_to_top_up
 from autointerp.environment import environment
-from autointerp.errors import RunError, RunNotFound
-from autointerp.evidence import needs_of, uses_of
+from autointerp.errors import RecipeError, RunError, RunNotFound
+from autointerp.evidence import needs_explanation, needs_of, uses_of
 from autointerp.files import write_atomically
 from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
+from autointerp.llm.protocol import Role
 from autointerp.lock import locked
 from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
 from autointerp.resolve import Resolved
 from autointerp.sampling.settings import digested
+from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, PluginSection, fallback_of
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import EXPLAINABLE, FeatureId, Json
@@ -77,6 +79,10 @@ VOCABULARY: Final = "vocabulary"
 """Unit and key of the table of token texts."""
 TOKEN_EMBEDDING: Final = "embedding"
 """Unit and key of the table of token embeddings, by which windows are compared."""
+
+NO_EXPLAINER: Final = "_"
+"""In the place of an explainer's name, which never looks so, where a scorer needs no explanation: the folder of its
+scores, one a feature."""
 
 PACKED: Final = "packed.json"
 ENVIRONMENT: Final = "environment.json"
@@ -159,8 +165,8 @@ class Run:
                 yield self.intervene(dictionary)
             for explainer in self.recipe.explainers:
                 yield self.explain(dictionary, explainer)
-                for scorer in self.recipe.scorers:
-                    yield self.score(dictionary, explainer, scorer)
+            for explainer, scorer in self.scored():
+                yield self.score(dictionary, explainer, scorer)
 
     def rows(self) -> Journal:
         recipe, cache = self.recipe, self.recipe.cache
@@ -278,19 +284,34 @@ class Run:
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
 
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:
+        """`explainer`: NO_EXPLAINER for a scorer that needs no explanation."""
         section = self.recipe.scorers[scorer]
+        plugin: Scorer = instance("scorers", section)
+        role = role_of(plugin)
         made_from: Json = {
             "version": SCORE_VERSION,
-            "explanations": self.explain(dictionary, explainer).digest,
-            "scorers": {scorer: self._plugin(instance("scorers", section), section)},
-            "llms": {"judge": self._llm("judge", instance("scorers", section).needs_llm)},
+            "scorers": {scorer: self._plugin(plugin, section)},
+            "llms": {role: self._llm(role, plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
-        if "effects" in uses_of(instance("scorers", section)):
+        if explainer == NO_EXPLAINER:
+            made_from["sample"] = self.sample(dictionary).digest
+        else:
+            made_from["explanations"] = self.explain(dictionary, explainer).digest
+        if "effects" in uses_of(plugin):
             made_from["effects"] = self.intervene(dictionary).digest
         if self.recipe.replica is not None:  # every score says it
             made_from |= {"replica": self.recipe.replica, "headline": self.recipe.headline}
         return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+
+    def scored(self) -> list[tuple[str, str]]:
+        """Whose explanations (NO_EXPLAINER where none is needed) each scorer scores, explainer by explainer. A
+        scorer whose code is not here counts as one that needs explanations."""
+        pairs = [(name, scorer) for name in self.recipe.explainers for scorer in self.recipe.scorers]
+        without = {name for name, section in self.recipe.scorers.items() if _scores_features(section)}
+        return [pair for pair in pairs if pair[1] not in without] + [
+            (NO_EXPLAINER, name) for name in self.recipe.scorers if name in without
+        ]
 
     def existing(self, *place: str) -> Journal:
         """A stage's journal to read from, e.g. `existing("score", "layers.2", "plain", "detection")`."""
@@ -324,8 +345,8 @@ class Run:
         """The user's own prompt folder."""
         return Path(self.recipe.resources.prompts) if self.recipe.resources.prompts else None
 
-    def _llm(self, role: str, needed: bool) -> Json | None:
-        section = getattr(self.recipe.llms, role)
+    def _llm(self, role: Role, needed: bool) -> Json | None:
+        section = self.recipe.llms.of(role)
         return None if not needed or section is None else self._llm_of(section)
 
     def _llm_of(self, section: PluginSection) -> Json:
@@ -517,6 +538,13 @@ class Run:
     def trials(self) -> Table:
         """A row a trial: what was asked about which window, the truth and the answer."""
         return tables.trials(self)
+
+
+def _scores_features(section: dict[str, Any]) -> bool:
+    try:
+        return not needs_explanation(instance("scorers", section))
+    except RecipeError:
+        return False
 
 
 def _without(section: Any, *names: str) -> Json:

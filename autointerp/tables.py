@@ -34,6 +34,8 @@ class Journals(Protocol):
 
     def existing(self, *place: str) -> Journal: ...
 
+    def scored(self) -> list[tuple[str, str]]: ...
+
 
 _METRICS: Final = (
     "balanced_accuracy",
@@ -238,9 +240,8 @@ def _ends(name: str, interval: Json) -> Json:
 def score_records(run: Journals) -> Iterator[Json]:
     """Every score record of every journal."""
     for dictionary in run.recipe.dictionaries:
-        for explainer in run.recipe.explainers:
-            for scorer in run.recipe.scorers:
-                yield from run.existing("score", dictionary, explainer, scorer).records()
+        for explainer, scorer in run.scored():
+            yield from run.existing("score", dictionary, explainer, scorer).records()
 
 
 def trials(run: Journals) -> Table:

@@ -39,6 +39,7 @@ def united(runs: Sequence[Run]) -> tuple[Recipe, Identities]:
             first.recipe.llms,
             explainer=next((r.llms.explainer for r in recipes if r.llms.explainer), None),
             judge=next((r.llms.judge for r in recipes if r.llms.judge), None),
+            embedder=next((r.llms.embedder for r in recipes if r.llms.embedder), None),
         ),
         features=_features(runs),
         cache=max(recipes, key=lambda recipe: recipe.cache.random_tokens).cache,  # agrees in all else

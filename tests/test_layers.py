@@ -51,6 +51,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 FENCES = {
     "vllm": {"llm/vllm_engine.py"},
+    "sentence_transformers": {"llm/embedding_engine.py"},
     "openai": {"llm/endpoints.py", "bench/llm_child.py"},
     "asyncio_throttle": {"llm/pacing.py"},
     "typer": {"cli/"},

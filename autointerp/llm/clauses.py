@@ -171,3 +171,16 @@ def _as_words(pattern: str) -> re.Pattern[str] | None:
     left = r"(?<!\w)" if WORD.match(words[0]) else ""
     right = r"(?!\w)" if WORD.match(words[-1][-1]) else ""
     return re.compile(left + r"\s+".join(map(re.escape, words)) + right, re.IGNORECASE)
+
+
+def odd_one_out(views: Sequence[View]) -> int:
+    """The place of the view whose marked tokens, and after them the words of whose text, are least like those of
+    the others: by the mean Jaccard index. Of several the first. There must be at least one."""
+    tokens = [{view.window.texts[n].strip().lower() for n in view.marks} for view in views]
+    words = [set(WORD.findall(view.window.text.lower())) for view in views]
+
+    def likeness(n: int, of: Sequence[set[str]]) -> float:
+        others = [other for k, other in enumerate(of) if k != n]
+        return sum(len(of[n] & other) / max(1, len(of[n] | other)) for other in others) / max(1, len(others))
+
+    return min(range(len(views)), key=lambda n: (likeness(n, tokens), likeness(n, words), n))

@@ -28,6 +28,11 @@ class InFront(ByRequest):
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         return await self._llm.logprobs(prompt, continuation)
 
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        return await self._llm.fill(prompt, pieces, filler, labels)
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return await self._llm.embed(texts)
 

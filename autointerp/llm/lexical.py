@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.errors import LLMBadRequest
-from autointerp.llm.clauses import LABEL_WORDS, WORD, Clause, Kind, matches, merged, quoted, start_of
+from autointerp.llm.clauses import (
+    LABEL_WORDS,
+    WORD,
+    Clause,
+    Kind,
+    matches,
+    merged,
+    odd_one_out,
+    quoted,
+    start_of,
+)
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt, View
 from autointerp.types import Shown, Window
@@ -71,10 +81,19 @@ class LexicalLLM(ByRequest):
             case "score", {"explanation": str() as explanation, "views": [*views]}:
                 verdicts = ("yes" if matches(explanation, view) else "no" for view in views)
                 return Reply("\n".join(f"{n}: {verdict}" for n, verdict in enumerate(verdicts, 1)))
+            case "score", {
+                "explanation": str() as explanation,
+                "window": Window() as window,
+                "at": int() as at,
+            }:
+                marked = View(window, (at,))
+                return Reply(str(prompt.variables["highest"] if matches(explanation, marked) else 0))
+            case "score", {"views": [*views]}:
+                return Reply(str(odd_one_out(views) + 1))
             case _:
                 raise LLMBadRequest(
                     f"the lexical backend can't answer prompt '{prompt.template.name}'. It answers explain/"
-                    " prompts with a variable 'shown' or 'promoted', score/ prompts with 'explanation' and 'views'."
+                    " prompts with a variable 'shown' or 'promoted', score/ prompts with 'views', 'view' or 'window'."
                 )
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Protocol, runtime_checkable
 
-from autointerp.errors import LLMStopped
+from autointerp.errors import LLMBadRequest, LLMStopped
 from autointerp.progress import Progress
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
 FinishReason = Literal["stop", "length", "content_filter", "other"]
+
+Role = Literal["explainer", "judge", "embedder"]
+"""What an LLM does in a run. Where no embedder is named the judge is asked, who may be able to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,17 @@ class LLM(Protocol):
         """
         ...
 
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """For each piece the natural-log probability of each label as what comes next, behind `prompt`, the pieces
+        up to it, and `filler` behind every earlier one: in one pass over them all. A label that is unlikely may be
+        absent.
+
+        Raises LLMBadRequest where `capabilities.logprobs` is False.
+        """
+        ...
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text. Raises LLMBadRequest where `capabilities.embed` is False."""
         ...
@@ -192,7 +206,14 @@ class LLM(Protocol):
 
 
 class ByRequest(ABC):
-    """An LLM that is written as one method of a Request."""
+    """An LLM that is written as one method of a Request, and fills nothing in unless it says how."""
+
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        raise LLMBadRequest(
+            "this backend can't rate the tokens of a given text; use the vllm backend for that."
+        )
 
     @abstractmethod
     async def answer(self, request: Request) -> Reply:

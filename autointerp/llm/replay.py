@@ -36,6 +36,12 @@ class Limited(InFront):
         async with self._free:
             return await self._llm.logprobs(prompt, continuation)
 
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        async with self._free:
+            return await self._llm.fill(prompt, pieces, filler, labels)
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         async with self._free:
             return await self._llm.embed(texts)
@@ -116,6 +122,16 @@ class Replayed(InFront):
             known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
             self._remember(key, known)
         return known["logprobs"]
+
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        turns = [(turn.role, turn.content) for turn in prompt.messages]
+        key = digest("fill", self.identity, turns, list(pieces), filler, list(labels))
+        if (known := self._known(key)) is None:
+            known = {"filled": await self._llm.fill(prompt, pieces, filler, labels)}
+            self._remember(key, known)
+        return known["filled"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         key = digest("embed", self.identity, list(texts))

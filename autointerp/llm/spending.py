@@ -171,6 +171,15 @@ class Budgeted(InFront):
             used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
             return found
 
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        texts = [*(turn.content for turn in prompt.messages), *(piece + filler for piece in pieces)]
+        async with self._budget.aside(bound := self._bound(texts, 1), digest(texts)) as used:
+            found = await self._llm.fill(prompt, pieces, filler, labels)
+            used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
+            return found
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         async with self._budget.aside(bound := self._bound(texts, 0), digest(texts)) as used:
             found = await self._llm.embed(texts)

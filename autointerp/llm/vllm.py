@@ -195,6 +195,21 @@ class VllmLLM(ByRequest):
         )
         return answer["logprobs"]
 
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """A label counts where it is among the 20 likeliest tokens."""
+        answer = await self._ask(
+            {
+                "kind": "fill",
+                "messages": messages(prompt, system_role=self._system_role),
+                "pieces": [encodable(piece) for piece in pieces],
+                "filler": filler,
+                "label_tokens": list(labels),
+            }
+        )
+        return answer["filled"]
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise LLMBadRequest("the vllm backend has no embeddings; use openai with an embedding server.")
 

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 ENOUGH_CONTEXT: Final = 16_384
 """Tokens a model takes at most unless told otherwise: four times a full prompt of the default recipe. What
 many models could take (131,072 and more) would be set aside in the cache of each card."""
+_N_TOP: Final = 20
+"""Alternatives at each token of a prompt: as many as vLLM gives unless told otherwise."""
 _MOST_LABEL_TOKENS: Final = 128
 """vLLM reports the probabilities of so many tokens."""
 
@@ -54,6 +56,8 @@ class Serving:
         ids = await self._aside(self.prompt_ids, request["messages"])
         if request["kind"] == "logprobs":
             return await self._logprobs(ids, request)
+        if request["kind"] == "fill":
+            return await self._fill(ids, request)
         if len(ids) + request["max_tokens"] > self.context_length:
             raise ValueError(
                 f"its prompt has {len(ids):,} tokens and its answer may have {request['max_tokens']:,}, "
@@ -83,6 +87,20 @@ class Serving:
         output = await self._run(request["id"], both, max_tokens=1, temperature=0.0, prompt_logprobs=0)
         rows = output.prompt_logprobs[len(ids) :]
         return {"logprobs": [row[token].logprob for row, token in zip(rows, added, strict=True)]}
+
+    async def _fill(self, ids: list[int], request: Json) -> Json:
+        """Reads what could stand in the place of each filler, behind everything before it."""
+        encode = partial(self._tokenizer.encode, add_special_tokens=False)
+        filler: list[int] = await self._aside(encode, request["filler"])
+        labels = await self._aside(self._label_ids, request["label_tokens"])
+        both, places = list(ids), list[int]()
+        for piece in request["pieces"]:
+            both += await self._aside(encode, piece)
+            places.append(len(both))
+            both += filler
+        output = await self._run(request["id"], both, max_tokens=1, temperature=0.0, prompt_logprobs=_N_TOP)
+        rows = (output.prompt_logprobs[place] for place in places)
+        return {"filled": [_likely(row, labels) for row in rows]}
 
     async def _run(self, number: int, ids: list[int], **sampling: Any) -> Any:
         from vllm.sampling_params import (  # type: ignore[import-not-found]  # an extra
@@ -129,6 +147,15 @@ class Serving:
             return None
         sums = {label: sum(math.exp(at[token].logprob) for token in ids) for label, ids in labels.items()}
         return {label: math.log(mass) for label, mass in sums.items() if mass > 0.0}
+
+
+def _likely(row: Mapping[int, Any], labels: dict[str, list[int]]) -> dict[str, float]:
+    """Natural log of each label's probability over those of its spellings that are in the row."""
+    sums = {
+        label: sum(math.exp(row[token].logprob) for token in ids if token in row)
+        for label, ids in labels.items()
+    }
+    return {label: math.log(mass) for label, mass in sums.items() if mass > 0.0}
 
 
 def _spelling(text: str) -> str:

@@ -42,11 +42,10 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         if record is not None:
             print_explanation(console, record)
     print_windows(console, "Shown to the explainer", windows.shown(key), sample.maximum)
-    for explainer in run.recipe.explainers:
-        for scorer in run.recipe.scorers:
-            record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
-            if record is not None:
-                print_trials(console, record, windows.heldout(key), sample.maximum)
+    for explainer, scorer in run.scored():
+        record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
+        if record is not None:
+            print_trials(console, record, windows.heldout(key), sample.maximum)
 
 
 def _feature(run: Run, text: str) -> FeatureId:

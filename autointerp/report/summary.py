@@ -81,11 +81,7 @@ def summarise(run: Run, dictionary: str) -> Summary:
     n_explainable = sum(statuses[status] for status in EXPLAINABLE)
     beside = Beside(n_explainable, statuses.total() - statuses["dead"], statuses.total())
     places = Places(run, dictionary, asked, without_windows)
-    scores = [
-        score_summary(places, explainer, scorer, beside)
-        for explainer in run.recipe.explainers
-        for scorer in run.recipe.scorers
-    ]
+    scores = [score_summary(places, explainer, scorer, beside) for explainer, scorer in run.scored()]
     pairs = [
         pair
         for scorer in run.recipe.scorers

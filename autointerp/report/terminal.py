@@ -53,9 +53,14 @@ def _funnel(summary: Summary) -> Table:
             n_asked = explainer.n_explained + sum(explainer.ends.values())
             share = f"{explainer.n_refused / n_asked:.1%} of those asked about"
             table.add_row("  refused by an LLM", f"{explainer.n_refused:,}", share)
+    n_explained = {explainer.explainer: explainer.n_explained for explainer in summary.explainers}
     for score in summary.scores:
-        explained = next(e.n_explained for e in summary.explainers if e.explainer == score.explainer)
-        n_open = explained - score.n_scored - sum(score.ends.values())
+        # What needs no explanation is scored of every feature with enough windows.
+        n_open = (
+            n_explained.get(score.explainer, summary.n_explainable)
+            - score.n_scored
+            - sum(score.ends.values())
+        )
         name = f"scored · {score.explainer} · {score.scorer}"
         table.add_row(name, f"{score.n_scored:,}", _ends(score.ends, n_open))
     return table

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import ClassVar, Protocol
 
 from autointerp.asking import Asking
-from autointerp.llm.protocol import Capabilities
+from autointerp.llm.protocol import Capabilities, Role
 from autointerp.trials import AnyTrials
 from autointerp.types import Heldout
+
+
+def role_of(scorer: object) -> Role:
+    """Whom it asks."""
+    return getattr(scorer, "role", "judge")
 
 
 class Scorer(Protocol):
@@ -16,7 +21,9 @@ class Scorer(Protocol):
     One that also asks about the windows chosen to be hard (every stratum of `Heldout.silent`) says so by a
     class attribute `judges_strata = True`: the plan counts their requests. Others that may be left out:
     `needs: ClassVar[frozenset[ScorerNeed]]`, without which it can't work, and `needs_windows = False`, where it also
-    scores explanations of features that have no windows.
+    scores explanations of features that have no windows. `role: ClassVar[Role]`: whom it asks, else the judge.
+    `needs_explanation = False`: it scores the feature itself, once, whoever explains it; its `judge` is given an
+    empty explanation.
     """
 
     version: ClassVar[str]

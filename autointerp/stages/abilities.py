@@ -7,32 +7,36 @@ from typing import Final
 
 from autointerp.errors import RecipeError
 from autointerp.evidence import needs_of
-from autointerp.llm.protocol import LLM
-from autointerp.plugins import Kind
-from autointerp.recipe import PluginSection, instance
+from autointerp.recipe import instance
 from autointerp.run import Run
-from autointerp.stages.asked import Asked
+from autointerp.scorers.protocol import role_of
+from autointerp.stages.asked import NOBODY, Asked
 
 _WHAT: Final = {"logprobs": "log-probabilities", "embed": "embeddings"}
 
 
 def check_abilities(run: Run, llms: Mapping[str, Asked]) -> None:
     """`llms` by role. Raises RecipeError that lists every plug-in whose needs its LLM doesn't meet."""
-    asked: list[tuple[Kind, dict[str, PluginSection], LLM]] = [
-        ("scorers", run.recipe.scorers, llms["judge"].llm),
-        ("explainers", run.recipe.explainers, llms["explainer"].llm),
+    scorers = {name: instance("scorers", section) for name, section in run.recipe.scorers.items()}
+    explainers = {name: instance("explainers", section) for name, section in run.recipe.explainers.items()}
+    asked = [
+        *(
+            (f"scorers.{name}", scorer, llms.get(role_of(scorer), NOBODY).llm)
+            for name, scorer in scorers.items()
+        ),
+        *((f"explainers.{name}", explainer, llms["explainer"].llm) for name, explainer in explainers.items()),
     ]
     faults = [
-        f"{kind}.{name}: it needs {what}, which {llm.identity} doesn't give"
-        for kind, sections, llm in asked
-        for name, section in sections.items()
+        f"{place}: it needs {what}, which {llm.identity} doesn't give"
+        for place, plugin, llm in asked
         for need, what in _WHAT.items()
-        if need in needs_of(instance(kind, section)) and not getattr(llm.capabilities, need)
+        if need in needs_of(plugin) and not getattr(llm.capabilities, need)
     ]
     if faults:
         raise RecipeError(
             "the recipe can't be run:\n"
             + "\n".join(f"  {fault}" for fault in faults)
             + "\nName an LLM that does (--llm vllm:MODEL and --llm transformers:MODEL give log-probabilities; "
-            "--judge-llm and --explainer-llm choose one each), or leave these out."
+            "--judge-llm and --explainer-llm choose one each) or an embedder (--set "
+            "llms.embedder.use=sentence_transformers), or leave these out."
         )

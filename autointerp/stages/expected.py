@@ -12,20 +12,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, get_args
 
 from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, Refused, Unreadable
-from autointerp.evidence import Evidence
+from autointerp.evidence import Evidence, needs_explanation
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
-from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Usage
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Role, Usage
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
-from autointerp.scorers.protocol import Scorer
+from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.preflight import example_evidence, example_windows
@@ -39,6 +39,8 @@ BLOCK: Final = 256
 """Characters that a prompt cache takes or leaves, some 64 tokens (servers: 16 to 128)."""
 OWN_BLOCK: Final = 64
 """Of an engine on one's own cards: 16 tokens."""
+EXPLAINING: Final = ("explainer", FALLBACK)
+"""Roles that are asked by explainers; the others are by scorers."""
 REFUSED: Final = 0.05
 """Share of features that the first LLM is taken to refuse, where there is a fallback: nobody knows before."""
 EXPLANATION_TOKENS: Final = 60
@@ -65,8 +67,8 @@ async def expected(run: Run) -> list[Expected]:
     n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
     cases = _cases(run)
     found: list[Expected] = []
-    sections = run.recipe.llms.explainer, run.recipe.llms.judge, fallback_of(run.recipe.llms.explainer)
-    for role, section in zip(("explainer", "judge", FALLBACK), sections, strict=True):
+    sections = {role: run.recipe.llms.of(role) for role in get_args(Role)}
+    for role, section in (sections | {FALLBACK: fallback_of(run.recipe.llms.explainer)}).items():
         if section is None or not (backend := instance("llm", section)).paid:
             continue
         prices, cached_from = _known(backend)
@@ -101,24 +103,29 @@ class _Case:
 
 
 async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
-    sections = run.recipe.scorers if role == "judge" else run.recipe.explainers
+    sections = run.recipe.explainers if role in EXPLAINING else run.recipe.scorers
     for section in sections.values():
-        times = len(run.recipe.explainers) if role == "judge" else 1
-        for _ in range(times):
+        for _ in range(_times(run, role, section)):
             try:
                 await _one(role, section, asking, case)
             except (Unreadable, Refused, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
 
 
+def _times(run: Run, role: str, section: PluginSection) -> int:
+    """How often a plug-in asks about a feature: each explainer once, each scorer about every explanation."""
+    is_once = role in EXPLAINING or not needs_explanation(instance("scorers", section))
+    return 1 if is_once else len(run.recipe.explainers)
+
+
 async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
-    if role != "judge":
+    if role in EXPLAINING:
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
             await explainer.explain(case.evidence(explainer), asking)
         return
     scorer: Scorer = instance("scorers", section)
-    if scorer.needs_llm:
+    if scorer.needs_llm and role_of(scorer) == role:
         await scorer.judge(_EXPLANATION, case.heldout, asking)
 
 
@@ -203,6 +210,13 @@ class Metered(ByRequest):
         text = "".join(turn.content for turn in prompt.messages) + continuation
         self.usages.append(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
         return [-1.0] * max(1, n_tokens(continuation))
+
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        text = "".join(turn.content for turn in prompt.messages) + "".join(piece + filler for piece in pieces)
+        self.usages.append(Usage(prompt_tokens=self._count(text), completion_tokens=1))
+        return [dict.fromkeys(labels, -1.0)] * len(pieces)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self.usages.append(Usage(prompt_tokens=sum(map(n_tokens, texts))))

@@ -23,12 +23,12 @@ from autointerp.fill import Filled, Item, Unit, fill
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
-from autointerp.run import Run
+from autointerp.run import NO_EXPLAINER, Run
 from autointerp.sampling.store import Windows
-from autointerp.scorers.protocol import Scorer
+from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of
 from autointerp.stages.abilities import check_abilities
-from autointerp.stages.asked import Asked, Memories
+from autointerp.stages.asked import NOBODY, Asked, Memories
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.explain import Explaining, explaining
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
@@ -148,12 +148,11 @@ class _Line:
         }
         self.scorers = {
             (explainer, name): _Scorer(
-                instance("scorers", section),
+                plugin := instance("scorers", run.recipe.scorers[name]),
                 run.score(dictionary, explainer, name),
-                *scoring(run, explainer, name, llms["judge"]),
+                *scoring(run, explainer, name, llms.get(role_of(plugin), NOBODY)),
             )
-            for explainer in run.recipe.explainers
-            for name, section in (run.recipe.scorers.items() if with_scores else ())
+            for explainer, name in (run.scored() if with_scores else ())
         }
         self.counts = {stage: [0, 0] for stage in _UNITS}
         """Of each stage: records that are there, and those that are not. An explanation yet to come counts as
@@ -202,6 +201,13 @@ class _Line:
             if is_first:
                 self._count("explain", len(able) - len(left.explain[name]), len(left.explain[name]))
                 self._count("score", n_scored, n_unscored)
+        for (explainer, name), scorer in self.scorers.items():
+            if explainer == NO_EXPLAINER:
+                scored, able = scorer.journal.read(unit), left.able(scorer.plugin)
+                left.score[explainer, name] = {key: "" for key in able if key not in scored}
+                if is_first:
+                    n_left = len(left.score[explainer, name])
+                    self._count("score", len(able) - n_left, n_left)
         return left
 
     def _count(self, stage: str, n_done: int, n_left: int) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
 from autointerp.llm.dialects import Addressed, written_out
-from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices
+from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices, Role
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget, Budgeted, check_is_priced
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
 from autointerp.run import Run
+from autointerp.scorers.protocol import role_of
 from autointerp.sections import FALLBACK, fallback_of, without_fallback
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.spent import spent_in_all
@@ -37,7 +38,7 @@ def llm_section(text: str) -> dict[str, Any]:
 def with_dialects(recipe: Recipe) -> Recipe:
     """What is known of the models and their servers, written into the sections that leave it open. Raises
     LLMErrors for an address or a table that can't be read."""
-    sections = {role: _with_dialect(getattr(recipe.llms, role)) for role in ("explainer", "judge")}
+    sections = {role: _with_dialect(getattr(recipe.llms, role)) for role in get_args(Role)}
     return dataclasses.replace(recipe, llms=dataclasses.replace(recipe.llms, **sections))
 
 
@@ -52,11 +53,17 @@ def _with_dialect(section: recipes.PluginSection | None) -> recipes.PluginSectio
 
 def _unnamed(recipe: Recipe) -> dict[str, list[str]]:
     """Roles that need an LLM where the recipe names none, with the plug-ins that need it."""
-    needs = {
+    needs: dict[Role, list[str]] = {
         "explainer": [n for n, s in recipe.explainers.items() if recipes.instance("explainers", s).needs_llm],
-        "judge": [n for n, s in recipe.scorers.items() if recipes.instance("scorers", s).needs_llm],
+        "judge": _scorers_that_ask("judge", recipe),
+        "embedder": _scorers_that_ask("embedder", recipe),
     }
-    return {role: names for role, names in needs.items() if names and getattr(recipe.llms, role) is None}
+    return {role: names for role, names in needs.items() if names and recipe.llms.of(role) is None}
+
+
+def _scorers_that_ask(role: Role, recipe: Recipe) -> list[str]:
+    scorers = {name: recipes.instance("scorers", section) for name, section in recipe.scorers.items()}
+    return [name for name, scorer in scorers.items() if scorer.needs_llm and role_of(scorer) == role]
 
 
 def with_default_llm(recipe: Recipe) -> Recipe:
@@ -79,7 +86,8 @@ def check_llms_are_named(recipe: Recipe) -> None:
             "                       (a `vllm serve` of your own: http://localhost:8000/v1 and no key)\n"
             "  --llm batch:MODEL    the same in OpenAI's batches, at half the price and within a day\n"
             "  --llm lexical        no language model: corpus statistics, the baseline an LLM must beat\n"
-            "  --explainer-llm and --judge-llm choose one each."
+            "  --explainer-llm and --judge-llm choose one each. Who embeds texts, where it is not the judge:\n"
+            "  --set llms.embedder.use=sentence_transformers   (pip install '.[embed]')"
         )
 
 
@@ -98,13 +106,12 @@ N_IN_FLIGHT: Final = 64
 @asynccontextmanager
 async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, Asked]]:
     """The run's LLMs by role; two roles with the same section share one connection."""
+    named: dict[str, recipes.PluginSection | None] = {
+        role: run.recipe.llms.of(role) for role in get_args(Role)
+    }
+    named[FALLBACK] = fallback_of(run.recipe.llms.explainer)
     sections = {
-        role: None if section is None else without_fallback(section)
-        for role, section in (
-            ("explainer", run.recipe.llms.explainer),
-            ("judge", run.recipe.llms.judge),
-            (FALLBACK, fallback_of(run.recipe.llms.explainer)),
-        )
+        role: None if section is None else without_fallback(section) for role, section in named.items()
     }
     backends: list[tuple[Any, Backend]] = []
     for section in sections.values():

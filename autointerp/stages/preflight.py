@@ -20,7 +20,7 @@ from autointerp.recipe import instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers import question
-from autointerp.scorers.protocol import Scorer
+from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.llms import connected
@@ -139,7 +139,7 @@ async def _explain_once(run: Run, asking: Asking) -> None:
 async def _judge_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.scorers.values():
         scorer: Scorer = instance("scorers", section)
-        if scorer.needs_llm:
+        if scorer.needs_llm and role_of(scorer) == "judge":
             n = min(_packing(scorer, asking.llm.capabilities), run.recipe.sampling.n_heldout)
             await scorer.judge(
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
