@@ -11,6 +11,7 @@ from rich.table import Table
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
+from autointerp.run import NO_EXPLAINER
 
 
 def print_summary(console: Console, summary: Summary, seconds: dict[str, float]) -> None:
@@ -61,7 +62,7 @@ def _funnel(summary: Summary) -> Table:
             - score.n_scored
             - sum(score.ends.values())
         )
-        name = f"scored · {score.explainer} · {score.scorer}"
+        name = f"scored · {_whose(score)} · {score.scorer}"
         table.add_row(name, f"{score.n_scored:,}", _ends(score.ends, n_open))
     return table
 
@@ -69,6 +70,11 @@ def _funnel(summary: Summary) -> Table:
 def _ends(ends: dict[str, int], n_open: int = 0) -> str:
     parts = [f"{n:,} {MEANINGS.get(status, status)}" for status, n in ends.items() if n]
     return "; ".join([*parts, f"{n_open:,} open"] if n_open else parts)
+
+
+def _whose(score: ScoreSummary) -> str:
+    """Whose explanations were scored."""
+    return "(no explanation)" if score.explainer == NO_EXPLAINER else score.explainer
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -93,7 +99,7 @@ def _scores(summary: Summary) -> Table:
         )
         n_unreliable = f" ({score.n_unreliable:,} features unreliable)" if score.n_unreliable else ""
         table.add_row(
-            *(score.explainer, score.scorer, f"{score.n_scored:,}", score.headline.replace("_", " ")),
+            *(_whose(score), score.scorer, f"{score.n_scored:,}", score.headline.replace("_", " ")),
             _mean(score.value),
             "–" if score.chance is None else f"{score.chance:.3g}",
             *(f"{score.n_trials:,}", f"{score.n_unreadable:,}{n_unreliable}", bounds),
@@ -108,7 +114,7 @@ def _numbers(summary: Summary) -> Table:
     for score in summary.scores:
         if score.values.keys() & names.keys():
             cells = (None if name == score.headline else score.values.get(name) for name in names)
-            table.add_row(score.explainer, score.scorer, *(_short(cell) for cell in cells))
+            table.add_row(_whose(score), score.scorer, *(_short(cell) for cell in cells))
     return table
 
 
@@ -120,7 +126,7 @@ def _hard(summary: Summary) -> Table:
     )
     for score in summary.scores:
         if score.strata:
-            table.add_row(score.explainer, score.scorer, *(_mean(score.strata.get(name)) for name in names))
+            table.add_row(_whose(score), score.scorer, *(_mean(score.strata.get(name)) for name in names))
     return table
 
 
@@ -130,7 +136,7 @@ def _deciles(summary: Summary) -> Table:
     table = _table("Active windows by decile of activation, 0 strongest (share right)", *names)
     for score in summary.scores:
         if score.bands:
-            table.add_row(score.explainer, score.scorer, *(_short(score.bands.get(name)) for name in names))
+            table.add_row(_whose(score), score.scorer, *(_short(score.bands.get(name)) for name in names))
     return table
 
 
@@ -143,7 +149,7 @@ def _denominators(summary: Summary) -> Table:
         if score.over:
             of_all = {name: _mean(mean) for name, mean in score.over.items()}
             of_all |= {name: _short(mean) for name, mean in score.by_density.items()}
-            table.add_row(score.explainer, score.scorer, *(of_all.get(name, "–") for name in names))
+            table.add_row(_whose(score), score.scorer, *(of_all.get(name, "–") for name in names))
     return table
 
 
@@ -163,7 +169,7 @@ def _claims(summary: Summary) -> Iterator[str]:
 
 
 def _named(score: ScoreSummary) -> str:
-    return escape(f"{score.explainer} · {score.scorer}")
+    return escape(f"{_whose(score)} · {score.scorer}")
 
 
 def _short(mean: MeanOver | None) -> str:
