@@ -33,11 +33,13 @@ from autointerp.explainers.output_centric import OutputCentric
 from autointerp.explainers.plain import Plain
 from autointerp.explainers.protocol import Explained, Explainer
 from autointerp.explainers.refine import Refine
+from autointerp.explainers.top_tokens import TopTokens
 from autointerp.explainers.two_lines import read_reply
+from autointerp.llm.clauses import matches
 from autointerp.llm.lexical import LexicalLLM, explain_lexically
 from autointerp.llm.protocol import LLMIdentity, Reply
 from autointerp.llm.scripted import Answer, ScriptedLLM
-from autointerp.prompting import Prompt
+from autointerp.prompting import Prompt, View
 from autointerp.types import Select, Shown, Window
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -367,6 +369,19 @@ def test_the_four_lists_of_logits_by_hand() -> None:
     assert variables["top"] == [" bank", "🙂"] and variables["following"] == [" was", "\n"]
     assert variables["promoted"] == [" river", " erosion"]  # the second " river" is passed over
     assert [shown.view.window for shown in variables["examples"]] == list(BANKS.active[:2])
+
+
+def test_top_tokens_are_listed_the_strongest_first_and_read_as_an_explanation() -> None:
+    """By hand: maxima 5 and 2 and 4 on " bank", .6 on a character of two tokens, 9 on " sea" in the last window."""
+    last = make_window(["the", " sea", " rose"], [0, 9.0, 8.0])
+    shown = Shown((*BANKS.active, last), BANKS.silent)
+    explained = asyncio.run(TopTokens().explain(Evidence(shown), asking(Recorder())))
+    assert explained == Explained('The tokens " sea", " bank", "🙂".', '" sea", " bank", "🙂"')
+    two = asyncio.run(TopTokens(n_tokens=1).explain(Evidence(shown), asking(Recorder())))
+    assert two.text == 'The tokens " sea".'
+    assert [matches(explained.text, View(window)) for window in (last, *BANKS.silent)] == [True, False, True]
+    with pytest.raises(RecipeError, match="n_tokens is 0"):
+        TopTokens(n_tokens=0)
 
 
 def test_output_centric_goes_by_what_there_is() -> None:
