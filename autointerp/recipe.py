@@ -359,8 +359,24 @@ def _fallback_faults(role: str, section: PluginSection) -> Iterator[str]:
         yield f"{place}: must be the section of an LLM, e.g. {{use: openai, model: MODEL}} (found {other!r})"
     elif FALLBACK in other:
         yield f"{place}.{FALLBACK}: a fallback has none of its own"
-    else:
-        yield from _plugin_faults("llm", place, typing.cast(PluginSection, other))
+    elif faults := list(_plugin_faults("llm", place, typing.cast(PluginSection, other))):
+        yield from faults
+    elif _is_same_llm(section, typing.cast(PluginSection, other)):
+        yield f"{place}: it is the LLM that refused, whose answers are kept under its name; name another model"
+
+
+def _is_same_llm(section: PluginSection, other: PluginSection) -> bool:
+    """Whether answers of both would be kept as one LLM's, also where they are asked at different addresses."""
+    try:
+        first, second = instance("llm", section), instance("llm", other)
+    except RecipeError:  # told elsewhere
+        return False
+    model = getattr(first, "model", None)
+    return (
+        model is not None
+        and model == getattr(second, "model", None)
+        and first.identity() == second.identity()
+    )
 
 
 def _number_faults(recipe: Recipe) -> Iterator[str]:

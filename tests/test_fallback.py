@@ -96,6 +96,17 @@ def test_the_plan_counts_it_and_another_fallback_is_another_run(tmp_path: Path) 
     ("llms", "message"),
     [
         ({"judge": section(fallback=FALLBACK)}, "llms.judge.fallback: only the LLM that explains"),
+        (
+            {
+                "explainer": {
+                    "use": "openai",
+                    "model": "m",
+                    "base_url": "http://127.0.0.1:1/v1",
+                    "fallback": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:2/v1"},
+                }
+            },
+            "llms.explainer.fallback: it is the LLM that refused",
+        ),
         ({"explainer": section(fallback="mild")}, "llms.explainer.fallback: must be the section of an LLM"),
         ({"explainer": section(fallback=FALLBACK | {"fallback": FALLBACK})}, "has none of its own"),
         (

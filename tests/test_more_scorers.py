@@ -116,6 +116,8 @@ def test_a_number_is_read_strictly(text: str, place: int | None) -> None:
 def test_no_line_up_without_four_of_a_kind_or_a_silent_window() -> None:
     to = asking(lambda prompt, index: "1")
     assert len(asyncio.run(Intruder().judge("", in_bands(2, 3, 5), to))) == 0
+    # Of four windows one that is shown would lend its marks, and two marked alike would tell.
+    assert len(asyncio.run(Intruder().judge("", in_bands(2, 4, 5), to))) == 0
     assert len(asyncio.run(Intruder().judge("", in_bands(2, 5, 0), to))) == 0
     with pytest.raises(RecipeError, match="per_band is 0"):
         Intruder(per_band=0)

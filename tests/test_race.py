@@ -14,7 +14,7 @@ import pytest
 
 from autointerp import pipeline
 from autointerp.asking import Asking
-from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.errors import LLMBadRequest, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence, needs_of, uses_of
 from autointerp.explainers.protocol import Explained
 from autointerp.explainers.race import Race
@@ -147,6 +147,26 @@ def test_one_that_gives_no_text_drops_out() -> None:
         )
 
 
+def test_one_that_cant_be_judged_drops_out_and_a_refused_rewrite_keeps_the_draft() -> None:
+    """A server that answers 400 to what it is asked about one text."""
+
+    def answer(prompt: Prompt, index: int) -> str:
+        if prompt.template.name == "explain/refine":
+            raise LLMBadRequest("too long")
+        if prompt.template.name.startswith("explain/"):
+            return f"EXPLANATION: of {prompt.template.name}\nLABEL: b"
+        if prompt.variables["explanation"] == "of explain/plain":
+            raise LLMBadRequest("content policy")
+        return judge(prompt, 0.7)
+
+    race = Race(among={"first": {"use": "plain"}, "second": {"use": "cot"}})
+    explained = asyncio.run(race.explain(EVIDENCE, asking(answer)))
+    assert explained.details["winner"] == "second"
+    assert explained.details["candidates"]["first"]["status"] == "bad_request"
+    rewritten = asyncio.run(Refine(draft={"use": "cot"}).explain(EVIDENCE, asking(answer)))
+    assert rewritten.text == "of explain/cot" and rewritten.details["ended"] == "too long"
+
+
 def test_what_a_race_declares_follows_from_who_runs() -> None:
     race = Race(among={"a": {"use": "plain"}, "b": {"use": "contrastive"}, "c": {"use": "output_centric"}})
     assert needs_of(race) == {"select", "hard", "directions"}
@@ -190,6 +210,7 @@ def test_a_candidate_sees_what_it_would_see_alone() -> None:
             "among.a: no option 'x'",
         ),
         ({"use": "refine", "rounds": 0}, "refine: rounds is 0"),
+        ({"use": "refine", "scorer": {"use": "intruder"}}, "scorer: it looks at no explanation"),
         ({"use": "refine", "draft": {"use": "nothing"}}, "draft: no explainer is called 'nothing'"),
     ],
 )

@@ -437,6 +437,9 @@ def test_a_pattern_too_long_for_one_window_goes_to_another() -> None:
     short, long = make_window([" a"] * 5), make_window([" a"] * 32)
     assert lent_to_silent(lent, [long, short], asking(judge(bool))) == [(30,), (3,)]
     assert lent_to_silent(lent[:1], [short], asking(judge(bool))) == [()]
+    # What a weak window of a graded contrast fires on is no wrong mark.
+    weak = short._replace(activations=tuple(0.5 if n == 3 else 0.0 for n in range(len(short.texts))))
+    assert lent_to_silent([Pattern((3,), len(short.texts))], [weak], asking(judge(bool))) == [()]
     heldout = Heldout((make_window([" a"] * 32, {30: 1.0}),), (short,))
     assert judged(Fuzzing(), heldout, asking(judge(lambda view: True))).window == [0]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autointerp.errors import RecipeError
-from autointerp.evidence import Evidence, needs_of, uses_of
+from autointerp.evidence import Evidence, needs_explanation, needs_of, uses_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.plugins import Kind
 from autointerp.scorers.protocol import Scorer
@@ -57,6 +57,10 @@ def inner_explainer(place: str, section: PluginSection) -> Explainer:
 def inner_scorer(place: str, section: PluginSection) -> Scorer:
     """Raises RecipeError that names the place, also for one that needs what only the score stage has."""
     scorer: Scorer = _inner("scorers", place, section)
+    if not needs_explanation(scorer):
+        raise RecipeError(
+            f"{place}: it looks at no explanation, so it can't choose. Use e.g. {{use: detection}}."
+        )
     if needs := needs_of(scorer):
         raise RecipeError(
             f"{place}: it needs {', '.join(sorted(needs))}, which is not there where explanations are chosen. "

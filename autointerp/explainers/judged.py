@@ -44,7 +44,8 @@ async def judge_on_select(scorer: Scorer, text: str, select: Select, asking: Ask
         truth: dict.fromkeys(
             n
             for n, right, answer in zip(trials.window, trials.truth, trials.answer, strict=True)
-            if right is truth and answer is (not truth)
+            # An active window with wrong marks is no silent one, whatever was said of the marks.
+            if right is truth and answer is (not truth) and truth is (n < len(select.active))
         )
         for truth in (True, False)
     }

@@ -102,12 +102,13 @@ class _Failed:
 async def _run(
     inner: Held, name: str, evidence: Evidence, select: Select, asking: Asking
 ) -> _Finished | _Failed:
-    """One that gives no text drops out; what else goes wrong is raised."""
+    """One that gives no text, or one that can't be judged, drops out; what else goes wrong is raised."""
     try:
         explained = await inner.explainers[name].explain(inner.evidence(name, evidence), asking)
+        judged = await judge_on_select(inner.scorer, explained.text, select, asking)
     except (Unreadable, Refused, NoEvidence, LLMBadRequest) as failure:
         return _Failed(name, failure)
-    return _Finished(name, explained, await judge_on_select(inner.scorer, explained.text, select, asking))
+    return _Finished(name, explained, judged)
 
 
 def _told(one: _Finished | _Failed) -> Json:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from autointerp.asking import Asking
-from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.errors import LLMBadRequest, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
 from autointerp.explainers.examples import THRESHOLD, check_threshold, example
 from autointerp.explainers.inner import Held, inner_explainer, inner_scorer
@@ -88,11 +88,13 @@ class Refine:
             if not missed and not wrong:
                 break
             try:
-                drafts.append(await self._again(drafts[best].text, missed, wrong, evidence.shown, asking))
-            except (Unreadable, Refused) as signal:
+                draft = await self._again(drafts[best].text, missed, wrong, evidence.shown, asking)
+                on_select = await judge_on_select(inner.scorer, draft.text, evidence.select, asking)
+            except (Unreadable, Refused, LLMBadRequest) as signal:
                 ended = str(signal)
                 break
-            judged.append(await judge_on_select(inner.scorer, drafts[-1].text, evidence.select, asking))
+            drafts.append(draft)
+            judged.append(on_select)
             if judged[-1].beats(judged[best]):
                 best = len(drafts) - 1
         details: Json = {

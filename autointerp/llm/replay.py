@@ -118,27 +118,30 @@ class Replayed(InFront):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         key = digest("logprobs", self.identity, [(t.role, t.content) for t in prompt.messages], continuation)
-        if (known := self._known(key)) is None:
-            known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
-            self._remember(key, known)
-        return known["logprobs"]
+        async with self._turn(key):
+            if (known := self._known(key)) is None:
+                known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
+                self._remember(key, known)
+            return known["logprobs"]
 
     async def fill(
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         turns = [(turn.role, turn.content) for turn in prompt.messages]
         key = digest("fill", self.identity, turns, list(pieces), filler, list(labels))
-        if (known := self._known(key)) is None:
-            known = {"filled": await self._llm.fill(prompt, pieces, filler, labels)}
-            self._remember(key, known)
-        return known["filled"]
+        async with self._turn(key):
+            if (known := self._known(key)) is None:
+                known = {"filled": await self._llm.fill(prompt, pieces, filler, labels)}
+                self._remember(key, known)
+            return known["filled"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         key = digest("embed", self.identity, list(texts))
-        if (known := self._known(key)) is None:
-            known = {"vectors": await self._llm.embed(texts)}
-            self._remember(key, known)
-        return known["vectors"]
+        async with self._turn(key):
+            if (known := self._known(key)) is None:
+                known = {"vectors": await self._llm.embed(texts)}
+                self._remember(key, known)
+            return known["vectors"]
 
     def close_files(self) -> None:
         """Closes this unit's files; the LLM stays open for the next unit."""

@@ -19,7 +19,7 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
-from autointerp.scorers.marks import pattern_of
+from autointerp.scorers.marks import is_wrong_on, pattern_of
 from autointerp.trials import Choices
 from autointerp.types import Heldout, Window
 
@@ -106,11 +106,10 @@ def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[_Li
     number = 0
     for band in sorted(by_band):
         for turn in range(scorer.per_band):
-            order = asking.order(len(by_band[band]), "members", band, turn)
-            members = [by_band[band][n] for n in order[:N_MEMBERS]]
-            # Who stays out lends its marks; in a decile of four one of them does.
-            lender = by_band[band][order[N_MEMBERS] if len(order) > N_MEMBERS else order[0]]
-            views = _views(members, lender, intruders, number, scorer.threshold)
+            drawn = [by_band[band][n] for n in asking.order(len(by_band[band]), "members", band, turn)]
+            if len(drawn) <= N_MEMBERS:
+                break  # somebody shown would have to lend its marks, and two alike would give the intruder away
+            views = _views(drawn[:N_MEMBERS], drawn[N_MEMBERS], intruders, number, scorer.threshold)
             if views:
                 yield _Lineup(number, band, views)
                 number += 1
@@ -119,13 +118,13 @@ def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[_Li
 def _views(
     members: Sequence[Window], lender: Window, intruders: Sequence[Window], number: int, threshold: float
 ) -> tuple[View, ...]:
-    """Empty where there are too few members or no silent window that the marks fit."""
+    """Empty where there is no silent window that the lender's marks fit."""
     marks = pattern_of(lender, threshold).marks
     turned = (
         [*intruders[number % len(intruders) :], *intruders[: number % len(intruders)]] if intruders else []
     )
-    fitting = next((window for window in turned if marks[-1] < len(window.texts)), None)
-    if fitting is None or len(members) < N_MEMBERS:
+    fitting = next((window for window in turned if is_wrong_on(window, marks)), None)
+    if fitting is None:
         return ()
     return (View(fitting, marks), *(View(one, pattern_of(one, threshold).marks) for one in members))
 

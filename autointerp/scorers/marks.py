@@ -35,10 +35,16 @@ def pattern_of(window: Window, threshold: float) -> Pattern:
     return Pattern(marks, len(window.texts))
 
 
+def is_wrong_on(window: Window, marks: Sequence[int]) -> bool:
+    """Whether the window has tokens in these places, and the feature fires on none of them."""
+    return marks[-1] < len(window.texts) and not any(window.activations[mark] for mark in marks)
+
+
 def lent_to_silent(
     patterns: Sequence[Pattern], silent: Sequence[Window], asking: Asking
 ) -> list[tuple[int, ...]]:
-    """Marks for each silent window: one of the patterns, or none where no pattern that is left fits.
+    """Marks for each silent window: one of the patterns, or none where no pattern that is left fits. Where the
+    contrast is graded "silent" windows fire as well, and a pattern that marks such a token does not fit.
 
     Each pattern is lent equally often, give or take one, by a keyed permutation. Where windows are of several
     lengths, a silent one gets the pattern of an active one of the same length if there is one left, else of
@@ -50,7 +56,7 @@ def lent_to_silent(
     marks: list[tuple[int, ...]] = [()] * len(silent)
     for n in sorted(range(len(silent)), key=lambda n: len(silent[n].texts)):
         length = len(silent[n].texts)
-        fitting = [pattern for pattern in left if pattern.marks[-1] < length]
+        fitting = [pattern for pattern in left if is_wrong_on(silent[n], pattern.marks)]
         if fitting:
             nearest = min(fitting, key=lambda pattern: abs(pattern.length - length))
             left.remove(nearest)
