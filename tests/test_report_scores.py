@@ -11,12 +11,14 @@ from rich.console import Console
 
 from autointerp import pipeline
 from autointerp.metrics.features import Population
+from autointerp.metrics.influence import influences
 from autointerp.report.summary import Summary, summarise
 from autointerp.report.terminal import print_summary
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.sample import load_vocabulary
 from autointerp.stages.score import facts_of
+from autointerp.trials import Trials
 from autointerp.types import Json
 from here import device_here
 from tiny import Tiny
@@ -147,3 +149,17 @@ def test_what_rounding_leaves_of_equal_scores_is_no_document() -> None:
         pooled.add(0.0, [("00100000", 0.1), ("00100000", 0.2), ("00100000", -0.3)])
     mean = pooled.mean(seed=0, purpose="x")
     assert mean is not None and mean.low == mean.high == 0.0
+
+
+def test_documents_add_to_the_number_that_is_the_headline() -> None:
+    """One active and two silent windows, two answers right: plain accuracy 2/3, balanced accuracy 3/4."""
+    trials = Trials(
+        truth=[True, False, False],
+        answer=[True, False, True],
+        stratum=[None, "random", "random"],
+        document=["a", "b", "c"],
+    )
+    plain = dict(influences(trials, "accuracy"))
+    assert plain == {"a": pytest.approx(1 / 9), "b": pytest.approx(1 / 9), "c": pytest.approx(-2 / 9)}
+    balanced = dict(influences(trials, "balanced_accuracy"))
+    assert balanced == {"a": 0.0, "b": pytest.approx(1 / 8), "c": pytest.approx(-1 / 8)}

@@ -20,9 +20,12 @@ Influences = Iterator[tuple[str, float]]
 """(document, what it adds); a document may come several times."""
 
 
-def influences(trials: AnyTrials) -> Influences:
-    """Of the headline, over readable trials. None where a text has no document (`Responses`)."""
+def influences(trials: AnyTrials, headline: str = "") -> Influences:
+    """Of the headline, over readable trials: `accuracy`, or what is the kind's own. None where a text has no document
+    (`Responses`)."""
     match trials:
+        case Trials() if headline == "accuracy":
+            yield from _of_plain_accuracy(trials)
         case Trials():
             yield from _of_judged(trials)
         case Ranked():
@@ -48,6 +51,18 @@ def _of_judged(trials: Trials) -> Influences:
         n = len(of_truth)
         rate = sum(hit for _, hit in of_truth) / max(n, 1)
         yield from ((document, (hit - rate) / (2 * n)) for document, hit in of_truth)
+
+
+def _of_plain_accuracy(trials: Trials) -> Influences:
+    """(right - accuracy) / n."""
+    columns = zip(trials.truth, trials.answer, trials.stratum, trials.document, strict=True)
+    right = [
+        (document, answer == truth)
+        for truth, answer, stratum, document in columns
+        if answer is not None and (truth or stratum in HEADLINE_STRATA)
+    ]
+    rate = sum(hit for _, hit in right) / max(len(right), 1)
+    yield from ((document, (hit - rate) / len(right)) for document, hit in right)
 
 
 def _of_ranked(trials: Ranked) -> Influences:

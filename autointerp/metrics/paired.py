@@ -19,10 +19,10 @@ from autointerp.metrics.judged import HEADLINE_STRATA
 from autointerp.trials import AnyTrials, Trials
 
 
-def influences_of_difference(first: AnyTrials, second: AnyTrials) -> Influences:
+def influences_of_difference(first: AnyTrials, second: AnyTrials, headline: str = "") -> Influences:
     """What each document adds to the headline of the first less that of the second."""
-    yield from influences(first)
-    yield from ((document, -part) for document, part in influences(second))
+    yield from influences(first, headline)
+    yield from ((document, -part) for document, part in influences(second, headline))
 
 
 def p_signed_rank(differences: Sequence[float]) -> float | None:

@@ -140,7 +140,7 @@ class _Sums:
             return
         self.headline = metrics.headline
         self.counts["graded"] += record["contrast"] == "graded"
-        self.pooled.add(metrics.value.value, influences(trial_records.of(record["trials"])))
+        self.pooled.add(metrics.value.value, influences(trial_records.of(record["trials"]), metrics.headline))
         if metrics.bounds is not None:
             self.worst.append(metrics.bounds[0])
             self.best.append(metrics.bounds[1])
@@ -229,7 +229,10 @@ def pair_summary(places: Places, first: str, second: str, scorer: str) -> PairSu
             values = [Metrics.of(one["metrics"]).value if one["status"] == "ok" else None for one in pair]
             if values[0] is not None and values[1] is not None:
                 trials = [trial_records.of(one["trials"]) for one in pair]
-                pooled.add(values[0].value - values[1].value, influences_of_difference(*trials))
+                pooled.add(
+                    values[0].value - values[1].value,
+                    influences_of_difference(trials[0], trials[1], pair[0]["metrics"]["headline"]),
+                )
     difference = pooled.mean(seed=places.run.recipe.seed, purpose="difference")
     if difference is None:
         return None
