@@ -199,11 +199,11 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
             check_packed(Run(out, recipes.parse(mapping), before.identities))
     else:
         mapping = recipes.over_default_plugins(mapping)
-    recipe = recipes.parse(_with_demo_llm(mapping))
+    recipe = with_hard_windows(recipes.parse(_with_demo_llm(mapping)))
     if STAGES.index(until) >= STAGES.index("explain"):
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
-        recipe = with_hard_windows(with_dialects(recipe))
+        recipe = with_dialects(recipe)
         if not (out / "recipe.yaml").is_file():
             recipe = with_packing(recipe)
     resolved = resolve(recipe)

@@ -168,8 +168,8 @@ def test_every_reader_has_a_sound_file_here(tmp_path: Path) -> None:
         assert spec.format == name.partition(",")[0]
         assert len(used(place)), name
         read.add(spec.format)
-    # A basis has no file, and temporal ones are refused.
-    assert read == set(plugins.names("dictionaries")) - {"basis", "temporal"}
+    # A basis and random directions have no file, and temporal ones are refused.
+    assert read == set(plugins.names("dictionaries")) - {"basis", "random_topk", "temporal"}
 
 
 def used(place: Path) -> torch.Tensor:

@@ -464,7 +464,7 @@ def test_shards_of_rows_are_filled_in_order_until_the_tokens_are_reached() -> No
 def test_hard_windows_are_shown_from_documents_of_what_is_shown() -> None:
     """Half by token, half by a feature alike, silent, none from a held-out document; what else is shown, and what is
     chosen on, stays."""
-    made = make(5, 80, {7: 0.02, 6: 0.02, 9: 0.02})
+    made = make(1, 300, {7: 0.02, 6: 0.05, 9: 0.05})
     few, more = (
         made.sampler(dataclasses.replace(FEW, n_shown_hard=n), f7=np.array([6])).sample([FeatureId("d", 7)])
         for n in (0, 6)

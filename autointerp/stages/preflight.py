@@ -172,7 +172,7 @@ def example_windows(
     """Windows of full width that could come from any run."""
     width = run.recipe.sampling.width
     texts = tuple(f" {_WORDS[n % len(_WORDS)]}" for n in range(width))
-    fires = tuple(float(n % 16 == 13) for n in range(width))
+    fires = tuple(float(n % 16 == min(13, width - 1)) for n in range(width))
     ids = tuple(range(width))
     rolled = [texts[n:] + texts[:n] for n in range(len(_WORDS))]
     active = tuple(Window(f"{n:016x}", 0, ids, rolled[n % len(_WORDS)], fires, 0) for n in range(n_active))
