@@ -16,7 +16,7 @@ from typing import Final, get_args
 
 from autointerp import draw
 from autointerp.asking import Asking
-from autointerp.errors import LLMBadRequest, Refused, Unreadable
+from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import Evidence, needs_explanation
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
@@ -108,7 +108,7 @@ async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
         for _ in range(_times(run, role, section)):
             try:
                 await _one(role, section, asking, case)
-            except (Unreadable, Refused, LLMBadRequest):
+            except (Unreadable, Refused, NoEvidence, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
 
 
