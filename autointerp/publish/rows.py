@@ -141,7 +141,7 @@ class Rows:
                     record = of_pair[key]
                     texts: list[str] = record["trials"].get("text") or []
                     said = "\n".join([record["reason"] or "", *texts])
-                    yield Row(f"{key} by {explainer}, {scorer}", _score(key, record), said)
+                    yield Row(f"{key} by {explainer}, {scorer}", score_row(key, record), said)
 
     # --- examples ---
 
@@ -193,7 +193,7 @@ def _explanation(record: Json) -> Json:
     }
 
 
-def _score(key: str, record: Json) -> Json:
+def score_row(key: str, record: Json) -> Json:
     trials: Json = record["trials"]
     row: Json = {
         "feature": key,
