@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -367,29 +368,21 @@ def test_a_run_without_samples_is_refused(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_asked", [1, 40, 2_000, 16_000])
 def test_files_hold_ranges_of_a_power_of_two_units_and_some_features_each(
-    n_asked: int, monkeypatch: pytest.MonkeyPatch
+    n_asked: int,
 ) -> None:
     """Of 16,384 features in 64 units, 100 a file: the span doubles while it holds at most 100 of those asked for."""
 
-    class Fake:
-        class identities:  # noqa: N801
-            widths = {"d": 16_384}
-
-        class journal:  # noqa: N801
-            @staticmethod
-            def units() -> list[str]:
-                return [f"{at * 256:09d}" for at in range(64)]
-
-        def asked(self, dictionary: str) -> range:
-            return range(n_asked)
-
-        def existing(self, *place: str) -> Any:
-            return self.journal
-
-    found = shards.shards(Fake(), "d", per_file=100)  # type: ignore[arg-type]  # as much of a run as it looks at
+    units = [f"{at * 256:09d}" for at in range(64)]
+    journal = SimpleNamespace(units=lambda: units)
+    fake: Any = SimpleNamespace(
+        identities=SimpleNamespace(widths={"d": 16_384}),
+        asked=lambda dictionary: range(n_asked),
+        existing=lambda *place: journal,
+    )
+    found = shards.shards(fake, "d", per_file=100)
     sizes = {len(shard.units) for shard in found}
     assert sizes == {{1: 64, 40: 64, 2_000: 2, 16_000: 1}[n_asked]}
-    assert [unit for shard in found for unit in shard.units] == Fake.journal.units()
+    assert [unit for shard in found for unit in shard.units] == units
 
 
 # --- from outside ------------------------------------------------------------------------------------------
@@ -437,9 +430,10 @@ def test_a_set_that_is_not_whole_is_refused_and_nothing_is_left(
 
 HOSTILE = [
     "<script>alert(1)</script>", "</details><img src=x onerror=alert(1)>", "a|b|c", "`x` ``y``", "[a](javascript:b)",
-    "https://evil.example www.evil.example @somebody", "\u202eright to left\u202c", "\u200bzero\u200dwidth", "NUL\0NUL",
+    "https://evil.example www.evil.example @somebody", "\u202eright to left\u202c", "\u200bzero\u200dwidth",
+    "NUL\0NUL", "<!-- comment", "\x1b[31mred",
     "line\nbreak\r\n# heading\n- item", "```\nfence", "$x$ \\(y\\)", "{{ 7 * 7 }} {% raw %}", "---\nyaml: true\n---",
-    "\ud800".encode("utf-8", "replace").decode(), "é" * 50_000, "x" * 1_000_000, "<!-- comment", "\x1b[31mred",
+    "\ud800".encode("utf-8", "replace").decode(), "é" * 50_000, "x" * 1_000_000,
 ]  # fmt: skip
 
 

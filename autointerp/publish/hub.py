@@ -120,7 +120,7 @@ def _api() -> HfApi:
 def look(target: Target) -> Remote:
     """What lies there. Raises HubError: not logged in, not reachable."""
     from huggingface_hub import RepoFile
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     api, repository = _api(), target.repository
     with hub_errors(repository):
@@ -139,7 +139,7 @@ def look(target: Target) -> Remote:
             try:
                 found = api.hf_hub_download(repository, NAME, repo_type=KIND, revision=sha)
                 remote.manifest = read_manifest(Path(found))
-            except (EntryNotFoundError, PublishedError):
+            except PublishedError:
                 pass  # of another version, or somebody's own: all files are compared by content
     return remote
 
