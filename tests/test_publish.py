@@ -15,19 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from autointerp import comparison, pipeline, trials
 from autointerp.cli import app
 from autointerp.errors import PublishedError, PublishError, SecretFound
 from autointerp.journal import Part
+from autointerp.prompting import inert
 from autointerp.publish import records, rows, shards
 from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
 from autointerp.publish.local import public
 from autointerp.publish.manifest import Manifest, Options
+from autointerp.publish.markdown import escaped, fenced
 from autointerp.publish.quoting import visible
-from autointerp.publish.schema import SCORES, explanations
+from autointerp.publish.schema import EXAMPLES, SCORES, explanations
 from autointerp.publish.secrets import Guard
 from autointerp.publish.stores import HIDDEN
 from autointerp.rescore import rescore
@@ -385,6 +388,26 @@ def test_files_hold_ranges_of_a_power_of_two_units_and_some_features_each(
     assert [unit for shard in found for unit in shard.units] == units
 
 
+def test_a_row_group_ends_at_its_rows_or_at_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows of 1,024 bytes and 4 a letter of text, at most 10,000 bytes and 5 rows a group."""
+    monkeypatch.setattr(shards, "GROUP_BYTES", 10_000)
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 5)
+    n_letters = [0, 0, 0, 0, 0, 0, 3_000, 0, 1_300, 1_300, 0]
+    made = [
+        rows.Row(str(at), {"feature": "d/1", "number": at, "tokens": ["x" * n]}, "x" * n)
+        for at, n in enumerate(n_letters)
+    ]
+    path = tmp_path / "shard.parquet"
+    assert shards.write_shard(path, "examples", EXAMPLES, iter(made), "digest", Guard(values={}), "name")
+    file = pq.ParquetFile(path)
+    sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+    assert sizes == [5, 2, 3, 1]
+    assert [row["number"] for row in file.read().to_pylist()] == list(range(11))
+    assert shards.made_from_of(path) == "digest"
+
+
 # --- from outside ------------------------------------------------------------------------------------------
 
 
@@ -443,6 +466,32 @@ def hostile_texts() -> Iterator[str]:
         yield f"{HOSTILE[number % len(HOSTILE)] if number < 40 or number % 19 not in (15, 16) else '#'}{number}"
 
 
+MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from([text[:400] for text in HOSTILE])
+    | st.text("|\\`*_<>[]()!#+-=.1&;:@~$\n\t w/é\u202e\0", max_size=40)
+)
+def test_text_in_a_cell_of_the_card_is_read_as_it_stands_and_does_nothing(text: str) -> None:
+    tokens = MARKDOWN.parse(f"| a | b |\n|---|---|\n| x | {escaped(text)} |\n")
+    cells = [token for token in tokens if token.type == "inline"]
+    assert [cell.content for cell in cells[:3]] == ["a", "b", "x"] and len(cells) == 4
+    pieces = cells[3].children or []
+    assert {piece.type for piece in pieces} <= {"text", "text_special"}
+    assert "".join(piece.content for piece in pieces) == inert(text).replace("\t", " ").strip()
+    # What the hub makes of text beyond that: links of addresses, mentions.
+    assert "://" not in escaped(text) and "www." not in escaped(text) and "@" not in escaped(text)
+
+
+@given(st.text("`~\n a", max_size=30))
+def test_a_block_of_code_ends_where_its_text_does(text: str) -> None:
+    tokens = MARKDOWN.parse(fenced(text, "jinja") + "\n\nbehind")
+    assert [token.type for token in tokens] == ["fence", "paragraph_open", "inline", "paragraph_close"]
+    assert tokens[0].content.rstrip() == text.rstrip()
+
+
 def test_hostile_text_comes_back_as_it_is_and_does_nothing_in_the_card(run: Run, tmp_path: Path) -> None:
     hostile = copy_of(run, tmp_path / "run")
     journal = hostile.explain("layers.1", "plain")
@@ -465,8 +514,6 @@ def test_hostile_text_comes_back_as_it_is_and_does_nothing_in_the_card(run: Run,
     built(hostile, tmp_path / "set")
     found = pq.read_table(tmp_path / "set/data/layers.1/explanations-000000000.parquet").to_pylist()
     assert [row["explanation"] for row in found if row["index"] >= 1_000] == texts
-    parsed = pq.ParquetFile(tmp_path / "set/data/layers.1/explanations-000000000.parquet")
-    assert parsed.num_row_groups >= 1
     body = (tmp_path / "set/README.md").read_text().split("\n---\n", 1)[1]
     drawn = body[body.index("## What it says") : body.index("## How far it got")]
     assert "<" not in drawn.replace("&lt;", "") and "](" not in drawn

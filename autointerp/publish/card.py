@@ -83,6 +83,7 @@ def card(run: Run, manifest: Manifest, published: Published) -> str:
         no_explainer=NO_EXPLAINER,
         recipe_text=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         package=manifest.package,
+        imported=any("published" in made_from for made_from in manifest.journals.values()),
         is_lexical=any("(lexical)" in llm for _, _, llm, _ in _instances(manifest)),
         cite_key="".join(letter if letter.isalnum() else "_" for letter in published.to),
         cite_title="".join(letter for letter in title if letter not in "{}\\%$#&~^"),
