@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from autointerp import comparison, pipeline, trials
+from autointerp import comparison, controls, pipeline, trials
 from autointerp.cli import app
 from autointerp.errors import PublishedError, PublishError, SecretFound
 from autointerp.journal import Part
+from autointerp.metrics import MeanOver
+from autointerp.metrics.differences import Difference
 from autointerp.prompting import inert
 from autointerp.publish import records, rows, shards
 from autointerp.publish.folder import build
@@ -33,10 +35,14 @@ from autointerp.publish.quoting import visible
 from autointerp.publish.schema import EXAMPLES, SCORES, explanations
 from autointerp.publish.secrets import Guard
 from autointerp.publish.stores import HIDDEN
+from autointerp.published.delphi_results import NO_EXPLANATION
+from autointerp.published.importing import import_delphi
 from autointerp.rescore import rescore
 from autointerp.run import Run
+from autointerp.scored import instances
 from autointerp.types import Explanation, Json, Sample, Score
 from here import device_here
+from test_published import judged, write
 from tiny import Tiny
 
 SCRIPTED = {"use": "scripted", "function": "judge:answer"}
@@ -191,6 +197,38 @@ def test_every_field_of_a_record_has_its_place() -> None:
     assert explanation is not None
     assert {f.name for f in dataclasses.fields(Explanation)} - {"feature"} == explanation.keys()
     assert {f.name for f in dataclasses.fields(Sample)} - {"feature"} == records.sample(row, None).keys()
+
+
+def test_what_others_published_is_published_on_and_the_card_says_what_is_not_known(tmp_path: Path) -> None:
+    scores = {"detection": {3: judged(8, 1), 70: judged(6, 4)}, "fuzz": {3: judged(10, 0)}}
+    results = write(tmp_path / "results", scores, {3: "words", 70: "numbers", 71: NO_EXPLANATION})
+    theirs = import_delphi(results, tmp_path / "run").run
+    built(theirs, tmp_path / "set")
+    again = import_published(tmp_path / "set", tmp_path / "again").run
+    for table in (Run.features, Run.scores, Run.trials):
+        assert table(theirs).equals(table(again)) and table(again).num_rows
+    said = (tmp_path / "set/README.md").read_text()
+    assert "how windows were drawn" in said and "tokens asked for" not in said and "weights `" not in said
+
+
+def test_controls_stand_in_the_card_and_come_back(run: Run, tmp_path: Path) -> None:
+    mine = copy_of(run, tmp_path / "run")
+    built(mine, tmp_path / "set")
+    assert "None were run" in (tmp_path / "set/README.md").read_text()
+    above = Difference(0.15, 0.1, 0.2, 0.7, 0.55, (5, 5), 0.01)
+    floors = [
+        controls.Floor("random dictionary", MeanOver(0.55, 0.5, 0.6, 5), 6, above),
+        controls.Floor("random model", None, 6, None),
+    ]
+    real = MeanOver(0.7, 0.65, 0.75, 5)
+    made = [controls.Row(one, "balanced_accuracy", real, 6, floors) for one in instances(mine)]
+    controls.save(mine, made)
+    built(mine, tmp_path / "set")
+    said = (tmp_path / "set/README.md").read_text()
+    row = "balanced accuracy | 0.700 [0.650, 0.750] | 0.550 [0.500, 0.600] | 0.150 [0.100, 0.200] | – | – |"
+    assert f"| plain · detection on layers.1 | {row}" in said
+    again = import_published(tmp_path / "set", tmp_path / "again").run
+    assert (again.path / "controls.json").read_bytes() == (mine.path / "controls.json").read_bytes()
 
 
 # --- what of it leaves -----------------------------------------------------------------------------------

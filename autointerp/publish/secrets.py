@@ -34,9 +34,9 @@ _SPOKEN: Final = {
     "stripe": "Stripe key", "npm": "npm token", "private": "private key", "url": "password in an address",
 }  # fmt: skip
 _ANY: Final = re.compile("|".join(f"(?P<{name}>{form})" for name, form in _FORMS.items()))
-_HINTS: Final = (
-    "hf_", "sk-", "AKIA", "ASIA", "gh", "glpat-", "AIza", "xox", "k_live_", "npm_", "-----BEGIN ", "://",
-)  # fmt: skip
+_HINT: Final = re.compile(
+    "hf_|sk-|AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|AIza|xox|k_live_|npm_|-----BEGIN |://"
+)
 """One of these stands in each of the forms: most windows have none, and are looked at no further."""
 _SECRET_NAME: Final = re.compile(r".*(?:KEY|TOKEN|SECRET|PASSWORD)", re.IGNORECASE)
 _SHORTEST: Final = 12
@@ -60,7 +60,7 @@ class Guard:
         return not kinds
 
     def _secrets(self, text: str) -> Iterator[str]:
-        if any(hint in text for hint in _HINTS):
+        if _HINT.search(text):
             for match in _ANY.finditer(text):
                 kind = _SPOKEN[str(match.lastgroup)]
                 yield f"what looks like a {kind} ({match[0][:4]}…, {len(match[0])} characters)"
