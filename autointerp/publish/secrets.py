@@ -17,7 +17,7 @@ from autointerp.errors import SecretFound
 _FORMS: Final = {
     "hugging_face": r"hf_[A-Za-z0-9]{30,}",
     "anthropic": r"sk-ant-[\w-]{24,}",
-    "openai": r"sk-(?:proj-|svcacct-|or-v1-)?(?=[\w-]*\d)[\w-]{32,}",
+    "openai": r"sk-(?:proj-|svcacct-|or-v1-)?(?=[\w-]{0,64}\d)[\w-]{32,}",
     "aws": r"(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Z])",
     "github": r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,}",
     "gitlab": r"glpat-[\w-]{20,}",
