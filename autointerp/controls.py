@@ -82,6 +82,7 @@ def controls_of(run: Run, folder: Path, width: int | None = None) -> list[Contro
         )
     recipe = to_mapping(run.recipe)
     recipe["resources"] |= {"shard": None, "reuse_requests": None}
+    recipe["controls"] = None  # a floor needs none
     found = [Control(DICTIONARY, folder / "random-dictionary", recipe | _random_dictionaries(run, width))]
     if given is None:
         model = recipe["model"] | {"weights": "random"}

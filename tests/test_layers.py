@@ -38,7 +38,7 @@ LAYERS = [
     {"fits", "centring"},
     {"resolve"},
     {"needs"},
-    {"tables"},
+    {"tables", "panel"},
     {"run"},
     {"stages"},
     {"scored", "verify"},

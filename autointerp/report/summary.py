@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Final
 
 from autointerp.journal import unit_of_feature
+from autointerp.report.panel import ControlSummary, control_summaries
 from autointerp.report.scores import (
     Beside,
     PairSummary,
@@ -54,6 +55,7 @@ class Summary:
     explainers: list[ExplainerSummary]
     scores: list[ScoreSummary]
     pairs: list[PairSummary]
+    controls: list[ControlSummary]
 
     @property
     def n_alive(self) -> int:
@@ -88,7 +90,10 @@ def summarise(run: Run, dictionary: str) -> Summary:
         for first, second in combinations(run.recipe.explainers, 2)
         if (pair := pair_summary(places, first, second, scorer)) is not None
     ]
-    return Summary(dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores, pairs)
+    controls = list(control_summaries(run, dictionary))
+    return Summary(
+        dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores, pairs, controls
+    )
 
 
 def _explainer(

@@ -19,7 +19,14 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
     console.print(_funnel(summary))
     if summary.scores and any(score.n_scored for score in summary.scores):
         console.print(_scores(summary))
-        for table in (_numbers(summary), _hard(summary), _deciles(summary), _denominators(summary)):
+        tables = (
+            _controls(summary),
+            _numbers(summary),
+            _hard(summary),
+            _deciles(summary),
+            _denominators(summary),
+        )
+        for table in tables:
             if table.row_count:
                 console.print(table)
         for line in _claims(summary):
@@ -103,6 +110,23 @@ def _scores(summary: Summary) -> Table:
             _mean(score.value),
             "–" if score.chance is None else f"{score.chance:.3g}",
             *(f"{score.n_trials:,}", f"{score.n_unreadable:,}{n_unreliable}", bounds),
+        )
+    return table
+
+
+def _controls(summary: Summary) -> Table:
+    """What else the judge was given for an explanation. What is own less control is paired: what makes a feature
+    easy drops out."""
+    table = _table(
+        "Explanations beside controls (mean over the same features, 95% interval over features and documents)",
+        *("features", "", "score", "own", "own less control", "p"),
+    )
+    table.columns[3].no_wrap = True
+    for one in summary.controls:
+        table.add_row(
+            *(one.explainer, one.scorer, f"{one.difference.n:,}", f"control: {one.kind.replace('_', ' ')}"),
+            *(_mean(mean) for mean in (one.control, one.own, one.difference)),
+            "–" if one.p_value is None else f"{one.p_value:.2g}",
         )
     return table
 
