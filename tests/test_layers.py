@@ -41,7 +41,7 @@ LAYERS = [
     {"tables", "panel"},
     {"run"},
     {"stages"},
-    {"scored", "verify"},
+    {"scored", "verify", "floors"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
     | {"controls", "bridge", "comparison", "published"},
     {"cli"},

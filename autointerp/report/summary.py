@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Final
 
+from autointerp.floors import Row, load
 from autointerp.journal import unit_of_feature
 from autointerp.report.panel import ControlSummary, control_summaries
 from autointerp.report.scores import (
@@ -48,6 +50,8 @@ class ExplainerSummary:
 class Summary:
     """One dictionary of a run, over the features the recipe asks for."""
 
+    path: Path
+    """Of the run."""
     dictionary: str
     n_asked: int
     n_sampled: int
@@ -56,6 +60,8 @@ class Summary:
     scores: list[ScoreSummary]
     pairs: list[PairSummary]
     controls: list[ControlSummary]
+    floors: list[Row]
+    """What the run's control runs score, where there are any."""
 
     @property
     def n_alive(self) -> int:
@@ -67,7 +73,7 @@ class Summary:
 
 
 def summarise(run: Run, dictionary: str) -> Summary:
-    """Reads the journals. Memory: one unit's records, and a few numbers a score."""
+    """Reads the journals. Raises RunError. Memory: one unit's records, and a few numbers a score."""
     asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
     units = sorted(set(asked.values()))
     statuses: Counter[str] = Counter()
@@ -90,9 +96,17 @@ def summarise(run: Run, dictionary: str) -> Summary:
         for first, second in combinations(run.recipe.explainers, 2)
         if (pair := pair_summary(places, first, second, scorer)) is not None
     ]
-    controls = list(control_summaries(run, dictionary))
     return Summary(
-        dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores, pairs, controls
+        path=run.path,
+        dictionary=dictionary,
+        n_asked=len(asked),
+        n_sampled=statuses.total(),
+        by_status=dict(statuses),
+        explainers=explainers,
+        scores=scores,
+        pairs=pairs,
+        controls=list(control_summaries(run, dictionary)),
+        floors=[row for row in load(run) if row.instance.dictionary == dictionary],
     )
 
 

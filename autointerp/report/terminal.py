@@ -10,6 +10,7 @@ from rich.table import Table
 
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
+from autointerp.metrics.differences import Difference
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
 from autointerp.run import NO_EXPLAINER
 
@@ -29,7 +30,7 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
         for table in tables:
             if table.row_count:
                 console.print(table)
-        for line in _claims(summary):
+        for line in (*_claims(summary), *_outdated(summary)):
             console.print(line, highlight=False)
         if n_graded := max(score.n_graded for score in summary.scores):
             console.print(
@@ -115,20 +116,31 @@ def _scores(summary: Summary) -> Table:
 
 
 def _controls(summary: Summary) -> Table:
-    """What else the judge was given for an explanation. What is own less control is paired: what makes a feature
-    easy drops out."""
+    """What else the judge was given for an explanation, and what the same line scores where there is nothing to
+    find."""
     table = _table(
-        "Explanations beside controls (mean over the same features, 95% interval over features and documents)",
-        *("features", "", "score", "own", "own less control", "p"),
+        "Beside controls (mean over features, 95% interval over features and documents)",
+        *("features", "", "score", "own", "own less this", "p"),
     )
     table.columns[3].no_wrap = True
-    for one in summary.controls:
-        table.add_row(
-            *(one.explainer, one.scorer, f"{one.difference.n:,}", f"control: {one.kind.replace('_', ' ')}"),
-            *(_mean(mean) for mean in (one.control, one.own, one.difference)),
-            "–" if one.p_value is None else f"{one.p_value:.2g}",
-        )
+    for score in summary.scores:
+        place = score.explainer, score.scorer
+        for one in summary.controls:
+            if (one.explainer, one.scorer) == place:
+                name, n = f"control: {one.kind.replace('_', ' ')}", one.difference.n
+                means = _mean(one.control), _mean(one.own), _mean(one.difference)
+                table.add_row(_whose(score), score.scorer, f"{n:,}", name, *means, _p_value(one.p_value))
+        for row in summary.floors:
+            for floor in row.floors if (row.instance.explainer, row.instance.scorer) == place else ():
+                n = floor.mean.n if floor.mean else 0
+                means = _mean(floor.mean), _mean(row.real), _mean(floor.above)
+                p_value = floor.above.p_value if floor.above else None
+                table.add_row(_whose(score), score.scorer, f"{n:,}", floor.control, *means, _p_value(p_value))
     return table
+
+
+def _p_value(p_value: float | None) -> str:
+    return "–" if p_value is None else f"{p_value:.2g}"
 
 
 def _numbers(summary: Summary) -> Table:
@@ -192,6 +204,21 @@ def _claims(summary: Summary) -> Iterator[str]:
         )
 
 
+def _outdated(summary: Summary) -> Iterator[str]:
+    """Whether the control runs were set beside fewer features than are scored now."""
+    n_then = {
+        (row.instance.explainer, row.instance.scorer): row.real.n if row.real else 0 for row in summary.floors
+    }
+    if any(
+        n_then.get((score.explainer, score.scorer), score.n_scored) != score.n_scored
+        for score in summary.scores
+    ):
+        yield (
+            f"The control runs are beside fewer features than are scored now; the run has grown since: "
+            f"autointerp controls {escape(str(summary.path))}"
+        )
+
+
 def _named(score: ScoreSummary) -> str:
     return escape(f"{_whose(score)} · {score.scorer}")
 
@@ -200,7 +227,7 @@ def _short(mean: MeanOver | None) -> str:
     return "–" if mean is None else f"{mean.value:.2f}"
 
 
-def _mean(mean: MeanOver | None) -> str:
+def _mean(mean: MeanOver | Difference | None) -> str:
     if mean is None:
         return "–"
     if mean.low is None or mean.high is None:
