@@ -378,7 +378,7 @@ class Metrics:
     p_value: float | None = None
     """Of the headline being no better than chance, one-sided."""
     flags: list[str] = field(default_factory=list[str])
-    """`unreliable`: over 10% of the answers are unreadable."""
+    """`unreliable`: over 10% of the answers are unreadable. `constant`: the same was predicted of every token."""
 
     @property
     def value(self) -> Interval | None:
@@ -405,7 +405,8 @@ def _interval(record: Json | None) -> Interval | None:
     return None if record is None else Interval(**record)
 
 
-ScoreStatus = Literal["ok", "unreadable", "bad_request"]
+ScoreStatus = Literal["ok", "too_few", "unreadable", "bad_request"]
+"""`too_few`: what is held out has no test of this kind in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,11 +213,31 @@ def test_a_pick_of_five_is_found() -> None:
     coverage = Coverage("intruder accuracy", 0.7)
     for rng in seeds(key=3):
         chosen = [0 if hit else 1 for hit in rng.random(40) < 0.7]
-        trials = Choices([0] * 40, cast("list[int | None]", chosen), [5] * 40, [0] * 40, [["00000000"]] * 40)
+        apart = [[f"{n:08x}"] for n in range(40)]
+        trials = Choices([0] * 40, cast("list[int | None]", chosen), [5] * 40, [0] * 40, apart)
         metrics = measure(trials)
         assert metrics.chance == pytest.approx(0.2)
         coverage.add(metrics.value)
     coverage.check()
+
+
+def test_line_ups_that_share_windows_count_once() -> None:
+    """Two of each decile on the same windows, of which a judge says the same: 20 picks are worth 10. Taken for 20, a
+    guess would pass for better than chance in 12% of the features: 8 of 20, that is 4 of 10."""
+    coverage, n_claimed = Coverage("intruder accuracy, shared windows", 0.7), 0
+    for rng in seeds(key=9):
+        for rate in (0.7, 0.2):
+            chosen = [0 if hit else 1 for hit in (rng.random(10) < rate).tolist() for _ in range(2)]
+            shared = [[f"{n // 2:08x}"] for n in range(20)]
+            bands = cast("list[int | None]", [n // 2 for n in range(20)])
+            metrics = measure(Choices([0] * 20, cast("list[int | None]", chosen), [5] * 20, bands, shared))
+            if rate == 0.7:
+                coverage.add(metrics.value)
+            else:
+                assert metrics.p_value is not None
+                n_claimed += metrics.p_value < 0.05
+    coverage.check()
+    assert n_claimed <= 0.05 * N_SEEDS
 
 
 def test_correlation_of_tokens_that_go_together_is_found() -> None:
