@@ -6,6 +6,7 @@ every interval must hold the truth as often as it says.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from autointerp.metrics import measure
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import influences_of_difference, p_mcnemar, p_signed_rank
+from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
 from autointerp.trials import Choices, Differences, Predictions, Ranked, Responses, Trials
 from autointerp.types import Facts, Interval, Stratum
 
@@ -382,8 +383,17 @@ def test_mcnemar_counts_the_windows_that_differ() -> None:
     strata: list[Stratum | None] = [None] * 6 + ["random"] * 3 + ["neighbour"] * 3
     first = trials_of(truth, [True] * 6 + [True, False, None, False, False, False], stratum=strata)
     second = trials_of(truth, [False] * 6 + [False, False, True, True, True, True], stratum=strata)
-    assert p_mcnemar(first, second) == pytest.approx(0.125)
-    assert p_mcnemar(first, first) == 1.0
+    found, same = Discordant(), Discordant()
+    found.add(first, second)
+    assert (found.first, found.second, found.n) == (6, 1, 8) and found.p_value == pytest.approx(0.125)
+    found.add(second, first)  # another feature, the other way round
+    assert (found.first, found.second) == (7, 7) and found.p_value == pytest.approx(1.0)
+    same.add(first, first)
+    assert same.p_value == 1.0
+    assert Discordant().p_value is None
+    elsewhere = Discordant()
+    elsewhere.add(first, dataclasses.replace(second, document=["ffffffff"] * 12))
+    assert elsewhere.n == 0  # windows of the same numbers that are of other documents are others
 
 
 def test_few_of_the_claims_made_are_false() -> None:

@@ -198,6 +198,9 @@ def _claims(summary: Summary) -> Iterator[str]:
             )
     for pair in summary.pairs:
         p = "" if pair.p_value is None else f", signed ranks p = {pair.p_value:.2g}"
+        alone = pair.discordant
+        if alone.p_value is not None:
+            p += f"; right alone on {alone.first:,} and {alone.second:,} windows, McNemar p = {alone.p_value:.2g}"
         yield (
             f"{escape(pair.first)} less {escape(pair.second)}, {escape(pair.scorer)}: {_mean(pair.difference)} over "
             f"{pair.difference.n:,} features{p}"
