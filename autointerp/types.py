@@ -405,8 +405,9 @@ def _interval(record: Json | None) -> Interval | None:
     return None if record is None else Interval(**record)
 
 
-ScoreStatus = Literal["ok", "too_few", "unreadable", "bad_request"]
-"""`too_few`: what is held out has no test of this kind in it."""
+ScoreStatus = Literal["ok", "unreadable", "untestable", "bad_request"]
+"""`untestable`: the feature's windows give this scorer no question whose right answer is yes beside one whose right
+answer is no, such as a wrong mark in a feature that fires on nearly every token. Nothing is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def measured(
     if headline == "accuracy" and isinstance(trials, Trials):
         metrics = by_plain_accuracy(metrics, trials)
     if metrics.value is None and not metrics.n_unreadable:
-        return "too_few", metrics, f"{metrics.n} windows are too few to score by"
+        return "untestable", metrics, "this scorer finds no windows of the feature to set against each other"
     if CONSTANT in metrics.flags:
         return "ok", metrics, "the same was predicted of every token, which is worth 0"
     if metrics.value is None:
