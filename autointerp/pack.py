@@ -22,7 +22,7 @@ from autointerp.journal import unit_of_feature
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
-_WHOLE = ("directions", "sample", "intervene", "explain", "score", "usage", "failed")
+_WHOLE = ("directions", "sample", "intervene", "explain", "score", "control", "usage", "failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.asked import Asked
+from autointerp.stages.control import run_controls
 from autointerp.stages.delayed import answers_between, delayed_of, open_all
 from autointerp.stages.device import run_on_device
 from autointerp.stages.flow import run_flow
@@ -146,7 +147,10 @@ async def _pass(
     with_scores = "score" in wanted
     outcome.open.clear()
     with _timed(outcome, "explain and score" if with_scores else "explain"):
-        return outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
+        n_pending = outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
+        if with_scores:
+            n_pending += outcome.add(await run_controls(run, llms, progress, stop))
+    return n_pending
 
 
 # --- from Python ---------------------------------------------------------------------------------------

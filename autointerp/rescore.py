@@ -66,7 +66,8 @@ def rescore(run: Run, *, dry_run: bool = False, progress: Progress | None = None
 
 
 def _journals(run: Run) -> Iterator[Journal]:
-    for folder in sorted({path.parent for path in (run.path / "score").rglob("*.jsonl")}):
+    parts = [part for stage in ("score", "control") for part in (run.path / stage).rglob("*.jsonl")]
+    for folder in sorted({part.parent for part in parts}):
         journal = Journal.existing(folder)
         version = (journal.made_from or {}).get("version", "1")
         if version != SCORE_VERSION:

@@ -9,6 +9,7 @@ sample/<dictionary>/                      samples and window stores
 intervene/<dictionary>/                   what pushing along features' directions does
 explain/<dictionary>/<explainer>/         explanations
 score/<dictionary>/<explainer>/<scorer>/  scores
+control/<dictionary>/<kind>/...           what control explanations score (`panel.py`)
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
 batch/<round>/                            requests in files, and the answers to them (`llm/batch.py`)
 """
@@ -39,6 +40,7 @@ from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
 from autointerp.llm.protocol import Role
 from autointerp.lock import locked
+from autointerp.panel import Control, controls_of
 from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
@@ -167,6 +169,8 @@ class Run:
                 yield self.explain(dictionary, explainer)
             for explainer, scorer in self.scored():
                 yield self.score(dictionary, explainer, scorer)
+            for control in controls_of(self.recipe):
+                yield self.control(dictionary, control)
 
     def rows(self) -> Journal:
         recipe, cache = self.recipe, self.recipe.cache
@@ -285,6 +289,26 @@ class Run:
 
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:
         """`explainer`: NO_EXPLAINER for a scorer that needs no explanation."""
+        if explainer == NO_EXPLAINER:
+            judged: Json = {"sample": self.sample(dictionary).digest}
+        else:
+            judged = {"explanations": self.explain(dictionary, explainer).digest}
+        made_from = self._judging(dictionary, scorer) | judged
+        return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+
+    def control(self, dictionary: str, control: Control) -> Journal:
+        """Scores of control explanations. Which features these are, and whose they borrow, is said by the keys."""
+        made_from = self._judging(dictionary, control.scorer)
+        if control.explainer is not None:
+            made_from["explanations"] = self.explain(dictionary, control.explainer).digest
+        else:
+            section: PluginSection = {"use": control.kind}
+            made_from["explainers"] = self._plugin(instance("explainers", section), section)
+            made_from["sample"] = self.sample(dictionary).digest
+        return self._journal(f"control/{dictionary}/{control.place}", made_from)
+
+    def _judging(self, dictionary: str, scorer: str) -> Json:
+        """What a scorer makes of any explanation is made from."""
         section = self.recipe.scorers[scorer]
         plugin: Scorer = instance("scorers", section)
         role = role_of(plugin)
@@ -294,15 +318,11 @@ class Run:
             "llms": {role: self._llm(role, plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
-        if explainer == NO_EXPLAINER:
-            made_from["sample"] = self.sample(dictionary).digest
-        else:
-            made_from["explanations"] = self.explain(dictionary, explainer).digest
         if "effects" in uses_of(plugin):
             made_from["effects"] = self.intervene(dictionary).digest
         if self.recipe.replica is not None:  # every score says it
             made_from |= {"replica": self.recipe.replica, "headline": self.recipe.headline}
-        return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+        return made_from
 
     def scored(self) -> list[tuple[str, str]]:
         """Whose explanations (NO_EXPLAINER where none is needed) each scorer scores, explainer by explainer. A

@@ -378,7 +378,7 @@ class Metrics:
     p_value: float | None = None
     """Of the headline being no better than chance, one-sided."""
     flags: list[str] = field(default_factory=list[str])
-    """`unreliable`: over 10% of the answers are unreadable."""
+    """`unreliable`: over 10% of the answers are unreadable. `constant`: the same was predicted of every token."""
 
     @property
     def value(self) -> Interval | None:

@@ -38,10 +38,10 @@ LAYERS = [
     {"fits", "centring"},
     {"resolve"},
     {"needs"},
-    {"tables"},
+    {"tables", "panel"},
     {"run"},
     {"stages"},
-    {"scored", "verify"},
+    {"scored", "verify", "floors"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
     | {"controls", "bridge", "comparison", "published", "publish"},
     {"cli"},

@@ -12,7 +12,7 @@ from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import influences_of_difference, p_signed_rank
+from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
 from autointerp.run import Run
 from autointerp.types import Json, Metrics
 
@@ -68,6 +68,8 @@ class PairSummary:
     """Of the headlines, first less second; its interval over features and documents."""
     p_value: float | None
     """Wilcoxon's signed-rank test over features, two-sided."""
+    discordant: Discordant
+    """Questions that one alone answers right, over all these features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,22 +220,43 @@ def _over(pooled: Population, chance: float, beside: Beside, n_open: int, seed: 
     return found
 
 
+@dataclass(slots=True)
+class Paired:
+    """Two scores of the same features, as they come."""
+
+    pooled: Population = field(default_factory=Population)
+    """Of the differences, first less second."""
+    first: Population = field(default_factory=Population)
+    second: Population = field(default_factory=Population)
+    discordant: Discordant = field(default_factory=Discordant)
+
+    def add(self, one: Json, other: Json) -> None:
+        """Two records of a feature; left out where either is no score."""
+        pair = one, other
+        values = [
+            Metrics.of(record["metrics"]).value if record["status"] == "ok" else None for record in pair
+        ]
+        if values[0] is None or values[1] is None:
+            return
+        headline: str = one["metrics"]["headline"]
+        trials = [trial_records.of(record["trials"]) for record in pair]
+        self.first.add(values[0].value, influences(trials[0], headline))
+        self.second.add(values[1].value, influences(trials[1], headline))
+        self.discordant.add(*trials)
+        parts = influences_of_difference(trials[0], trials[1], headline)
+        self.pooled.add(values[0].value - values[1].value, parts)
+
+
 def pair_summary(places: Places, first: str, second: str, scorer: str) -> PairSummary | None:
     """None where no feature has both scores."""
-    pooled = Population()
+    found = Paired()
     for (_, ones), (_, others) in zip(
         places.records(first, scorer), places.records(second, scorer), strict=True
     ):
         for key in sorted(ones.keys() & others.keys()):
-            pair = ones[key], others[key]
-            values = [Metrics.of(one["metrics"]).value if one["status"] == "ok" else None for one in pair]
-            if values[0] is not None and values[1] is not None:
-                trials = [trial_records.of(one["trials"]) for one in pair]
-                pooled.add(
-                    values[0].value - values[1].value,
-                    influences_of_difference(trials[0], trials[1], pair[0]["metrics"]["headline"]),
-                )
-    difference = pooled.mean(seed=places.run.recipe.seed, purpose="difference")
+            found.add(ones[key], others[key])
+    difference = found.pooled.mean(seed=places.run.recipe.seed, purpose="difference")
     if difference is None:
         return None
-    return PairSummary(first, second, scorer, difference, p_signed_rank(pooled.values))
+    p_value = p_signed_rank(found.pooled.values)
+    return PairSummary(first, second, scorer, difference, p_value, found.discordant)

@@ -51,6 +51,10 @@ class Fuzzing:
         if not 0 <= self.threshold < 1:
             raise RecipeError(f"fuzzing: threshold is {self.threshold}; it must be at least 0 and below 1.")
 
+    @property
+    def controlled(self) -> bool:
+        return self.wrong == HEADLINE
+
     def templates(self) -> tuple[str, ...]:
         return question.templates(self.prompt, self.packing)
 

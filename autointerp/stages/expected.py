@@ -8,6 +8,7 @@ Answers are the lexical backend's, which have the form that is asked for. Tokens
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
 from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Role, Usage
+from autointerp.panel import controls_of
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
@@ -63,7 +65,7 @@ class Expected:
 
 
 async def expected(run: Run) -> list[Expected]:
-    """For each role whose LLM costs something."""
+    """For each role whose LLM costs something, and what it is asked about controls."""
     n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
     cases = _cases(run)
     found: list[Expected] = []
@@ -78,7 +80,30 @@ async def expected(run: Run) -> list[Expected]:
         if metered.usages:
             times = n_features / len(cases) * (REFUSED if role == FALLBACK else 1)
             found.append(_scaled(role, backend.identity().model, metered, prices, times))
+        if role in EXPLAINING:
+            continue
+        metered = await _controls(run, role, cases, cached_from)
+        if metered.usages:
+            times = _n_on_panels(run) / len(cases)
+            found.append(_scaled(f"{role} of controls", backend.identity().model, metered, prices, times))
     return found
+
+
+async def _controls(run: Run, role: str, cases: Sequence[_Case], cached_from: int | None) -> Metered:
+    """What is asked about control explanations."""
+    metered = Metered(cached_from)
+    for number, case in enumerate(cases):
+        asking = Asking(metered, f"expected {number}", run.recipe.seed, run.prompts)
+        for control in controls_of(run.recipe):
+            await _leniently(role, run.recipe.scorers[control.scorer], asking, case)
+    return metered
+
+
+def _n_on_panels(run: Run) -> int:
+    """Features, if all that are asked for have enough windows."""
+    controls = run.recipe.controls
+    most = 0 if controls is None else controls.panel
+    return sum(min(most, len(run.asked(name))) for name in run.recipe.dictionaries)
 
 
 def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times: float) -> Expected:
@@ -106,10 +131,13 @@ async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
     sections = run.recipe.explainers if role in EXPLAINING else run.recipe.scorers
     for section in sections.values():
         for _ in range(_times(run, role, section)):
-            try:
-                await _one(role, section, asking, case)
-            except (Unreadable, Refused, NoEvidence, LLMBadRequest):
-                continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
+            await _leniently(role, section, asking, case)
+
+
+async def _leniently(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
+    """What was sent until a plug-in gives up is counted: it may ask what nobody here can answer."""
+    with contextlib.suppress(Unreadable, Refused, NoEvidence, LLMBadRequest):
+        await _one(role, section, asking, case)
 
 
 def _times(run: Run, role: str, section: PluginSection) -> int:

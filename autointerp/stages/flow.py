@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.evidence import needs_windows
 from autointerp.explainers.protocol import Explainer
 from autointerp.fill import Filled, Item, Unit, fill
-from autointerp.journal import Journal, Part
+from autointerp.journal import Journal
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
 from autointerp.run import NO_EXPLAINER, Run
@@ -31,6 +30,7 @@ from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import NOBODY, Asked, Memories
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.explain import Explaining, explaining
+from autointerp.stages.failed import Failed
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.score import Scoring, check_unchanged, scoring
 from autointerp.subject.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ async def run_flow(
     for stage, (n_done, n_left) in n.items():
         if n_done + n_left:
             progress.begin(stage, n_done + n_left, _UNITS[stage], done=n_done)
-    failed = _Failed(run)
+    failed = Failed(run)
     try:
         return await fill(
             _units(run, lines),
@@ -271,21 +271,3 @@ class _OpenUnit:
     def _asking(self, journal: Journal, asked: Asked, feature: str) -> Asking:
         run = self._line.run
         return Asking(self._memories.of(journal, asked), feature, run.recipe.seed, run.prompts)
-
-
-class _Failed:
-    """The journals of keys that stayed open, one an explainer and scorer."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._parts: dict[Path, Part] = {}
-
-    def note(self, item: Item, reason: str) -> None:
-        folder = item.journal.folder
-        if folder not in self._parts:
-            self._parts[folder] = Part(self._run.beside("failed", item.journal), "open")
-        self._parts[folder].append(item.key, {"reason": reason})
-
-    def close(self) -> None:
-        for part in self._parts.values():
-            part.close()

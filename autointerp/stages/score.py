@@ -12,6 +12,7 @@ from autointerp.errors import LLMBadRequest, RecipeChanged
 from autointerp.journal import Journal
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
+from autointerp.metrics.predicted import CONSTANT
 from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
@@ -82,12 +83,15 @@ def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Fac
 def measured(
     trials: AnyTrials, facts: Facts, headline: Literal["accuracy"] | None = None
 ) -> tuple[ScoreStatus, Metrics, str | None]:
-    """What trials say, and whether that is a score; else why not. `headline`: as in the recipe."""
+    """What trials say, and whether that is a score; why not, or what a reader must know of it. `headline`: as in the
+    recipe."""
     metrics = measure(trials, facts)
     if headline == "accuracy" and isinstance(trials, Trials):
         metrics = by_plain_accuracy(metrics, trials)
     if metrics.value is None and not metrics.n_unreadable:
         return "untestable", metrics, "this scorer finds no windows of the feature to set against each other"
+    if CONSTANT in metrics.flags:
+        return "ok", metrics, "the same was predicted of every token, which is worth 0"
     if metrics.value is None:
         return "unreadable", metrics, f"{metrics.n_unreadable} of {metrics.n} answers unreadable"
     return "ok", metrics, None
