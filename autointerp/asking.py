@@ -35,3 +35,8 @@ class Asking:
         """A permutation of range(n) that depends on seed, feature and purpose alone."""
         key = draw.key(self.seed, "order", self.feature, *purpose)
         return draw.smallest(draw.mix(key, np.arange(n, dtype=np.uint64)), n).tolist()
+
+    def uniform(self, *purpose: str | int) -> float:
+        """A number in [0, 1) that depends on seed, feature and purpose alone."""
+        key = draw.key(self.seed, "uniform", self.feature, *purpose)
+        return float(draw.unit_interval(draw.mix(key, np.zeros(1, np.uint64)))[0])

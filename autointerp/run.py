@@ -329,10 +329,12 @@ class Run:
         return {"identity": known.dictionaries[dictionary], "hook": known.sites[dictionary]}
 
     def _plugin(self, plugin: Any, section: dict[str, Any]) -> Json:
+        added: Json = getattr(plugin, "added", {})
+        options = dataclasses.asdict(plugin).items()
         return {
             "use": section["use"],
             "version": plugin.version,
-            "options": dataclasses.asdict(plugin),
+            "options": {name: value for name, value in options if name not in added or value != added[name]},
             "prompts": self.templates(plugin),
         }
 

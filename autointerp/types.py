@@ -17,6 +17,7 @@ from autointerp.errors import FeatureError
 
 if TYPE_CHECKING:
     from autointerp.effects import SceneTexts
+    from autointerp.sequential import Stopping
     from autointerp.trials import AnyTrials
 
 Json = dict[str, Any]
@@ -378,7 +379,8 @@ class Metrics:
     p_value: float | None = None
     """Of the headline being no better than chance, one-sided."""
     flags: list[str] = field(default_factory=list[str])
-    """`unreliable`: over 10% of the answers are unreadable."""
+    """`unreliable`: over 10% of the answers are unreadable. `sequential`: a test may have stopped early, so the value
+    leans to the side it stopped on; the interval holds all the same."""
 
     @property
     def value(self) -> Interval | None:
@@ -426,3 +428,5 @@ class Score:
     metrics: Metrics | None
     trials: AnyTrials
     reason: str | None = None
+    sequential: Stopping | None = None
+    """How the test of a sequential scorer ended. Left out of records where there was none."""

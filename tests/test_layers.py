@@ -17,6 +17,7 @@ LAYERS = [
         "errors",
         "types",
         "trials",
+        "sequential",
         "effects",
         "identity",
         "draw",

@@ -2,14 +2,17 @@
 been sent is counted.
 
 The features are sampled ones where there are any, else windows of full size that could come from any run.
-Answers are the lexical backend's, which have the form that is asked for. Tokens are estimated from the texts
-(no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth for English.
+Answers are the lexical backend's, which have the form that is asked for. Where the number of requests depends on the
+answers (sequential scoring), they are those of judges of mixed quality (`stages/mixed_judges.py`). Tokens are
+estimated from the texts (no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth
+for English.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, get_args
@@ -28,6 +31,7 @@ from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of
 from autointerp.stages.evidence import UnitEvidence
+from autointerp.stages.mixed_judges import mixed_judges
 from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.subject.vocabulary import Vocabulary
@@ -73,8 +77,15 @@ async def expected(run: Run) -> list[Expected]:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
+        judges = mixed_judges(len(cases))
         for number, case in enumerate(cases):
-            await _ask(run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), case)
+            asking = Asking(metered, f"expected {number}", run.recipe.seed, run.prompts)
+            await _ask(run, role, asking, case)
+            for judge in judges[number] if role not in EXPLAINING else ():
+                metered_by = metered.answered_by(judge, 1 / len(judges[number]))
+                name = f"expected {number}, judge {judge.name}"
+                asking = Asking(metered_by, name, run.recipe.seed, run.prompts)
+                await _ask(run, role, asking, case, explanation=_turned(int(judge.name)), sequential=True)
         if metered.usages:
             times = n_features / len(cases) * (REFUSED if role == FALLBACK else 1)
             found.append(_scaled(role, backend.identity().model, metered, prices, times))
@@ -86,11 +97,11 @@ def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times:
     return Expected(
         role,
         llm,
-        n_requests=round(len(usages) * times),
-        prompt_tokens=round(sum(usage.prompt_tokens for usage in usages) * times),
-        cached_tokens=round(sum(usage.cached_tokens for usage in usages) * times),
-        completion_tokens=round(sum(usage.completion_tokens for usage in usages) * times),
-        cost=None if prices is None else sum(map(prices.of, usages)) * times,
+        n_requests=round(sum(weight for _, weight in usages) * times),
+        prompt_tokens=round(sum(usage.prompt_tokens * weight for usage, weight in usages) * times),
+        cached_tokens=round(sum(usage.cached_tokens * weight for usage, weight in usages) * times),
+        completion_tokens=round(sum(usage.completion_tokens * weight for usage, weight in usages) * times),
+        cost=None if prices is None else sum(prices.of(usage) * weight for usage, weight in usages) * times,
     )
 
 
@@ -102,14 +113,29 @@ class _Case:
     heldout: Heldout
 
 
-async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
+async def _ask(
+    run: Run,
+    role: str,
+    asking: Asking,
+    case: _Case,
+    *,
+    explanation: str | None = None,
+    sequential: bool = False,
+) -> None:
+    """`sequential`: by the scorers whose requests depend on what is answered, else by all others."""
     sections = run.recipe.explainers if role in EXPLAINING else run.recipe.scorers
     for section in sections.values():
+        if _is_sequential(role, section) is not sequential:
+            continue
         for _ in range(_times(run, role, section)):
             try:
-                await _one(role, section, asking, case)
+                await _one(role, section, asking, case, explanation or _EXPLANATION)
             except (Unreadable, Refused, NoEvidence, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
+
+
+def _is_sequential(role: str, section: PluginSection) -> bool:
+    return role not in EXPLAINING and getattr(instance("scorers", section), "sequential", None) is not None
 
 
 def _times(run: Run, role: str, section: PluginSection) -> int:
@@ -118,7 +144,7 @@ def _times(run: Run, role: str, section: PluginSection) -> int:
     return 1 if is_once else len(run.recipe.explainers)
 
 
-async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
+async def _one(role: str, section: PluginSection, asking: Asking, case: _Case, explanation: str) -> None:
     if role in EXPLAINING:
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
@@ -126,12 +152,19 @@ async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -
         return
     scorer: Scorer = instance("scorers", section)
     if scorer.needs_llm and role_of(scorer) == role:
-        await scorer.judge(_EXPLANATION, case.heldout, asking)
+        await scorer.judge(explanation, case.heldout, asking)
 
 
 _EXPLANATION: Final = (
     "Words for animals and birds, and what they do, in short sentences of old stories for children."
 )
+
+
+def _turned(n: int) -> str:
+    """Another explanation of the same length: a prompt cache holds nothing of what stands behind it."""
+    words = _EXPLANATION.split(" ")
+    n %= len(words)
+    return " ".join(words[n:] + words[:n])
 
 
 def _known(backend: object) -> tuple[Prices | None, int | None]:
@@ -167,8 +200,12 @@ def _sampled_case(run: Run, dictionary: str, unit: str, key: str, vocabulary: Vo
     return _Case(partial(evidence.of, key), windows[key].heldout(key))
 
 
+async def _lexically(request: Request) -> Reply:
+    return await request.to(LexicalLLM())
+
+
 class Metered(ByRequest):
-    """Stands for an LLM: answers lexically, counts what an LLM would have been sent."""
+    """Stands for an LLM: answers lexically unless told otherwise, counts what an LLM would have been sent."""
 
     identity = LLMIdentity("metered")
     capabilities = Capabilities()
@@ -176,11 +213,23 @@ class Metered(ByRequest):
     def __init__(self, cached_from: int | None, count: Callable[[str], int] | None = None) -> None:
         """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is. `count`:
         tokens of a text; None: the estimate."""
-        self.usages: list[Usage] = []
+        self.usages: list[tuple[Usage, float]] = []
+        """Of each request, and how many it stands for."""
+        self._weight = 1.0
+        self._answer: Callable[[Request], Awaitable[Reply]] = _lexically
         self._count = n_tokens if count is None else count
         self._cached_from = cached_from
-        self._lexical = LexicalLLM()
         self._seen: set[int] = set()
+
+    def answered_by(self, answer: Callable[[Request], Awaitable[Reply]], weight: float) -> Metered:
+        """One that answers otherwise, whose requests are counted with a weight among those of this one; both have
+        one cache."""
+        other = copy(self)
+        other._answer, other._weight = answer, weight
+        return other
+
+    def _use(self, usage: Usage) -> None:
+        self.usages.append((usage, self._weight))
 
     async def answer(self, request: Request) -> Reply:
         *turns, last = (f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
@@ -191,10 +240,10 @@ class Metered(ByRequest):
         cached = self._count(text[: self._seen_before(text)])
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
-        reply = await request.to(self._lexical)
+        reply = await self._answer(request)
         is_explanation = request.prompt.template.name.startswith("explain/")
         n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, self._count(reply.text))
-        self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
+        self._use(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 
     def _seen_before(self, text: str) -> int:
@@ -208,18 +257,18 @@ class Metered(ByRequest):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         text = "".join(turn.content for turn in prompt.messages) + continuation
-        self.usages.append(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
+        self._use(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
         return [-1.0] * max(1, n_tokens(continuation))
 
     async def fill(
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         text = "".join(turn.content for turn in prompt.messages) + "".join(piece + filler for piece in pieces)
-        self.usages.append(Usage(prompt_tokens=self._count(text), completion_tokens=1))
+        self._use(Usage(prompt_tokens=self._count(text), completion_tokens=1))
         return [dict.fromkeys(labels, -1.0)] * len(pieces)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        self.usages.append(Usage(prompt_tokens=sum(map(n_tokens, texts))))
+        self._use(Usage(prompt_tokens=sum(map(n_tokens, texts))))
         return [[1.0, 0.0]] * len(texts)
 
     async def close(self) -> None:
