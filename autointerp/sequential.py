@@ -33,13 +33,12 @@ Why = Literal["threshold", "last look", "windows ran out"]
 class Sequential:
     """When to look, and what decides."""
 
-    blocks: tuple[int, ...] = (20, 30, 40, 50, 60, 80, 100)
-    """Trials at each look, half of them of active windows. By simulation over judges of mixed quality, looks at 20,
-    40, 70 and 100 ask about four windows more."""
+    blocks: tuple[int, ...] = (20, 40, 60, 80, 100)
+    """Trials at each look, half of them of active windows."""
     low: float = 0.65
     high: float = 0.80
     """Accuracies of an explanation that is not good and of one that is."""
-    error: float = 0.06
+    error: float = 0.07
     """Share of wrong verdicts at these two."""
     panel: float = 0.05
     """Share of features that are judged on all windows."""

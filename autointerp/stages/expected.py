@@ -3,15 +3,15 @@ been sent is counted.
 
 The features are sampled ones where there are any, else windows of full size that could come from any run.
 Answers are the lexical backend's, which have the form that is asked for. Where the number of requests depends on the
-answers (sequential scoring), they are those of judges of mixed quality (`stages/mixed_judges.py`). Tokens are
-estimated from the texts (no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth
-for English.
+answers (sequential scoring), it is that of judges of mixed quality (`stages/looks.py`). Tokens are estimated from the
+texts (no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth for English.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,9 @@ from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of
+from autointerp.sequential import Sequential
 from autointerp.stages.evidence import UnitEvidence
-from autointerp.stages.mixed_judges import mixed_judges
+from autointerp.stages.looks import by_look
 from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.subject.vocabulary import Vocabulary
@@ -77,15 +78,8 @@ async def expected(run: Run) -> list[Expected]:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
-        judges = mixed_judges(len(cases))
         for number, case in enumerate(cases):
-            asking = Asking(metered, f"expected {number}", run.recipe.seed, run.prompts)
-            await _ask(run, role, asking, case)
-            for judge in judges[number] if role not in EXPLAINING else ():
-                metered_by = metered.answered_by(judge, 1 / len(judges[number]))
-                name = f"expected {number}, judge {judge.name}"
-                asking = Asking(metered_by, name, run.recipe.seed, run.prompts)
-                await _ask(run, role, asking, case, explanation=_turned(int(judge.name)), sequential=True)
+            await _ask(run, role, Asking(metered, f"expected {number}", run.recipe.seed, run.prompts), case)
         if metered.usages:
             times = n_features / len(cases) * (REFUSED if role == FALLBACK else 1)
             found.append(_scaled(role, backend.identity().model, metered, prices, times))
@@ -97,11 +91,11 @@ def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times:
     return Expected(
         role,
         llm,
-        n_requests=round(sum(weight for _, weight in usages) * times),
-        prompt_tokens=round(sum(usage.prompt_tokens * weight for usage, weight in usages) * times),
-        cached_tokens=round(sum(usage.cached_tokens * weight for usage, weight in usages) * times),
-        completion_tokens=round(sum(usage.completion_tokens * weight for usage, weight in usages) * times),
-        cost=None if prices is None else sum(prices.of(usage) * weight for usage, weight in usages) * times,
+        n_requests=round(sum(share for _, share in usages) * times),
+        prompt_tokens=round(sum(usage.prompt_tokens * share for usage, share in usages) * times),
+        cached_tokens=round(sum(usage.cached_tokens * share for usage, share in usages) * times),
+        completion_tokens=round(sum(usage.completion_tokens * share for usage, share in usages) * times),
+        cost=None if prices is None else sum(prices.of(usage) * share for usage, share in usages) * times,
     )
 
 
@@ -113,29 +107,14 @@ class _Case:
     heldout: Heldout
 
 
-async def _ask(
-    run: Run,
-    role: str,
-    asking: Asking,
-    case: _Case,
-    *,
-    explanation: str | None = None,
-    sequential: bool = False,
-) -> None:
-    """`sequential`: by the scorers whose requests depend on what is answered, else by all others."""
+async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
     sections = run.recipe.explainers if role in EXPLAINING else run.recipe.scorers
     for section in sections.values():
-        if _is_sequential(role, section) is not sequential:
-            continue
         for _ in range(_times(run, role, section)):
             try:
-                await _one(role, section, asking, case, explanation or _EXPLANATION)
+                await _one(role, section, asking, case)
             except (Unreadable, Refused, NoEvidence, LLMBadRequest):
                 continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
-
-
-def _is_sequential(role: str, section: PluginSection) -> bool:
-    return role not in EXPLAINING and getattr(instance("scorers", section), "sequential", None) is not None
 
 
 def _times(run: Run, role: str, section: PluginSection) -> int:
@@ -144,15 +123,24 @@ def _times(run: Run, role: str, section: PluginSection) -> int:
     return 1 if is_once else len(run.recipe.explainers)
 
 
-async def _one(role: str, section: PluginSection, asking: Asking, case: _Case, explanation: str) -> None:
+async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
     if role in EXPLAINING:
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
             await explainer.explain(case.evidence(explainer), asking)
         return
     scorer: Scorer = instance("scorers", section)
-    if scorer.needs_llm and role_of(scorer) == role:
-        await scorer.judge(explanation, case.heldout, asking)
+    if not scorer.needs_llm or role_of(scorer) != role:
+        return
+    rule: Sequential | None = getattr(scorer, "sequential", None)
+    if rule is None:
+        await scorer.judge(_EXPLANATION, case.heldout, asking)
+        return
+    assert isinstance(asking.llm, Metered)
+    for number, (ended, share) in enumerate(by_look(rule)):
+        other: Scorer = instance("scorers", section | {"sequential": ended})
+        standing = dataclasses.replace(asking, llm=asking.llm.standing_for(share))
+        await other.judge(_turned(number), case.heldout, standing)
 
 
 _EXPLANATION: Final = (
@@ -163,7 +151,7 @@ _EXPLANATION: Final = (
 def _turned(n: int) -> str:
     """Another explanation of the same length: a prompt cache holds nothing of what stands behind it."""
     words = _EXPLANATION.split(" ")
-    n %= len(words)
+    n = (n + 1) % len(words)
     return " ".join(words[n:] + words[:n])
 
 
@@ -200,12 +188,8 @@ def _sampled_case(run: Run, dictionary: str, unit: str, key: str, vocabulary: Vo
     return _Case(partial(evidence.of, key), windows[key].heldout(key))
 
 
-async def _lexically(request: Request) -> Reply:
-    return await request.to(LexicalLLM())
-
-
 class Metered(ByRequest):
-    """Stands for an LLM: answers lexically unless told otherwise, counts what an LLM would have been sent."""
+    """Stands for an LLM: answers lexically, counts what an LLM would have been sent."""
 
     identity = LLMIdentity("metered")
     capabilities = Capabilities()
@@ -214,22 +198,22 @@ class Metered(ByRequest):
         """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is. `count`:
         tokens of a text; None: the estimate."""
         self.usages: list[tuple[Usage, float]] = []
-        """Of each request, and how many it stands for."""
-        self._weight = 1.0
-        self._answer: Callable[[Request], Awaitable[Reply]] = _lexically
+        """Of each request, and what share of a request it stands for."""
+        self._share = 1.0
         self._count = n_tokens if count is None else count
         self._cached_from = cached_from
+        self._lexical = LexicalLLM()
         self._seen: set[int] = set()
 
-    def answered_by(self, answer: Callable[[Request], Awaitable[Reply]], weight: float) -> Metered:
-        """One that answers otherwise, whose requests are counted with a weight among those of this one; both have
-        one cache."""
+    def standing_for(self, share: float) -> Metered:
+        """One whose requests are counted among those of this one, each as a share of a request; both have one
+        cache."""
         other = copy(self)
-        other._answer, other._weight = answer, weight
+        other._share = share
         return other
 
     def _use(self, usage: Usage) -> None:
-        self.usages.append((usage, self._weight))
+        self.usages.append((usage, self._share))
 
     async def answer(self, request: Request) -> Reply:
         *turns, last = (f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
@@ -240,7 +224,7 @@ class Metered(ByRequest):
         cached = self._count(text[: self._seen_before(text)])
         if self._cached_from is None or cached < self._cached_from:
             cached = 0
-        reply = await self._answer(request)
+        reply = await request.to(self._lexical)
         is_explanation = request.prompt.template.name.startswith("explain/")
         n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, self._count(reply.text))
         self._use(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))

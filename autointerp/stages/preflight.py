@@ -20,6 +20,7 @@ from autointerp.recipe import instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers import question
+from autointerp.scorers.blocks import packing_of
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
@@ -71,7 +72,8 @@ def _top_up_bytes(run: Run, firings: Mapping[str, float]) -> int:
 
 def _packing(scorer: Scorer, capabilities: Capabilities) -> int:
     """Windows a request of a scorer; one that doesn't say asks about all at once."""
-    k = question.packed(getattr(scorer, "packing", "all"), capabilities)
+    packing = packing_of(getattr(scorer, "packing", "all"), getattr(scorer, "sequential", None))
+    k = question.packed(packing, capabilities)
     return 1_000_000 if k is None else k
 
 
