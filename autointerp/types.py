@@ -194,6 +194,17 @@ class Select(WindowSet):
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """Texts written for an explanation, and what the subject does on them."""
+
+    texts: tuple[str, ...]
+    maxima: tuple[float | None, ...]
+    """Largest activation of the feature on each, to 4 digits; None where the text has no token that is looked at."""
+    smallest: float
+    """Smallest maximum of any active window that was sampled of the feature."""
+
+
+@dataclass(frozen=True, slots=True)
 class Heldout(WindowSet):
     """What only a scorer may see."""
 
@@ -202,6 +213,8 @@ class Heldout(WindowSet):
     needs effects, and where the feature has too few prompts."""
     ablated: SceneTexts | None = None
     """The same with the feature's own contribution taken away, where the recipe asks for it."""
+    probed: Probed | None = None
+    """None unless the scorer declares that it needs the probe stage, and where no text could be written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ TORCH_AT_IMPORT = (
     "stages/directions.py",
     "stages/frozen.py",
     "stages/intervene.py",
+    "stages/probe.py",
     "stages/random_rates.py",
     "stages/sources.py",
     "stages/token_embedding.py",

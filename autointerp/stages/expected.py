@@ -20,7 +20,7 @@ from typing import Final, get_args
 from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import Evidence, needs_explanation
+from autointerp.evidence import Evidence, needs_explanation, needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
@@ -35,6 +35,7 @@ from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.looks import by_look
 from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
+from autointerp.stages.texts import texts_of
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import EXPLAINABLE, Heldout
 
@@ -131,6 +132,9 @@ async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -
         return
     scorer: Scorer = instance("scorers", section)
     if not scorer.needs_llm or role_of(scorer) != role:
+        return
+    if "probe" in needs_of(scorer):
+        await texts_of(scorer, _EXPLANATION, asking)
         return
     rule: Sequential | None = getattr(scorer, "sequential", None)
     if rule is None:

@@ -2,6 +2,8 @@
 
     for each unit of features      windows and LLM memories are opened once, and closed behind its last score
         for each feature           explained -> scored by every scorer; or scored, where it was explained before
+                                   (where the subject reads texts first: explained -> texts written; scored in a
+                                   second flow, behind the probe stage)
 
 So an LLM has something to do from the first feature to the last. Each explainer has a journal, and each scorer
 one for each explainer; what is missing in them is found first, unit by unit, and a unit that lacks nothing is
@@ -33,6 +35,7 @@ from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.explain import Explaining, explaining
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.score import Scoring, check_unchanged, scoring
+from autointerp.stages.texts import written
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import EXPLAINABLE, FeatureId, Json
 
@@ -73,7 +76,7 @@ async def run_flow(
             progress.note(f"{n_reused:,} answers were taken from {run.recipe.resources.reuse_requests}.")
 
 
-_UNITS: Final = {"explain": "explanations", "score": "scores"}
+_UNITS: Final = {"explain": "explanations", "probe": "sets of texts", "score": "scores"}
 """What each stage counts."""
 
 
@@ -102,10 +105,14 @@ class _Left:
         default_factory=dict[tuple[str, str], dict[str, str]]
     )
     """Explanations by feature that are there, and that an explainer's scorer has left."""
+    write: dict[tuple[str, str], dict[str, str]] = field(
+        default_factory=dict[tuple[str, str], dict[str, str]]
+    )
+    """Of a scorer that the subject must read texts for: those for which none are written yet."""
 
     def unfinished(self) -> list[str]:
         """Those with anything left, ascending."""
-        found = {key for keys in (*self.explain.values(), *self.score.values()) for key in keys}
+        found = {key for of in (self.explain, self.score, self.write) for keys in of.values() for key in keys}
         return [key for key in self.features if key in found]
 
     def able(self, plugin: object) -> list[str]:
@@ -125,10 +132,15 @@ class _Explainer:
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
+    place: tuple[str, str]
+    """Names of explainer and scorer."""
     plugin: Scorer
     journal: Journal
     work: Scoring
     asked: Asked
+    texts: Journal | None
+    """Of texts that the subject reads before anything is scored; None: it reads none."""
+    responses: Journal | None
 
 
 class _Line:
@@ -148,9 +160,15 @@ class _Line:
         }
         self.scorers = {
             (explainer, name): _Scorer(
+                (explainer, name),
                 plugin := instance("scorers", run.recipe.scorers[name]),
                 run.score(dictionary, explainer, name),
                 *scoring(run, explainer, name, llms.get(role_of(plugin), NOBODY)),
+                *(
+                    (run.texts(dictionary, explainer, name), run.responses(dictionary, explainer, name))
+                    if run.is_probing(name)
+                    else (None, None)
+                ),
             )
             for explainer, name in (run.scored() if with_scores else ())
         }
@@ -196,8 +214,14 @@ class _Line:
                     }
                     for key in ok.keys() & scored.keys():
                         check_unchanged(key, ok[key], scored[key], scorer.journal)
+                    if scorer.texts is not None and scorer.responses is not None:
+                        self._part_written(
+                            unit, left, place, ok, testable, scorer.texts, scorer.responses, is_first=is_first
+                        )
                     n_scored += len(ok.keys() & scored.keys())
-                    n_unscored += len(left.score[place]) + len(testable.intersection(left.explain[name]))
+                    n_unscored += len(
+                        testable.difference(scored).intersection(ok.keys() | set(left.explain[name]))
+                    )
             if is_first:
                 self._count("explain", len(able) - len(left.explain[name]), len(left.explain[name]))
                 self._count("score", n_scored, n_unscored)
@@ -209,6 +233,33 @@ class _Line:
                     n_left = len(left.score[explainer, name])
                     self._count("score", len(able) - n_left, n_left)
         return left
+
+    def _part_written(
+        self,
+        unit: str,
+        left: _Left,
+        place: tuple[str, str],
+        ok: Mapping[str, Json],
+        testable: set[str],
+        texts: Journal,
+        responses: Journal,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Of what is left to score: without texts, these are to be written first; with texts that the subject has
+        not read nothing can be done here."""
+        written, answered, unscored = texts.read(unit), responses.read(unit), left.score[place]
+        for key in ok.keys() & written.keys():
+            check_unchanged(key, ok[key], written[key], texts)
+        left.write[place] = {key: text for key, text in unscored.items() if key not in written}
+        left.score[place] = {
+            key: text
+            for key, text in unscored.items()
+            if key in answered or (key in written and not written[key]["texts"])
+        }
+        if is_first:
+            n_left = len(left.write[place]) + len(testable.intersection(left.explain[place[0]]))
+            self._count("probe", len(ok.keys() & written.keys()), n_left)
 
     def _count(self, stage: str, n_done: int, n_left: int) -> None:
         self.counts[stage][0] += n_done
@@ -247,6 +298,9 @@ class _OpenUnit:
             for place, texts in left.score.items():
                 if feature in texts:
                     yield self._score(self._line.scorers[place], feature, texts[feature])
+            for place, texts in left.write.items():
+                if feature in texts:
+                    yield self._write(self._line.scorers[place], feature, texts[feature])
 
     async def _explain(self, explainer: _Explainer, feature: str) -> Json:
         asked = [explainer.asked, *self._line.fallbacks] if explainer.plugin.needs_llm else [explainer.asked]
@@ -260,13 +314,19 @@ class _OpenUnit:
     def _scores_of(self, scorers: Sequence[_Scorer], feature: str, explanation: Json) -> Iterator[Item]:
         if explanation["status"] == "ok":
             for scorer in scorers:
-                yield self._score(scorer, feature, explanation["text"])
+                begin = self._score if scorer.texts is None else self._write
+                yield begin(scorer, feature, explanation["text"])
 
     def _score(self, scorer: _Scorer, feature: str, text: str) -> Item:
         asking = self._asking(scorer.journal, scorer.asked, feature)
-        heldout = self._evidence.heldout(feature, scorer.plugin)
+        heldout = self._evidence.heldout(feature, scorer.plugin, scorer.place)
         known = self._windows[feature], heldout, self._samples[feature]
         return Item(scorer.journal, feature, partial(scorer.work, *known, text, asking))
+
+    def _write(self, scorer: _Scorer, feature: str, text: str) -> Item:
+        assert scorer.texts is not None
+        asking = self._asking(scorer.texts, scorer.asked, feature)
+        return Item(scorer.texts, feature, partial(written, scorer.plugin, text, asking))
 
     def _asking(self, journal: Journal, asked: Asked, feature: str) -> Asking:
         run = self._line.run

@@ -10,7 +10,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import DiskFull, LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import Evidence, Promoted
+from autointerp.evidence import Evidence, Promoted, needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Capabilities
@@ -25,6 +25,7 @@ from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.llms import connected
+from autointerp.stages.texts import texts_of
 from autointerp.types import Heldout, Select, Shown, Stratum, Window
 
 _BYTES_A_FIRING: Final = 8
@@ -143,6 +144,9 @@ async def _judge_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.scorers.values():
         scorer: Scorer = instance("scorers", section)
         if scorer.needs_llm and role_of(scorer) == "judge":
+            if "probe" in needs_of(scorer):
+                await texts_of(scorer, "words for animals", asking)
+                return
             n = min(_packing(scorer, asking.llm.capabilities), run.recipe.sampling.n_heldout)
             await scorer.judge(
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
