@@ -31,7 +31,7 @@ from autointerp.scorers.sensitivity import Sensitivity, read_texts
 from autointerp.stages.probe import Probing
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.sources import open_source
-from autointerp.types import FeatureId, Heldout, Interval, Json, Probed
+from autointerp.types import FeatureId, Heldout, Json, Probed
 from here import contents, device_here
 from tiny import Tiny
 
@@ -77,20 +77,23 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_given_up() -> None:
 
 
 def test_the_share_by_hand() -> None:
-    """Of five texts one has no token: four are usable; 2.0 and 0.5 reach the 0.5 of the weakest window, 0.4 and 0
-    do not. By any activation 0.4 counts too."""
+    """Of six texts five were written and one has no token: four are usable; 2.0 and 0.5 reach the 0.5 of the
+    weakest window, 0.4 and 0 do not. By any activation 0.4 counts too."""
     probed = Probed(("a", "b", "c", "d", "e"), (2.0, 0.5, 0.4, 0.0, None), smallest=0.5)
     heldout = Heldout((), (), probed=probed)
     to = asking(lambda prompt, index: "")
-    found = asyncio.run(Sensitivity().judge("x", heldout, to))
-    assert found.active == [True, True, False, False, None] and found.threshold == [0.5] * 5
+    found = asyncio.run(Sensitivity(n=6).judge("x", heldout, to))
+    assert found.active == [True, True, False, False, None, None] and found.threshold == [0.5] * 6
     numbers = measure(found)
     # Clopper and Pearson's interval of 2 of 4
-    assert numbers.value == Interval(0.5, pytest.approx(0.0676, abs=1e-4), pytest.approx(0.9324, abs=1e-4))
-    assert (numbers.n, numbers.n_unreadable) == (5, 1)
-    at_all = asyncio.run(Sensitivity(active="above 0").judge("x", heldout, to))
-    assert at_all.active == [True, True, True, False, None]
-    assert measure(asyncio.run(Sensitivity().judge("x", Heldout((), ()), to))).value is None
+    value = numbers.value
+    assert value is not None and value.value == 0.5
+    assert (value.low, value.high) == (pytest.approx(0.0676, abs=1e-4), pytest.approx(0.9324, abs=1e-4))
+    assert (numbers.n, numbers.n_unreadable) == (6, 2)
+    at_all = asyncio.run(Sensitivity(n=6, active="above 0").judge("x", heldout, to))
+    assert at_all.active == [True, True, True, False, None, None]
+    unwritten = measure(asyncio.run(Sensitivity(n=6).judge("x", Heldout((), ()), to)))
+    assert unwritten.value is None and unwritten.n_unreadable == 6
 
 
 def test_golden_prompt() -> None:

@@ -23,7 +23,7 @@ from autointerp.evidence import ScorerNeed
 from autointerp.llm.protocol import Capabilities, Reply
 from autointerp.prompting import inert
 from autointerp.trials import Responses, to_4_digits
-from autointerp.types import Heldout
+from autointerp.types import Heldout, Probed
 
 TOKENS_A_TEXT: Final = 80
 """Answer tokens allowed a text."""
@@ -78,18 +78,15 @@ class Sensitivity:
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Responses:
-        """A trial a text; one that the subject could not read is None. None at all where none could be written."""
-        probed = heldout.probed
-        if probed is None:
-            return Responses()
-        threshold = 0.0
-        if self.active == "as sampled":
-            threshold = to_4_digits(probed.smallest)
+        """A trial a text that was asked for; None of one that was not written, or that has no token to look at."""
+        probed = heldout.probed or Probed((), (), 0.0)
+        threshold = to_4_digits(probed.smallest) if self.active == "as sampled" else 0.0
+        maxima = [*probed.maxima, *[None] * (self.n - len(probed.maxima))]
         return Responses(
-            text=list(probed.texts),
-            maximum=[0.0 if one is None else one for one in probed.maxima],
-            active=[None if one is None else one > 0 and one >= threshold for one in probed.maxima],
-            threshold=[threshold] * len(probed.texts),
+            text=[*probed.texts, *[""] * (self.n - len(probed.texts))],
+            maximum=[0.0 if one is None else one for one in maxima],
+            active=[None if one is None else one > 0 and one >= threshold for one in maxima],
+            threshold=[threshold] * self.n,
         )
 
 
