@@ -28,6 +28,7 @@ from autointerp.prompting import Prompt, View
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.scorers.sensitivity import Sensitivity, read_texts
+from autointerp.stages.expected import expected
 from autointerp.stages.probe import Probing
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.sources import open_source
@@ -240,6 +241,13 @@ def test_what_a_kill_left_out_is_made_again_to_the_byte(scored: Path, tmp_path: 
     with device_here():
         pipeline.run_line(Run.open(out))
     assert contents(out) == before
+
+
+def test_the_plan_counts_a_request_a_feature(tmp_path: Path) -> None:
+    llm = {"use": "openai", "model": "unknown", "base_url": "http://127.0.0.1:1/v1"}
+    run = pipeline.prepare(RECIPE | {"llms": {"explainer": llm, "judge": llm}}, tmp_path / "run")[1]
+    (planned,) = asyncio.run(expected(run))
+    assert planned.role == "judge" and planned.n_requests == 32 and planned.prompt_tokens > 32 * 150
 
 
 def test_another_number_of_texts_is_refused_where_there_are_scores(scored: Path) -> None:
