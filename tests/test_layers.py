@@ -44,7 +44,7 @@ LAYERS = [
     {"stages"},
     {"scored", "verify"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
-    | {"controls", "bridge", "comparison", "published"},
+    | {"controls", "bridge", "comparison", "published", "publish"},
     {"cli"},
     {"__main__"},
 ]
