@@ -228,7 +228,6 @@ def test_a_text_without_tokens_is_no_answer(probing: Probing) -> None:
     maxima = probing.maxima(feature, ["", "import os, sys", ""])
     assert maxima[0] is None and maxima[2] is None and maxima[1] is not None
     assert probing.maxima(feature, ["import os, sys"]) == [maxima[1]]
-    assert probing.maxima(feature, []) == []
 
 
 def test_what_a_kill_left_out_is_made_again_to_the_byte(scored: Path, tmp_path: Path) -> None:
