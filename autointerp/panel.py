@@ -8,21 +8,24 @@ The panel are the first of the features asked for that have enough windows, in t
 sampled for a run: a run that grows by `features.n` keeps its panel. Each borrows its explanation from the one
 behind it in that order, the last from the first: nobody has its own. Who lends to whom depends on the features asked
 for, so the key of a record names both, and a run that grows keeps what it has and scores the pairs that are new.
+Where a scorer is sequential, only features that it judges on all windows can be in the panel.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autointerp import draw
-from autointerp.evidence import needs_explanation
+from autointerp.evidence import needs_explanation, needs_of
 from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
 from autointerp.recipe import ControlKind, Recipe
-from autointerp.sections import instance
+from autointerp.sections import PluginSection, instance
+from autointerp.sequential import Sequential, is_in_panel
 from autointerp.types import EXPLAINABLE, Json
 
 
@@ -68,16 +71,30 @@ def _is_llm(recipe: Recipe, kind: ControlKind) -> bool:
 
 def _scorers(recipe: Recipe) -> list[str]:
     named = recipe.controls.scorers if recipe.controls is not None else None
-    if named is not None:
-        return [name for name in recipe.scorers if name in named and needs_explanation(_scorer(recipe, name))]
-    scorers = {name: _scorer(recipe, name) for name in recipe.scorers}
-    return [
-        name for name, one in scorers.items() if needs_explanation(one) and getattr(one, "controlled", True)
-    ]
+    found: list[str] = []
+    for name in recipe.scorers:
+        scorer = _scorer(recipe, name)
+        is_asked = getattr(scorer, "controlled", True) if named is None else name in named
+        if is_asked and needs_explanation(scorer) and "probe" not in needs_of(scorer):
+            found.append(name)
+    return found
 
 
 def _scorer(recipe: Recipe, name: str) -> object:
     return instance("scorers", recipe.scorers[name])
+
+
+def _sequential(recipe: Recipe) -> list[Sequential]:
+    found = [getattr(_scorer(recipe, name), "sequential", None) for name in _scorers(recipe)]
+    return [rule for rule in found if rule is not None]
+
+
+def scorer_section(recipe: Recipe, control: Control) -> PluginSection:
+    """Its scorer. A sequential one asks about all windows, as it does of features in its panel: else the mean of the
+    control would be biased."""
+    section = recipe.scorers[control.scorer]
+    rule: Sequential | None = getattr(_scorer(recipe, control.scorer), "sequential", None)
+    return section if rule is None else section | {"sequential": dataclasses.replace(rule, panel=1.0)}
 
 
 def panel_of(recipe: Recipe, identities: Identities, dictionary: str, samples: Journal) -> list[str]:
@@ -88,9 +105,12 @@ def panel_of(recipe: Recipe, identities: Identities, dictionary: str, samples: J
     hashes = draw.mix(
         draw.key(recipe.seed, "features", dictionary), identities.columns(asked).astype(np.uint64)
     )
+    rules = _sequential(recipe)
     able: dict[str, set[str]] = {}
     found: list[str] = []
     for at in draw.smallest(hashes, len(asked)).tolist():
+        if not all(is_in_panel(rule, recipe.seed, str(asked[at])) for rule in rules):
+            continue
         unit = unit_of_feature(asked[at].index)
         if unit not in able:
             records = samples.read(unit)

@@ -5,6 +5,9 @@
                                       intervene└──── one flow, feature by feature ────┘
                                          GPU, where effects are needed
 
+Texts that a scorer wants the subject to read are written in that flow; then comes the probe stage, on the GPU, and
+the flow once more.
+
 `explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
 done is passed over, so running again is resuming.
 """
@@ -122,6 +125,10 @@ def run_line(
             with _timed(outcome, "intervene"):
                 run_on_device(run, "intervene", progress, stop)
         if "explain" in wanted:
+            _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
+        if "score" in wanted and any(any(run.without_responses(name)) for name in run.recipe.dictionaries):
+            with _timed(outcome, "probe"):
+                run_on_device(run, "probe", progress, stop)
             _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
     return outcome
 

@@ -152,7 +152,7 @@ class ControlSection:
     `lexical`: what counting words and tokens says."""
     scorers: list[str] | None = None
     """By name. None: every one that judges explanations, but for variants that are no headline, and those that have
-    controls of their own."""
+    controls of their own. Never one for which the subject must read texts first."""
 
 
 def _off(given: Any) -> Any:

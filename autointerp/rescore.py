@@ -22,7 +22,7 @@ from autointerp.files import write_atomically
 from autointerp.journal import Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
 from autointerp.run import SCORE_VERSION, Run
-from autointerp.stages.score import measured
+from autointerp.stages.score import measured, stopping_of
 from autointerp.trials import of as trials_of
 from autointerp.types import Facts, Json, Metrics
 
@@ -112,8 +112,12 @@ def _anew(run: Run, part: Path, record: Json) -> Json:
             f"anew. Rescore the run that it was taken from."
         )
     facts = Facts(**record["facts"])
-    status, metrics, reason = measured(trials_of(record["trials"]), facts, run.recipe.headline)
-    return record | {"status": status, "metrics": orjson.loads(orjson.dumps(metrics)), "reason": reason}
+    trials = trials_of(record["trials"])
+    status, metrics, reason = measured(trials, facts, run.recipe.headline)
+    numbers: Json = {"status": status, "metrics": metrics, "reason": reason}
+    if (sequential := stopping_of(trials)) is not None:
+        numbers["sequential"] = sequential
+    return record | orjson.loads(orjson.dumps(numbers))
 
 
 def _headline(record: Json) -> float | None:

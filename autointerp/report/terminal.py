@@ -32,6 +32,8 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
                 console.print(table)
         for line in (*_claims(summary), *_outdated(summary)):
             console.print(line, highlight=False)
+        for line in _verdicts(summary):
+            console.print(line, highlight=False)
         if n_graded := max(score.n_graded for score in summary.scores):
             console.print(
                 f"{n_graded:,} of the scored features fire nearly everywhere: for them windows of the top "
@@ -220,6 +222,20 @@ def _outdated(summary: Summary) -> Iterator[str]:
             f"The control runs are beside fewer features than are scored now; the run has grown since: "
             f"autointerp controls {escape(str(summary.path))}"
         )
+
+
+def _verdicts(summary: Summary) -> Iterator[str]:
+    """Also why a mean is of fewer features than are scored."""
+    for score in summary.scores:
+        if (verdicts := score.verdicts) is not None:
+            said = ", ".join(f"{n:,} {name}" for name, n in verdicts.n_by_decision.items())
+            spent = "" if verdicts.mean_trials is None else f", {verdicts.mean_trials:.1f} trials a feature"
+            means = (
+                f"means above are over the {verdicts.n_panel:,} features of the panel, judged on all windows"
+                if verdicts.n_panel
+                else "no feature is in the panel, so there are no means: set sequential.panel higher"
+            )
+            yield f"{_named(score)}, sequential: {said}{spent}; {means} (stopping biases a mean)"
 
 
 def _named(score: ScoreSummary) -> str:

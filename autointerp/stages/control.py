@@ -16,7 +16,7 @@ from autointerp.explainers.protocol import Explainer
 from autointerp.fill import Filled, Item, Unit, fill
 from autointerp.journal import Journal
 from autointerp.llm.protocol import LLM
-from autointerp.panel import Control, controls_of, key_of, lenders, panel_of
+from autointerp.panel import Control, controls_of, key_of, lenders, panel_of, scorer_section
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import instance
 from autointerp.run import Run
@@ -144,7 +144,8 @@ class _OpenUnit:
             said["text"] = text
         # Named as for the feature's own score: the same windows are tested, in the same order.
         asking = self._asking(self.memories.of(of.journal, of.asked), feature)
-        heldout = self.evidence.heldout(feature, of.scorer)
+        place = of.control.explainer or of.control.kind, of.control.scorer
+        heldout = self.evidence.heldout(feature, of.scorer, place)
         return said | await of.work(self.windows[feature], heldout, self.samples[feature], text, asking)
 
     def _asking(self, llm: LLM, feature: str) -> Asking:
@@ -152,9 +153,9 @@ class _OpenUnit:
 
 
 def _scored(run: Run, dictionary: str, control: Control, llms: Mapping[str, Asked]) -> _Scored:
-    scorer: Scorer = instance("scorers", run.recipe.scorers[control.scorer])
+    scorer: Scorer = instance("scorers", scorer_section(run.recipe, control))
     by = control.explainer or control.kind
-    work, asked = scoring(run, by, control.scorer, llms.get(role_of(scorer), NOBODY))
+    work, asked = scoring(run, by, control.scorer, scorer, llms.get(role_of(scorer), NOBODY))
     explainer = None if control.explainer else instance("explainers", {"use": control.kind})
     return _Scored(control, scorer, run.control(dictionary, control), work, asked, explainer)
 

@@ -13,12 +13,12 @@ from autointerp.journal import Journal
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.metrics.predicted import CONSTANT
-from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
+from autointerp.sequential import Stopping, stopping
 from autointerp.stages.asked import NOBODY, Asked
-from autointerp.trials import AnyTrials, Trials, to_4_digits
+from autointerp.trials import AnyTrials, InBlocks, Trials, to_4_digits
 from autointerp.types import Facts, Heldout, Json, Metrics, Score, ScoreStatus, digest
 
 
@@ -97,9 +97,15 @@ def measured(
     return "ok", metrics, None
 
 
-def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring, Asked]:
-    """What the scorer of this name does with an explanation, and whom it asks."""
-    scorer: Scorer = instance("scorers", run.recipe.scorers[name])
+def stopping_of(trials: AnyTrials) -> Stopping | None:
+    """How the test of a sequential scorer ended; None where there was none."""
+    if not isinstance(trials, InBlocks):
+        return None
+    return stopping(trials.rule, trials.looks(), in_panel=trials.in_panel)
+
+
+def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -> tuple[Scoring, Asked]:
+    """What a scorer, which the recipe has under this name, does with an explanation, and whom it asks."""
     asked = asked if scorer.needs_llm else NOBODY
     protocol = _replica(run) + scorer.protocol(asked.llm.capabilities) + _weaker(run)
     llm = str(asked.llm.identity)
@@ -128,9 +134,12 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
             metrics=metrics,
             trials=trials,
             reason=reason,
+            sequential=stopping_of(trials),
         )
         # `dataclasses.asdict` would copy every column of the trials value by value.
         fields = {name: getattr(score, name) for name in _FIELDS}
+        if score.sequential is None:
+            del fields["sequential"]
         return fields | {"trials": trial_records.record(trials)}
 
     return work, asked
