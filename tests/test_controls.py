@@ -130,7 +130,7 @@ def test_the_status_shows_the_floors_beside_the_scores(run: Run, tmp_path: Path)
     assert f"has grown since: autointerp controls {folder}" in " ".join(" ".join(status_of(folder)).split())
     (folder / CONTROLS).write_bytes(orjson.dumps([{"instance": 3}]))
     spoiled = CliRunner().invoke(app, ["status", str(folder)])
-    assert spoiled.exit_code == 1 and "controls.json can't be read" in spoiled.output
+    assert spoiled.exit_code == 2 and "controls.json can't be read" in spoiled.output, spoiled.output
 
 
 def status_of(folder: Path) -> list[str]:
