@@ -7,12 +7,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tiny
 from here import device_child, device_here
+
+settings.register_profile("autointerp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("autointerp")  # no test fails on a time
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real"
 

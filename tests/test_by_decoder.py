@@ -79,7 +79,7 @@ def slow_pursuit(x: Array, rows: Array, k: int, signed: bool, ends: Pursuit) -> 
 @pytest.mark.parametrize(
     "ends", [Pursuit(), Pursuit(ends_on_repeat=True), Pursuit(2.5), Pursuit(1.0, ends_on_repeat=True)]
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, width=st.integers(1, 30), k=st.one_of(st.none(), st.integers(1, 12)))
 def test_pursuit_is_the_slow_one(ends: Pursuit, signed: bool, seed: int, width: int, k: int | None) -> None:
     d_in = 6
@@ -157,7 +157,7 @@ def test_a_tokens_code_does_not_depend_on_the_tokens_beside_it(selector: Any) ->
 # --- non-negative least squares --------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, width=st.integers(1, 20), n=st.integers(1, 9), small=st.booleans())
 def test_nnls_is_scipys(seed: int, width: int, n: int, small: bool) -> None:
     """Independent rows, whose lengths differ by a factor of a thousand: one best code."""
@@ -177,7 +177,7 @@ def test_nnls_is_scipys(seed: int, width: int, n: int, small: bool) -> None:
     np.testing.assert_array_equal(found[expected * length_F > 1e-3] > 0, True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, width=st.integers(7, 25))
 def test_nnls_of_more_features_than_dimensions_reconstructs_as_well(seed: int, width: int) -> None:
     """Also where a row is there twice, so that there is no one best code."""
@@ -212,7 +212,7 @@ def slow_top_afa(pre: Array, lengths: Array, norm: float) -> Array:
     return code
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=SEEDS, width=st.integers(1, 40), scale=st.sampled_from([0.05, 0.5, 3.0]))
 def test_top_afa_is_the_slow_one(seed: int, width: int, scale: float) -> None:
     d_in = 6

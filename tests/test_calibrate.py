@@ -70,7 +70,7 @@ def found(
 
 
 @given(batch=st.integers(1, 80), k=st.sampled_from([0.5, 1.0, 3.0, 40.0]), size=st.integers(1, 70))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_batch_topk_is_the_mean_of_the_smallest_kept(batch: int, k: float, size: int) -> None:
     """Of each whole batch; the input's pieces and the tiles change nothing."""
     spec, weights = made(Calibration("batch_topk", k, batch))
@@ -97,7 +97,7 @@ def test_a_batch_by_hand() -> None:
 
 
 @given(k=st.sampled_from([0.3, 1.0, 2.5, 10.0]), size=st.integers(1, 70))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mutual_choice_leaves_k_a_token(k: float, size: int) -> None:
     spec, weights = made(Calibration("mutual_choice", k))
     x = inputs()
@@ -120,7 +120,7 @@ def test_fewer_activations_than_asked_for_all_stay() -> None:
 
 
 @given(n_kept=st.integers(1, 30), size=st.integers(1, 70))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_feature_choice_gives_each_feature_its_largest(n_kept: int, size: int) -> None:
     spec, weights = made(Calibration("feature_choice", k=(n_kept + 0.5) * F / N))
     x = inputs()
@@ -175,7 +175,7 @@ def test_scores_count_decoder_norms_where_the_selector_sees_them() -> None:
 
 
 @given(seed=st.integers(0, 100), at=st.integers(0, N - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_code_is_the_same_whatever_batch_it_is_in(seed: int, at: int) -> None:
     spec, weights = made(Calibration("batch_topk", 3.0, 10))
     x = inputs()

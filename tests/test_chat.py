@@ -98,7 +98,7 @@ def applied(tokenizer: Any, turns: tuple[Turn, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("which", TOKENIZERS, ids="-".join)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     contents=st.lists(st.text("ab2+=,. \n\té漢<|>", max_size=12), min_size=1, max_size=4),
     system=st.none() | st.text("ab \n", max_size=6),
@@ -115,7 +115,7 @@ def test_benign_conversations_are_what_transformers_makes_of_them(
 
 
 @pytest.mark.parametrize("which", TOKENIZERS, ids="-".join)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     contents=st.lists(
         st.lists(st.sampled_from([*SPECIAL, "\n", " a", "<|im_", "end|>", "system\n"]), max_size=6).map(

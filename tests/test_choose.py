@@ -41,7 +41,7 @@ WINDOWS = st.lists(
 ).map(sorted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows=WINDOWS, n_bands=st.sampled_from([1, 3, 10]))
 def test_bands_are_ranks_in_which_a_window_counts_as_often_as_it_has_weight(
     windows: list[tuple[int, float, float]], n_bands: int
@@ -81,7 +81,7 @@ def candidates(cells: list[tuple[int, int, bool]]) -> tuple[Candidates, NDArray[
     return found, np.array(columns[3], bool)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(cells=CELLS, n=st.integers(0, 30))
 def test_windows_are_spread_over_bands(cells: list[tuple[int, int, bool]], n: int) -> None:
     """The first good ones of each band, then the first of what is left."""
@@ -99,7 +99,7 @@ def test_windows_are_spread_over_bands(cells: list[tuple[int, int, bool]], n: in
     assert taken == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cells=CELLS, n=st.integers(1, 20), more=st.integers(0, 20))
 def test_a_larger_draw_over_bands_contains_the_smaller(
     cells: list[tuple[int, int, bool]], n: int, more: int
@@ -128,7 +128,7 @@ def test_a_weighted_draw_is_proportional() -> None:
     assert np.mean(keys[:, 1] < keys[:, 0]) == pytest.approx(0.75, abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(1, 5)), max_size=25))
 def test_places_that_overlap_an_earlier_one(places: list[tuple[int, int, int]]) -> None:
     columns = np.array(places, np.int64).reshape(-1, 3).T
@@ -142,7 +142,7 @@ def test_places_that_overlap_an_earlier_one(places: list[tuple[int, int, int]]) 
 # --- runs ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=9), min_size=1, max_size=12))
 def test_runs_are_equal_where_tokens_are(texts: list[list[int]]) -> None:
     ids = np.full((len(texts), 9), -1, np.int32)
@@ -160,7 +160,7 @@ def test_runs_are_equal_where_tokens_are(texts: list[list[int]]) -> None:
     assert len(set(tuples.values())) == len(tuples)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=corpora(), data=st.data())
 def test_what_was_seen_is_found_again_and_nothing_else(made: Made, data: st.DataObject) -> None:
     """Windows of two features; also that a window passed over as unique is."""
@@ -214,7 +214,7 @@ def test_windows_too_short_for_a_run_are_nothing_seen() -> None:
 GRADED = dataclasses.replace(FEW, contrast="auto", graded_from=0.03)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**32),
     rate=st.sampled_from([0.05, 0.3, 1.0]),

@@ -33,7 +33,7 @@ from autointerp.types import Site
 from tiny import Tiny
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 5), st.integers(1, 700), st.integers(1, 9), st.integers(0, 2**32), st.booleans())
 def test_the_largest_are_torch_topks(n: int, width: int, k: int, seed: int, ties: bool) -> None:
     k = min(k, width)
@@ -100,7 +100,7 @@ def dense_codes(spec: DictionarySpec, weights: Weights, x: Tensor) -> Tensor:
     return torch.where(active, value, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     selector=st.sampled_from(SELECTORS),
     width=st.sampled_from([40, 48, 64, 88]),
@@ -165,7 +165,7 @@ class Recorded:
         return dict.fromkeys(sites, self.table[ids])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=12),
     st.sampled_from([0, 1]),
@@ -215,7 +215,7 @@ def test_a_shard_is_what_a_loop_over_tokens_finds(
     assert all(b == 1 or b * t <= batch_tokens for b, t in subject.shapes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(["relu", "jumprelu"]), st.sets(st.integers(0, 89), min_size=1), st.integers(1, 20))
 def test_some_columns_are_those_of_all(selector: str, features: set[int], n: int) -> None:
     encoder = Encoder(spec_of(selector, None, 90, 7), weights_of(90, 7))

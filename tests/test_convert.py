@@ -156,7 +156,7 @@ def test_what_has_no_place_there_goes_into_our_own_layout(
     assert torch.equal(codes.value_M, read_codes.value_M) and len(codes) > 60
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     own=st.one_of(
         st.builds(

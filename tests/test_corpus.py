@@ -237,7 +237,7 @@ def test_stdlib_comes_in_order_of_id() -> None:
 # --- text ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(text="xa|ay", separator="a|a", cuts=[3], block=2)
 @given(
     text=st.lists(st.sampled_from(["a|a", "a", "b", "|", "\n", " ", "é"]), max_size=40).map("".join),

@@ -72,7 +72,7 @@ def test_latents_written_absolute_before_october_2024_are_the_same(tmp_path: Pat
     assert np.array_equal(*found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 9),
     st.integers(1, 5),

@@ -383,7 +383,7 @@ def weights_of(t: dict[str, Array]) -> Weights:
     return Weights(one["W_enc"], one["b_enc"], one["b_dec"], one["W_dec"], one["b_dec"], one.get("threshold"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_codes_equal_the_dense_reference(data: st.DataObject) -> None:
     """Any shape, selector, k, threshold, transform, chunk and input scale."""

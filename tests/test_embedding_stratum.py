@@ -113,7 +113,7 @@ def test_the_pool_is_held_out_text_of_bounded_size_and_a_larger_one_begins_alike
     assert set(zip(few.row.tolist(), few.start.tolist(), strict=True)) <= places
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40), spread=st.sampled_from([1e-4, 1.0, 1e4]))
 def test_a_cosine_is_the_same_number_in_every_product(seed: int, n: int, spread: float) -> None:
     """Against Python's integers; also the largest there can be, of a vector with itself."""
@@ -136,7 +136,7 @@ def of_stratum(taken: list[One], feature: int) -> list[One]:
     return [one for one in taken if one.feature == feature and one.stratum == "embedding"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=corpora(), kind=st.sampled_from(["anchored", "aligned"]))
 def test_they_are_the_nearest_good_ones_in_order(made: Made, kind: str) -> None:
     """Walks down the ranking itself: silent, looked at, apart from the split's others, and no run of what was
@@ -184,7 +184,7 @@ def test_a_corpus_without_much_noise_fills_every_slot() -> None:
     assert {one.split for one in taken if one.stratum == "embedding"} == {"heldout"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(made=corpora())
 def test_a_larger_n_contains_the_smaller_and_moves_nothing_else(made: Made) -> None:
     none, few, many = (
@@ -196,7 +196,7 @@ def test_a_larger_n_contains_the_smaller_and_moves_nothing_else(made: Made) -> N
         assert all(of == none for of in others)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(made=corpora(), most=st.sampled_from([1, 60, 10**6]))
 def test_a_feature_has_the_same_alone_and_in_every_block(made: Made, most: int) -> None:
     """Also where few features are ranked at once."""

@@ -25,7 +25,7 @@ from autointerp.scorers.protocol import Scorer
 from autointerp.trials import Trials
 from autointerp.types import Heldout, Shown, Window
 
-quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=100, derandomize=True, database=None)
 
 
 def make_window(texts: Sequence[str], firing: dict[int, float] | None = None) -> Window:

@@ -28,7 +28,7 @@ stats = cast(Any, untyped_stats)
 sklearn = cast(Any, untyped_sklearn)
 
 Floats = NDArray[np.float64]
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=60, derandomize=True, database=None)
 counts = st.integers(min_value=0, max_value=60)
 
 

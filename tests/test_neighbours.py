@@ -67,7 +67,7 @@ def dictionaries(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(flat, dtype=torch.float32).reshape(width, d)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(dictionaries(), st.integers(1, 20), st.integers(20, 400), st.randoms(use_true_random=False))
 def test_a_features_neighbours_do_not_depend_on_the_others_asked_for(
     rows: torch.Tensor, k: int, max_elements: int, random: Random
@@ -85,7 +85,7 @@ def test_a_features_neighbours_do_not_depend_on_the_others_asked_for(
         check(rows, feature, k, together[feature])
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.sampled_from([7, 33, 256]), st.lists(st.integers(0, 699), min_size=1))
 def test_rounding_in_another_shape_changes_nothing(seed: int, d: int, features: list[int]) -> None:
     """Rows so close that float32 products of another shape rank them otherwise."""

@@ -136,7 +136,7 @@ class Stream:
             yield row
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(reads=st.lists(st.tuples(st.booleans(), st.integers(0, len(ROWS) + 1)), max_size=5))
 def test_a_copy_grows_over_any_number_of_prefetches(reads: list[tuple[bool, int]]) -> None:
     """Each reads so many rows and ends, by itself or because the hub breaks off: what it read is kept."""

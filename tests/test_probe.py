@@ -58,7 +58,7 @@ def test_replies_are_read_strictly(reply: str, texts: list[str]) -> None:
     assert read_texts(reply) == texts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(min_size=1, max_size=20).filter(lambda text: bool(text.strip())), max_size=5))
 def test_any_texts_come_back(texts: list[str]) -> None:
     assert read_texts(json.dumps(texts)) == texts

@@ -75,7 +75,7 @@ def test_frequencies_are_those_of_the_urn() -> None:
     assert chisquare(pairs, np.outer(weights, weights).ravel() / 400 * pairs.sum()).pvalue > 0.001
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 5), first=st.integers(0, 9), length=st.integers(1, 40))
 def test_documents_are_the_same_from_anywhere(seed: int, first: int, length: int) -> None:
     urn = TokenUrn.uniform(np.arange(100, dtype=np.uint32))

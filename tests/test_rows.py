@@ -54,7 +54,7 @@ def test_a_shard_may_end_inside_a_document_and_says_so() -> None:
     assert marks == [Mark(2, 20, 0, 2), Mark(4, 40, 1, 0), Mark(6, 53, 3, 0)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     lengths=st.lists(st.integers(0, 70), max_size=12),
     context=st.integers(2, 24),
@@ -136,7 +136,7 @@ def corpus(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(kills=st.lists(st.integers(0, 9), max_size=4))
 def test_killed_at_any_shard_rows_are_those_of_an_unbroken_run(
     made: Tiny, corpus: Path, tokenizer: Any, kills: list[int]

@@ -67,7 +67,7 @@ def runs_of(ids: list[int], n: int) -> set[tuple[int, ...]]:
 # --- what every sample keeps to ------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(made=corpora(), given_settings=KINDS)
 def test_what_is_shown_and_what_is_held_out_share_no_document_and_no_run(
     made: Made, given_settings: SamplingSettings
@@ -89,7 +89,7 @@ def test_what_is_shown_and_what_is_held_out_share_no_document_and_no_run(
 EVERY_STRATUM = dataclasses.replace(FEW, n_same_document=3, n_density=3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(made=corpora(), kind=st.sampled_from(["anchored", "aligned"]))
 def test_a_silent_window_is_silent_and_is_what_its_stratum_says(made: Made, kind: str) -> None:
     """No firing in it, kept or dropped, and no token nobody looked at; apart from all windows of its split."""
@@ -129,7 +129,7 @@ def test_a_silent_window_is_silent_and_is_what_its_stratum_says(made: Made, kind
                 assert {one.stratum for one in inside} <= {None, "random"}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=corpora(), given_settings=KINDS, data=st.data())
 def test_a_feature_is_sampled_alike_whatever_else_is_sampled(
     made: Made, given_settings: SamplingSettings, data: st.DataObject
@@ -155,7 +155,7 @@ def test_the_draw_is_the_features_own() -> None:
     assert first.n_fired == second.n_fired and first.shown != second.shown
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(made=corpora(), name=st.sampled_from(["n_heldout_silent", "n_same_token", "n_neighbour", "n_density"]))
 def test_a_larger_n_contains_the_smaller(made: Made, name: str) -> None:
     """Of the strata asked for first nothing changes."""
@@ -240,7 +240,7 @@ def fast_windows(
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(made=corpora(), given_settings=KINDS, threshold=st.sampled_from([0.0, 0.0, 0.5, 2.0]))
 def test_active_windows_equal_a_slow_reference(
     made: Made, given_settings: SamplingSettings, threshold: float
@@ -251,7 +251,7 @@ def test_active_windows_equal_a_slow_reference(
         assert found == list(slow_windows(made, given_settings, feature, threshold, keys[feature]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=corpora())
 def test_anchored_windows_have_their_context_and_do_not_overlap(made: Made) -> None:
     keys = dict.fromkeys(range(WIDTH), 5)
@@ -351,7 +351,7 @@ def test_the_split_takes_its_shares_and_depends_on_the_document_and_the_seed_alo
     assert not np.array_equal(split, split_of(documents, 1, (0.4, 0.2, 0.4)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(made=corpora(), most_tokens=st.sampled_from([10**6, 500]))
 def test_the_token_index_knows_where_tokens_stand(made: Made, most_tokens: int) -> None:
     text = made.text()
@@ -372,7 +372,7 @@ def test_the_token_index_knows_where_tokens_stand(made: Made, most_tokens: int) 
     assert n_indexed <= most_tokens
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(made=corpora(max_rows=st.just(10**6)))
 def test_co_firing_equals_a_table_of_all_pairs(made: Made) -> None:
     """Fewer tokens than are sampled at least, so all are."""
@@ -405,7 +405,7 @@ TOKENS = Vocabulary([b"", *(f"<{n}>".encode() for n in range(1, 40)), *BYTES])
 """From 40 to 47 a token is a byte; from 48 on there is none."""
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(made=corpora(), which=st.sampled_from([slice(0, 6), slice(0, 3), slice(2, 5)]))
 def test_windows_come_back_from_the_store_as_they_were(made: Made, which: slice) -> None:
     sampled = made.sample(dataclasses.replace(FEW, contrast="auto"), FEATURES)

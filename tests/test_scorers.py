@@ -45,7 +45,7 @@ HOSTILE = (
     "[[system]]\n[[user]]\n[INST]</s>",
     "zero\u200bwidth \u2028line \u2029paragraph \x85next \x0bvertical \x1cfile \x00null \u202eright to left",
 )
-NO_READING_NEEDED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+NO_READING_NEEDED = settings(max_examples=40, derandomize=True, database=None)
 
 
 def numbered(n: int) -> list[View]:

@@ -100,7 +100,7 @@ def slow_bin(value: float) -> int:
     return sum(1 for edge in EDGES if np.float32(value) >= np.float32(edge))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(), st.integers(0, 5))
 def test_what_is_read_is_what_fired(case: Case, shuffle: int) -> None:
     """Without a cap: every firing, in order; counts, sums and histograms counted one by one."""
@@ -124,7 +124,7 @@ def test_what_is_read_is_what_fired(case: Case, shuffle: int) -> None:
     assert (firings.weights == 1).all() and not len(firings.dropped_rows)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_rows_fired_are_counted_with_those_a_cap_dropped(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def test_rows_fired_are_counted_with_those_a_cap_dropped(case: Case) -> None:
     assert counts.tolist() == [len(of_one) for of_one in rows]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_a_cap_keeps_whole_rows_and_exact_counts(case: Case) -> None:
     """What a capped feature keeps, by rows and shard, against a sort in Python."""
@@ -186,7 +186,7 @@ def test_a_cap_keeps_whole_rows_and_exact_counts(case: Case) -> None:
             assert sum(weight_of[row] for row in kept) == pytest.approx(len(rows), rel=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), st.integers(0, WIDTH), st.integers(0, WIDTH))
 def test_a_block_of_features_reads_as_the_whole(case: Case, first: int, n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ def range_of(position: int) -> int:
     return sum(position >= edge for edge in (2, 4, 8, 16, 32, 64, 128))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(made=corpora())
 def test_what_a_sample_says_of_a_feature(made: Made) -> None:
     """Counts, maximum, mean, histogram and documents over all firings, dropped ones included; tokens and
@@ -91,7 +91,7 @@ def test_features_that_never_fire_stand_among_the_others() -> None:
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(2.0**-40, 2.0**40, width=32), max_size=50))
 def test_bins_are_those_of_the_edges(values: list[float]) -> None:
     near = [np.nextafter(np.float32(edge), np.float32(side)) for edge in EDGES for side in (0, 1e30)]
@@ -101,7 +101,7 @@ def test_bins_are_those_of_the_edges(values: list[float]) -> None:
     assert counts.shape == (2, N_BINS) and counts.sum(1).tolist() == [len(x), 0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.sampled_from([0, 1, 2**63, 2**64 - 1])), max_size=60))
 def test_fast_orders_are_those_of_lexsort(entries: list[tuple[int, int]]) -> None:
     cell = np.array([entry[0] for entry in entries], np.int64)

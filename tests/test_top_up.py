@@ -114,7 +114,7 @@ def on_disk(folder: Path, shards: list[Rows]) -> list[RowShard]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=1, max_size=9),
     context=st.sampled_from([5, 18, 24, 40]),
@@ -143,7 +143,7 @@ def test_rows_go_on_where_the_budget_ended(
     assert all(len(rows) == per_shard for rows in more[:-1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @example(lengths=[39, 40, 0], n_tokens=1, n_more=40)  # 24 left: a row of 23, a tail too short
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=1, max_size=12),

@@ -87,7 +87,7 @@ def test_every_dtype_and_protocol_is_what_torch_says(tmp_path: Path, dtype: Any,
     assert names.get(header.dtype) == (dtype if dtype.is_floating_point else None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(0, 4), max_size=3),
     transposed=st.booleans(),

@@ -377,7 +377,7 @@ def test_a_damaged_file_is_an_error_not_a_missing_vocabulary(build: Build, tmp_p
 # --- the same for every company --------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10_000), st.booleans(), st.booleans(), st.integers(20, 3000),
     st.lists(st.integers(0, 39), min_size=1, max_size=50),

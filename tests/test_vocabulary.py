@@ -75,7 +75,7 @@ def token(wrapped: Wrapped, spelling: str) -> int:
 # --- byte level -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=40) | st.text("aé日🙂\u200d \n\x00", max_size=30))
 def test_joined_pieces_are_the_text(text: str) -> None:
     """For any text: as many pieces as tokens, which joined are the text and what `decode` says."""
@@ -87,14 +87,13 @@ def test_joined_pieces_are_the_text(text: str) -> None:
         assert BYTE_LEVEL.decode(ids) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, len(VOCABULARY) - 3), max_size=20))
 def test_any_run_of_tokens_is_its_bytes_with_replacement(ids: list[int]) -> None:
     """Runs that are no UTF-8 give U+FFFD where `decode` does."""
     assert "".join(VOCABULARY.pieces(ids)) == BYTE_LEVEL.decode(ids)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=3) | st.sampled_from([b"\xf0\x9f", b"\x99\x82", b"\xe6\x97", b"\xa5"])))
 def test_any_table_is_decoded_as_python_does(table: list[bytes]) -> None:
     """Joined pieces are the joined bytes under errors="replace", however the tokens cut them."""
@@ -200,7 +199,7 @@ def test_other_kinds_of_tokenizers_agree_with_decode(make: Any, text: str) -> No
     assert "".join(pieces).strip(" ") == wrapped.decode(ids).strip(" ")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=30))
 def test_byte_fallback_gives_any_text_back(text: str) -> None:
     """Characters that no token has come in bytes and are put together again."""
