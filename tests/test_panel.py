@@ -232,10 +232,9 @@ def test_the_summary_pairs_them(run: Run) -> None:
 def test_status_shows_them_as_rows(run: Run) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     print_summary(console, summarise(run, "layers.1"), {})
-    lines = [line for line in console.export_text().splitlines() if "control: " in line]
-    assert [line.split("control: ")[1].split("│")[0].strip() for line in lines] == [
-        "shuffled", "top tokens", "lexical"
-    ]  # fmt: skip
+    beside = console.export_text().partition("Beside controls")[2].splitlines()
+    named = ["shuffled explanation", "top-token list", "lexical baseline"]
+    assert [name for line in beside for name in named if f" {name} " in line] == named
 
 
 def test_an_explainer_of_the_runs_own_stands_for_a_control(run: Run, tmp_path: Path) -> None:

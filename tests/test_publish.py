@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from autointerp import comparison, controls, pipeline, trials
+from autointerp import comparison, pipeline, trials
 from autointerp.cli import app
 from autointerp.errors import PublishedError, PublishError, SecretFound
+from autointerp.floors import Floor, Row, save
 from autointerp.journal import Part
 from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference
@@ -37,9 +38,11 @@ from autointerp.publish.secrets import Guard
 from autointerp.publish.stores import HIDDEN
 from autointerp.published.delphi_results import NO_EXPLANATION
 from autointerp.published.importing import import_delphi
+from autointerp.report.summary import summarise
 from autointerp.rescore import rescore
 from autointerp.run import Run
 from autointerp.scored import instances
+from autointerp.sequential import Sequential
 from autointerp.types import Explanation, Json, Sample, Score
 from here import device_here
 from test_published import judged, write
@@ -163,6 +166,10 @@ TRIALS: list[trials.AnyTrials] = [
         [0, 3], [True, False], [None, True], [0.25, None], [4, None], [None, "random"], [[1, 2], []],
         [3, None], ["ab", "cd"], [1.5, 0.0], [8, 8],
     ),
+    trials.InBlocks(
+        [0, 3], [True, False], [None, True], [0.25, None], [4, None], [None, "random"], [[1, 2], []],
+        [3, None], ["ab", "cd"], [1.5, 0.0], [8, 8], [0, None], Sequential((2, 4), panel=0.5), True,
+    ),
     trials.Ranked([1], [True], [None], [0], [None], ["ab"], [2.0], [7]),
     trials.Choices([2], [None], [5], [9], [["ab", "cd"]]),
     trials.Predictions([[0.5, None]], [[0.0, 3.25]], [1], [None], ["ab"]),
@@ -182,12 +189,13 @@ def test_a_score_of_any_kind_of_trials_comes_back_from_its_row(
     record |= {"explainer": explainer, "facts": facts, "metrics": metrics, "trials": trials.record(of_score)}
     made = rows.score_row("layers.1/3", record)
     (row,) = pa.RecordBatch.from_pylist([made], SCORES).to_pylist()
-    assert records.score(row) == record
+    assert records.score(row) == orjson.loads(orjson.dumps(record))
 
 
 def test_every_field_of_a_record_has_its_place() -> None:
     """A field that somebody adds, and that no column holds, would be lost without a word."""
-    score = pa.RecordBatch.from_pylist([{"trials": {}, "mass_by_band": []}], SCORES).to_pylist()[0]
+    told: Json = {"trials": {}, "mass_by_band": [], "sequential": '{"stopping": {}}'}
+    (score,) = pa.RecordBatch.from_pylist([told], SCORES).to_pylist()
     assert {f.name for f in dataclasses.fields(Score)} - {"feature"} == records.score(score).keys()
     row = dict.fromkeys(explanations([]).names)
     lists = ("prompts", "histogram_from", "histogram_counts", "top_token_ids", "top_token_counts")
@@ -217,16 +225,27 @@ def test_controls_stand_in_the_card_and_come_back(run: Run, tmp_path: Path) -> N
     assert "None were run" in (tmp_path / "set/README.md").read_text()
     above = Difference(0.15, 0.1, 0.2, 0.7, 0.55, (5, 5), 0.01)
     floors = [
-        controls.Floor("random dictionary", MeanOver(0.55, 0.5, 0.6, 5), 6, above),
-        controls.Floor("random model", None, 6, None),
+        Floor("random dictionary", MeanOver(0.55, 0.5, 0.6, 5), 6, above),
+        Floor("random model", None, 6, None),
     ]
+    with device_here():
+        mine = pipeline.explain({"controls": {"panel": 4, "kinds": ["shuffled"]}}, out=mine.path)
     real = MeanOver(0.7, 0.65, 0.75, 5)
-    made = [controls.Row(one, "balanced_accuracy", real, 6, floors) for one in instances(mine)]
-    controls.save(mine, made)
+    made = [Row(one, "balanced_accuracy", real, 6, floors) for one in instances(mine)]
+    save(mine, made)
     built(mine, tmp_path / "set")
     said = (tmp_path / "set/README.md").read_text()
-    row = "balanced accuracy | 0.700 [0.650, 0.750] | 0.550 [0.500, 0.600] | 0.150 [0.100, 0.200] | – | – |"
+    row = (
+        "random dictionary | 5 | 0.550 [0.500, 0.600] | 0.700 [0.650, 0.750] | 0.150 [0.100, 0.200] | 0.01 |"
+    )
     assert f"| plain · detection on layers.1 | {row}" in said
+    assert "| plain · detection on layers.1 | random model | 0 | – | 0.700 [0.650, 0.750] | – | – |" in said
+    (shuffled,) = (
+        one
+        for one in summarise(mine, "layers.1").controls
+        if (one.explainer, one.scorer) == ("plain", "detection")
+    )
+    assert f"| shuffled explanation | {shuffled.control.n} | {shuffled.control.value:.3f} [" in said
     again = import_published(tmp_path / "set", tmp_path / "again").run
     assert (again.path / "controls.json").read_bytes() == (mine.path / "controls.json").read_bytes()
 

@@ -4,29 +4,31 @@ that the same run has the same card."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
-import orjson
 import yaml
 
 from autointerp import draw
 from autointerp.errors import UnknownName
 from autointerp.journal import unit_of_feature
 from autointerp.metrics import MeanOver
+from autointerp.metrics.differences import Difference
 from autointerp.prompting import source_of
 from autointerp.publish.local import public, public_recipe
 from autointerp.publish.manifest import Manifest
 from autointerp.publish.markdown import code, escaped, fenced
 from autointerp.publish.metadata import metadata
 from autointerp.publish.schema import TABLES, TableName, config_name
+from autointerp.report.panel import BesideControl, beside_controls
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary, summarise
 from autointerp.run import NO_EXPLAINER, Run
+from autointerp.scored import Instance
 from autointerp.stages.spent import spent_in_all
 from autointerp.types import FeatureId, Json
 
@@ -79,7 +81,7 @@ def card(run: Run, manifest: Manifest, published: Published) -> str:
         prompts=_prompts(run, manifest),
         dates=_dates(run),
         spent=spent_in_all(run),
-        controls=_controls(run),
+        controls=list(_controls(summaries)),
         no_explainer=NO_EXPLAINER,
         recipe_text=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         package=manifest.package,
@@ -104,13 +106,13 @@ def _template() -> jinja2.Template:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
-def _mean(mean: MeanOver | Json | None) -> str:
+def _mean(mean: MeanOver | Difference | Json | None) -> str:
     """0.665 [0.634, 0.696]; the interval where there is one."""
     if mean is None:
         return "–"
     value, low, high = (
         (mean.value, mean.low, mean.high)
-        if isinstance(mean, MeanOver)
+        if isinstance(mean, MeanOver | Difference)
         else (mean["value"], mean["low"], mean["high"])
     )
     return f"{value:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
@@ -242,7 +244,8 @@ def _dates(run: Run) -> tuple[str, str] | None:
     return first, last
 
 
-def _controls(run: Run) -> list[Any]:
-    """What `autointerp controls` found, row by row; empty where it was not run."""
-    path = run.path / "controls.json"
-    return orjson.loads(path.read_bytes()) if path.is_file() else []
+def _controls(summaries: Sequence[Summary]) -> Iterator[tuple[Instance, BesideControl]]:
+    for summary in summaries:
+        for score in summary.scores:
+            for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+                yield Instance(summary.dictionary, score.explainer, score.scorer), one

@@ -90,6 +90,8 @@ def explanation(row: Json) -> Json | None:
 
 def score(row: Json) -> Json:
     trials = {name: column for name, column in row["trials"].items() if column is not None}
+    sequential: Json = {} if row["sequential"] is None else orjson.loads(row["sequential"])
+    stopping = {"sequential": sequential.pop("stopping")} if "stopping" in sequential else {}
     return {
         "explainer": row["explainer"] or NO_EXPLAINER,
         "scorer": row["scorer"],
@@ -104,8 +106,9 @@ def score(row: Json) -> Json:
             "mass": row["mass_by_band"],
         },
         "metrics": None if row["headline"] is None else _metrics(row),
-        "trials": {"kind": row["kind"]} | trials,
+        "trials": {"kind": row["kind"]} | trials | sequential,
         "reason": row["reason"],
+        **stopping,
     }
 
 

@@ -19,6 +19,7 @@ from autointerp.sampling.text import SPLITS
 from autointerp.stages.sample import unit_windows
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.tables import random_rates
+from autointerp.trials import NO_COLUMNS
 from autointerp.types import EXPLAINABLE, FeatureId, Json, Window
 
 _TRIAL_NAMES: Final = [column.name for column in TRIAL_COLUMNS]
@@ -207,6 +208,11 @@ def score_row(key: str, record: Json) -> Json:
         "trials": {name: trials.get(name) for name in _TRIAL_NAMES},
     }
     row |= {name: record[name] for name in ("scorer", "status", "contrast", "protocol", "reason")}
+    sequential = {name: trials[name] for name in NO_COLUMNS if name in trials}
+    if "sequential" in record:
+        sequential["stopping"] = record["sequential"]
+    if sequential:
+        row["sequential"] = orjson.dumps(sequential).decode()
     metrics: Json | None = record["metrics"]
     if metrics is None:
         return row

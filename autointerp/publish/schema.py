@@ -106,6 +106,7 @@ SCORES: Final = pa.schema(
         ("mass_by_band", _FLOATS),
         ("kind", _STRING),
         ("trials", TRIAL_COLUMNS),
+        ("sequential", _STRING),  # JSON: how a sequential test went, its rule; null where there was none
     ]
 )
 

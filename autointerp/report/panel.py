@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from autointerp.floors import Row
 from autointerp.journal import unit_of_feature
 from autointerp.metrics import MeanOver
+from autointerp.metrics.differences import Difference
 from autointerp.metrics.paired import p_signed_rank
 from autointerp.panel import Control, key_of, lenders, panel_of, stand_in
 from autointerp.recipe import ControlKind
@@ -29,6 +32,45 @@ class ControlSummary:
     """Own less control, feature by feature."""
     p_value: float | None
     """Wilcoxon's signed-rank test over features, two-sided."""
+
+
+@dataclass(frozen=True, slots=True)
+class BesideControl:
+    """A score's mean beside that of one control, of whichever kind."""
+
+    control: str
+    """What it is, e.g. `shuffled explanation`."""
+    n_features: int
+    """That the control's mean is over."""
+    mean: MeanOver | None
+    own: MeanOver | None
+    above: MeanOver | Difference | None
+    """Own less the control's, with its interval."""
+    p_value: float | None
+
+
+CONTROL_NAMES: Final[dict[ControlKind, str]] = {
+    "shuffled": "shuffled explanation",
+    "top_tokens": "top-token list",
+    "lexical": "lexical baseline",
+}
+
+
+def beside_controls(
+    explainer: str, scorer: str, controls: Sequence[ControlSummary], floors: Sequence[Row]
+) -> Iterator[BesideControl]:
+    """Those of one explainer and scorer: explanations first, then the runs where there is nothing to find."""
+    for one in controls:
+        if (one.explainer, one.scorer) == (explainer, scorer):
+            yield BesideControl(
+                CONTROL_NAMES[one.kind], one.difference.n, one.control, one.own, one.difference, one.p_value
+            )
+    for row in floors:
+        for floor in (
+            row.floors if (row.instance.explainer, row.instance.scorer) == (explainer, scorer) else ()
+        ):
+            n, p_value = floor.mean.n if floor.mean else 0, floor.above.p_value if floor.above else None
+            yield BesideControl(floor.control, n, floor.mean, row.real, floor.above, p_value)
 
 
 def control_summaries(run: Run, dictionary: str) -> Iterator[ControlSummary]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.differences import Difference
+from autointerp.report.panel import beside_controls
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
 from autointerp.run import NO_EXPLAINER
 
@@ -126,18 +127,10 @@ def _controls(summary: Summary) -> Table:
     )
     table.columns[3].no_wrap = True
     for score in summary.scores:
-        place = score.explainer, score.scorer
-        for one in summary.controls:
-            if (one.explainer, one.scorer) == place:
-                name, n = f"control: {one.kind.replace('_', ' ')}", one.difference.n
-                means = _mean(one.control), _mean(one.own), _mean(one.difference)
-                table.add_row(_whose(score), score.scorer, f"{n:,}", name, *means, _p_value(one.p_value))
-        for row in summary.floors:
-            for floor in row.floors if (row.instance.explainer, row.instance.scorer) == place else ():
-                n = floor.mean.n if floor.mean else 0
-                means = _mean(floor.mean), _mean(row.real), _mean(floor.above)
-                p_value = floor.above.p_value if floor.above else None
-                table.add_row(_whose(score), score.scorer, f"{n:,}", floor.control, *means, _p_value(p_value))
+        for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+            means = _mean(one.mean), _mean(one.own), _mean(one.above)
+            n, p_value = f"{one.n_features:,}", _p_value(one.p_value)
+            table.add_row(_whose(score), score.scorer, n, one.control, *means, p_value)
     return table
 
 
