@@ -42,7 +42,19 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"scored", "verify"},
-    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check", "view"}
+    {
+        "pipeline",
+        "prefetch",
+        "repair",
+        "rescore",
+        "merge",
+        "union",
+        "pack",
+        "report",
+        "bench",
+        "check",
+        "view",
+    }
     | {"controls", "bridge", "comparison", "published"},
     {"cli"},
     {"__main__"},

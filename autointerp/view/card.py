@@ -18,8 +18,8 @@ from autointerp.types import Json
 from autointerp.view.packed import cut_all
 
 STATUSES: Final[dict[str, str]] = {
-    "full": "enough windows",
-    "small": "fewer windows than asked for: smaller tests, wider intervals",
+    "full": "with enough windows",
+    "small": "with fewer windows than asked for: smaller tests, wider intervals",
 }
 
 _ROLES: Final[tuple[Role, ...]] = ("explainer", "judge", "embedder")

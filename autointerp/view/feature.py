@@ -77,7 +77,7 @@ class Unit:
             "scores": [
                 {"explainer": explainer, "scorer": scorer}
                 | _picked(record, _OF_SCORE)
-                | {"metrics": record["metrics"], "trials": cut_all(trials_entry(record["trials"], heldout))}
+                | {"metrics": record["metrics"], "trials": trials_entry(record["trials"], heldout)}
                 for (explainer, scorer), record in self.scored(key).items()
             ],
             "effects": self._known_effects(key, windows),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from autointerp.trials import Predictions, to_4_digits
+from autointerp.trials import Predictions, Responses, to_4_digits
 from autointerp.types import Json, Window
-from autointerp.view.packed import cut
+from autointerp.view.packed import LONGEST, cut
 
-_UNUSED: Final = frozenset({"document", "documents", "maximum", "length", "offset"})
-"""Columns of trials that the page has from the windows, or has no use for."""
+_UNUSED: Final = frozenset({"document", "documents", "length", "offset"})
+"""Columns of trials that the page has from the windows, or has no use for. So is `maximum`, but of responses."""
 
 
 def chosen(windows: Sequence[Window], most: int | None) -> list[int]:
@@ -30,9 +30,10 @@ def chosen(windows: Sequence[Window], most: int | None) -> list[int]:
 def entry(at: int, window: Window) -> Json:
     """`at`: its place among the windows of its split, by which trials name it."""
     fires = [place for place, value in enumerate(window.activations) if value > 0]
+    is_short = sum(map(len, window.texts)) <= LONGEST
     return {
         "at": at,
-        "tokens": [cut(text) for text in window.texts],
+        "tokens": window.texts if is_short else [cut(text) for text in window.texts],
         "places": fires,
         "values": [to_4_digits(window.activations[place]) for place in fires],
         "band": window.band,
@@ -45,7 +46,11 @@ def entry(at: int, window: Window) -> Json:
 def trials_entry(trials: Json, heldout: Sequence[Window]) -> Json:
     """A record's trials without columns in which nothing stands. `window` is added to predictions: the place of the
     held-out window with these activations."""
-    found: Json = {name: column for name, column in trials.items() if name not in _UNUSED and _says(column)}
+    is_of_texts = trials["kind"] == Responses.kind
+    unused = _UNUSED if is_of_texts else _UNUSED | {"maximum"}
+    found: Json = {name: column for name, column in trials.items() if name not in unused and _says(column)}
+    if is_of_texts:
+        found["text"] = [cut(text) for text in trials["text"]]
     if trials["kind"] == Predictions.kind:
         places = {_seen_as(one): at for at, one in enumerate(heldout)}
         keys = zip(trials["document"], trials["actual"], strict=True)
@@ -54,7 +59,8 @@ def trials_entry(trials: Json, heldout: Sequence[Window]) -> Json:
 
 
 def _says(column: Any) -> bool:
-    return isinstance(column, str) or any(one is not None and one != [] for one in column)
+    """Also where there is no trial at all: the page counts them."""
+    return not column or isinstance(column, str) or any(one is not None and one != [] for one in column)
 
 
 def _seen_as(window: Window) -> tuple[str, tuple[float, ...]]:

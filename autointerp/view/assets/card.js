@@ -50,12 +50,12 @@ function meansTable(index, summary) {
   const { card } = index;
   const controls = [...new Set((card.controls ?? []).flatMap((row) => row.floors.map((one) => one.control)))];
   return h("div", { class: "wide" }, h("table", { class: "means" },
-    h("tr", null, ["", "number", "", "mean", "chance", ...controls, "trials", "unreadable", "above chance"].map((one) => h("th", null, one))),
+    h("tr", null, ["", "", "mean", "chance", ...controls, "trials", "unreadable", "above chance"].map((one) => h("th", null, one))),
     summary.scores.map((one) => {
       const column = index.scored.find((other) => other.explainer === one.explainer && other.scorer === one.scorer);
       const floors = index.floors(column, summary.dictionary);
       return h("tr", null,
-        h("th", null, scoreName(one, card.no_explainer)), h("td", { class: "words" }, words(one.headline)),
+        h("th", null, scoreName(one, card.no_explainer), h("span", { class: "note" }, ` ${words(one.headline)}`)),
         h("td", null, one.value ? scoreBar({ ...one.value, chance: one.chance, floors: floors.map((floor) => floor.value) }, column.range) : null),
         h("td", null, one.value ? [fixed(one.value.value, 3), one.value.low === null ? null : h("span", { class: "ends" }, ` ${fixed(one.value.low, 3)} to ${fixed(one.value.high, 3)}`)] : "–"),
         h("td", null, fixed(one.chance)),
@@ -78,7 +78,7 @@ function charts(index, { open }) {
     ],
   })));
   const density = index.numeric.get("density");
-  const againstDensity = h("div", { class: "plots" }, scored.map((one) => cloud(density, one.value, { xName: "density", yName: axis(one), logX: true, open, mark: index.chance(one) ?? undefined })));
+  const againstDensity = h("div", { class: "plots" }, scored.map((one) => cloud(density, one.value, { xName: "density", yName: name(one), logX: true, open, mark: index.chance(one) ?? undefined })));
   const pairs = [...new Set(scored.map((one) => one.explainer))].flatMap((explainer) => {
     const of = (scorer) => scored.find((one) => one.explainer === explainer && one.scorer === scorer);
     return of("detection") && of("fuzzing") ? [[of("detection"), of("fuzzing")]] : [];
@@ -87,7 +87,7 @@ function charts(index, { open }) {
   return [
     section("Score histograms", marks, histograms),
     section("Score against density", scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", againstDensity),
-    pairs.length ? section("Detection against fuzzing", null, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: axis(one), yName: axis(other), open })))) : null,
+    pairs.length ? section("Detection against fuzzing", null, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: name(one), yName: name(other), open })))) : null,
   ];
 }
 

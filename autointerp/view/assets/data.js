@@ -54,11 +54,13 @@ async function readFeature(row, featuresAShard) {
 const ARRAYS = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array };
 const MISSING = -32768;
 
-// A column of numbers -> Float32Array or an array of integers. In decimals NaN says that there is none.
+// A column of numbers -> an array of them. In decimals NaN says that there is none.
 function numbersOf(column) {
   const bytes = bytesOf(column.data);
   if (column.kind !== "decimal") return new ARRAYS[column.kind](bytes.buffer);
   const scaled = new Int16Array(bytes.buffer);
   const scale = 10 ** column.digits;
-  return Float64Array.from(scaled, (one) => (one === MISSING ? NaN : one / scale));
+  const values = new Float64Array(scaled.length);
+  for (let at = 0; at < scaled.length; at++) values[at] = scaled[at] === MISSING ? NaN : scaled[at] / scale;
+  return values;
 }

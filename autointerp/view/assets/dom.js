@@ -63,7 +63,8 @@ function count(number) {
 
 function percent(share) {
   if (share === null || share === undefined || Number.isNaN(share)) return "–";
-  return `${short(100 * share, 3)}%`;
+  const number = 100 * share;
+  return number && number < 0.001 ? `${number.toExponential(1)}%` : `${number >= 100 ? 100 : number.toPrecision(3)}%`;
 }
 
 function words(name) {

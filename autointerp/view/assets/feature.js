@@ -106,10 +106,12 @@ function topTokens(sample) {
       h("span", { class: "track" }, h("span", { class: "fill", style: { width: `${(100 * n) / sample.n_fired}%` } })), h("span", { class: "number" }, percent(n / sample.n_fired)))));
 }
 
+const N_NEAREST = 10;
+
 function nearest(directions, index, open) {
   if (!directions?.nearest.length) return null;
   return h("section", null, h("h3", null, "Nearest features", h("span", { class: "note" }, "cosine of decoder rows")),
-    h("ol", { class: "nearest" }, directions.nearest.map(([id, similarity]) => {
+    h("ol", { class: "nearest" }, directions.nearest.slice(0, N_NEAREST).map(([id, similarity]) => {
       const row = index.find(id);
       const label = row < 0 ? null : index.label(row, "");
       return h("li", null, h("span", { class: "number" }, fixed(similarity)),

@@ -12,11 +12,11 @@ function ticks(low, high, n) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((one) => one * power >= raw * 0.999);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at++) found.push(at * step);
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at++) found.push(at * step || 0); // never -0
   return found;
 }
 
-const PLOT = { width: 340, height: 210, left: 44, right: 10, top: 10, bottom: 36 };
+const PLOT = { width: 340, height: 210, left: 50, right: 10, top: 10, bottom: 36 };
 
 // Axes and their words; `draw(x, y)` gives what stands between them.
 function plot({ x, y, xTicks, yTicks, xName, yName, xText = short, yText = short, label, draw }) {
@@ -61,7 +61,7 @@ function span(values) {
 // `marks`: [{at, text, kind}], lines that stand for chance, the mean, a control.
 function histogram(values, { name, marks = [] }) {
   const [low, high] = span(values);
-  const n = 40;
+  const n = 25;
   const counts = binned(values, low, high, n);
   const most = Math.max(1, ...counts);
   const ends = [low, high];
@@ -86,7 +86,8 @@ function histogram(values, { name, marks = [] }) {
 }
 
 function whole(number) {
-  return Number.isInteger(number) ? count(number) : "";
+  if (!Number.isInteger(number)) return "";
+  return number >= 1e6 ? `${number / 1e6}M` : number >= 1e3 ? `${number / 1e3}k` : String(number);
 }
 
 const POINTS_UP_TO = 1500;

@@ -81,13 +81,18 @@ class Index {
     const { text, starts } = this.haystack();
     const [first, ...others] = words.sort((one, other) => other.length - one.length);
     const found = new Uint8Array(this.n);
+    const next = new Map(others.map((word) => [word, -1])); // where a word comes next; each is looked for once
+    const isIn = (word, row) => {
+      if (next.get(word) < starts[row]) {
+        const place = text.indexOf(word, starts[row]);
+        next.set(word, place < 0 ? Infinity : place);
+      }
+      return next.get(word) < starts[row + 1];
+    };
     let row = 0;
     for (let at = text.indexOf(first); at >= 0; at = text.indexOf(first, starts[row])) {
       row = rowAt(starts, at, row);
-      found[row] = others.every((word) => {
-        const place = text.indexOf(word, starts[row]);
-        return place >= 0 && place < starts[row + 1];
-      }) ? 1 : 0;
+      found[row] = others.every((word) => isIn(word, row)) ? 1 : 0;
       row++;
       if (row >= this.n) break;
     }
@@ -105,11 +110,13 @@ class Index {
   }
 
   sorted(column, descending) {
-    const rows = Uint32Array.from({ length: this.n }, (_, row) => row);
+    const rows = new Uint32Array(this.n);
+    for (let row = 0; row < this.n; row++) rows[row] = row;
     const values = this.numeric.get(column);
     if (values) {
       const sign = descending ? -1 : 1;
-      const keys = Float64Array.from(values, (value) => (Number.isNaN(value) ? Infinity : sign * value));
+      const keys = new Float64Array(this.n);
+      for (let row = 0; row < this.n; row++) keys[row] = Number.isNaN(values[row]) ? Infinity : sign * values[row];
       return rows.sort((one, other) => (keys[one] === keys[other] ? one - other : keys[one] < keys[other] ? -1 : 1));
     }
     if (column === "label") {

@@ -8,24 +8,26 @@ function verdictOf(truth, answer) {
   return answer === truth ? "right" : "wrong";
 }
 
-function yes(truth) {
+// Of features that fire nearly everywhere strong windows stand against weak ones.
+function yes(truth, contrast) {
+  if (contrast === "graded") return truth ? "strong" : "weak";
   return truth ? "fires" : "silent";
 }
 
 // Rows of a table of trials: {verdict, band, stratum, said, window}; `window`: place among the held-out windows.
 const ROWS_OF = {
-  judged: (trials) => trials.truth.map((truth, at) => {
+  judged: (trials, contrast) => trials.truth.map((truth, at) => {
     const answer = trials.answer?.[at] ?? null;
     const probability = trials.probability?.[at];
-    const said = `${yes(truth)}, judge: ${answer === null ? "unreadable" : yes(answer)}`;
+    const said = `${yes(truth, contrast)}, judge: ${answer === null ? "unreadable" : yes(answer, contrast)}`;
     return {
       ...cell(trials, at), verdict: verdictOf(truth, answer), marks: trials.marks?.[at],
       said: probability === null || probability === undefined ? said : `${said} (P ${fixed(probability)})`,
     };
   }),
-  ranked: (trials) => trials.truth.map((truth, at) => {
+  ranked: (trials, contrast) => trials.truth.map((truth, at) => {
     const value = trials.value?.[at] ?? null;
-    return { ...cell(trials, at), verdict: value === null ? "unreadable" : "", said: `${yes(truth)}, ${short(value)}`, value: value ?? -Infinity };
+    return { ...cell(trials, at), verdict: value === null ? "unreadable" : "", said: `${yes(truth, contrast)}, ${short(value)}`, value: value ?? -Infinity };
   }).sort((one, other) => other.value - one.value),
   chosen: (trials) => trials.right.map((right, at) => {
     const chosen = trials.chosen?.[at] ?? null;
@@ -38,11 +40,21 @@ const ROWS_OF = {
     const active = trials.active?.[at] ?? null;
     return { verdict: verdictOf(true, active), said: `largest activation ${short(trials.maximum[at])}, threshold ${short(trials.threshold[at])}`, text };
   }),
-  steered: (trials) => trials.arm.map((arm, at) => {
-    const [steered, clean] = [trials.logp_steered?.[at], trials.logp_clean?.[at]];
-    const gain = steered === null || steered === undefined ? null : steered - clean;
-    return { verdict: "", group: `${words(arm)}, KL ${short(trials.target_kl[at])}`, said: gain === null ? "no strength found" : `log-probability of the explanation ${gain >= 0 ? "+" : "−"}${Math.abs(gain).toFixed(3)}` };
-  }),
+  steered: (trials) => {
+    const gains = new Map();
+    trials.arm.forEach((arm, at) => {
+      const name = `${words(arm)}, KL ${short(trials.target_kl?.[at])}`;
+      const [steered, clean] = [trials.logp_steered?.[at] ?? null, trials.logp_clean?.[at] ?? null];
+      if (!gains.has(name)) gains.set(name, []);
+      gains.get(name).push(steered === null || clean === null ? null : steered - clean);
+    });
+    return [...gains].map(([name, all]) => {
+      const known = all.filter((one) => one !== null);
+      const mean = known.reduce((total, one) => total + one, 0) / known.length;
+      const said = known.length ? `${fixed(mean, 3)} over ${known.length} prompts` : "no strength found";
+      return { verdict: "", group: "change of the explanation's log-probability, mean", said: name, text: said };
+    });
+  },
 };
 
 function cell(trials, at) {
@@ -51,10 +63,10 @@ function cell(trials, at) {
 
 // The trials of one score: a strip a decile or stratum, each trial a square, and beneath it the trials in full.
 function trialsOf(feature, score) {
-  const rows = ROWS_OF[score.trials.kind]?.(score.trials) ?? [];
+  const rows = ROWS_OF[score.trials.kind]?.(score.trials, score.contrast) ?? [];
   if (!rows.length) return h("p", { class: "note" }, "No trials.");
   const windows = new Map((feature.windows.heldout ?? []).map((one) => [one.at, one]));
-  const groups = rows[0].group === undefined ? grouped(rows) : grouped2(rows);
+  const groups = rows[0].group === undefined ? grouped(rows) : byGroup(rows);
   const list = h("div", { class: "windows" });
   const counts = { wrong: 0, right: 0, unreadable: 0 };
   for (const row of rows) if (row.verdict) counts[row.verdict]++;
@@ -81,7 +93,7 @@ function trialsOf(feature, score) {
   return [strips, h("div", { class: "choices", role: "group", "aria-label": "Which trials" }, buttons), list];
 }
 
-function grouped2(rows) {
+function byGroup(rows) {
   const groups = new Map();
   for (const row of rows) groups.set(row.group, [...(groups.get(row.group) ?? []), row]);
   return [...groups].map(([name, rows]) => ({ name, rows }));
