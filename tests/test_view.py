@@ -56,16 +56,17 @@ def array(column: Json) -> list[float]:
 
 def test_the_index_has_a_row_a_feature_with_what_the_tables_say(made: tuple[Run, Path]) -> None:
     run, folder = made
-    [index] = data_of(folder)["index"]
+    data = data_of(folder)
+    [index], [texts] = data["index"], data["texts"]
     features = {(row["feature"], row["explainer"]): row for row in run.features().to_pylist()}
     scores = {(row["feature"], row["explainer"], row["scorer"]): row for row in run.scores().to_pylist()}
     keys = [f"{DICTIONARY}/{number * 128}" for number in range(N)]
     assert index["n"] == N
     assert [f"{DICTIONARY}/{number:.0f}" for number in array(index["number"])] == keys
-    for one in index["explained"]:
+    for one, said in zip(index["explained"], texts, strict=True):
         rows = [features[key, one["explainer"]] for key in keys]
         assert one["labels"] == [cut(row["label"] or "") for row in rows]
-        assert one["texts"] == [cut(row["explanation"] or "") for row in rows]
+        assert said == [cut(row["explanation"] or "") for row in rows]
     density = [features[key, "plain"]["density"] for key in keys]
     assert array(index["density"]) == pytest.approx(density, rel=1e-6)
     assert {(one["explainer"], one["scorer"]) for one in index["scored"]} == set(run.scored())
@@ -127,6 +128,7 @@ def test_shards_are_ranges_of_rows(
     data = data_of(tmp_path / "page")
     assert {name: len(content) for name, content in data.items()} == {
         "index": 1,
+        "texts": 1,
         "s00000": 2,
         "s00001": 2,
         "s00002": 1,

@@ -1,7 +1,8 @@
 """The explorer: a run as a folder of static files, which a browser opens without a server or a network.
 
     index.html        the page, with its style and scripts inside; of a small run also all its data
-    data/index.js     a row a feature, in columns: what the table shows, sorts, filters and searches
+    data/index.js     a row a feature, in columns: what the table shows, sorts and filters
+    data/texts.js     the explanations of all features, which are searched
     data/sNNNNN.js    all that is known of 64 features
 
 A page opened from a disk (`file://`) may neither fetch nor start workers, but it may load scripts. So data lie in

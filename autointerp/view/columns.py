@@ -125,8 +125,12 @@ class Index:
         for column in self._scored:
             column.add(scored.get((column.explainer, column.scorer)))
 
+    def texts(self) -> list[list[str]]:
+        """What each explainer says of each feature, in full: most of the index, and only searched."""
+        return [one.texts for one in self._explained]
+
     def content(self) -> Json:
-        """What the page reads."""
+        """What the page reads first."""
         places = {name: number for number, name in enumerate(self._dictionaries)}
         return {
             "n": len(self),
@@ -138,10 +142,7 @@ class Index:
             "density": numbers(self._density, "f4"),
             "maximum": numbers(self._maximum, "f4"),
             "windows": numbers(self._windows, "u4"),
-            "explained": [
-                {"explainer": one.explainer, "labels": one.labels, "texts": one.texts}
-                for one in self._explained
-            ],
+            "explained": [{"explainer": one.explainer, "labels": one.labels} for one in self._explained],
             "scored": [
                 {
                     "explainer": one.explainer,

@@ -119,6 +119,7 @@ class _Writer:
                 f"autointerp resume {self._run.path}"
             )
         self._put(folder, "index", [packed(self._index.content() | self._head())])
+        self._put(folder, "texts", [packed(self._index.texts())])
         if self.single:
             (folder / "data").rmdir()
         title = f"{self._run.path.resolve().name} · autointerp"

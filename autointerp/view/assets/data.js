@@ -39,9 +39,10 @@ async function unpacked(base64) {
   return new Response(stream).json();
 }
 
-async function readIndex() {
-  const [payload] = await payloads("index");
-  payloadsOf.delete("index");
+// "index" or "texts", which are read once.
+async function readWhole(name) {
+  const [payload] = await payloads(name);
+  payloadsOf.delete(name);
   return unpacked(payload);
 }
 

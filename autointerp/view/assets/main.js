@@ -53,8 +53,10 @@ async function showPane() {
   const began = performance.now();
   const row = wanted ? index.find(wanted) : -1;
   let content;
-  if (!wanted) content = cardPane(index, { open: openRow });
-  else if (row < 0) content = [h("p", { class: "empty" }, `There is no feature ${wanted} in this run's page.`)];
+  if (!wanted) {
+    await painted(); // the list first: the card's plots look at every feature
+    content = cardPane(index, { open: openRow });
+  } else if (row < 0) content = [h("p", { class: "empty" }, `There is no feature ${wanted} in this run's page.`)];
   else {
     try {
       const feature = await readFeature(row, index.featuresAShard);
@@ -69,6 +71,10 @@ async function showPane() {
   $("pane").replaceChildren(...content.flat(Infinity).filter(Boolean));
   $("pane").scrollTop = 0;
   performance.measure("pane", { start: began });
+}
+
+function painted() {
+  return new Promise((go) => requestAnimationFrame(() => setTimeout(go)));
 }
 
 function change(changes, asNew = false) {
@@ -253,7 +259,7 @@ async function begin() {
   setTheme(remembered("theme"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme());
   try {
-    index = new Index(await readIndex());
+    index = new Index(await readWhole("index"));
   } catch (error) {
     $("pane").replaceChildren(h("p", { class: "empty" }, error.message));
     return;
@@ -272,7 +278,10 @@ async function begin() {
   document.addEventListener("mouseover", showTip);
   fromAddress();
   performance.mark("usable");
-  setTimeout(() => index.haystack(), 50); // so that the first search need not wait
+  index.take(await readWhole("texts"));
+  index.haystack(); // now, so that the first search need not wait
+  performance.mark("searchable");
+  if (state.query) showList();
 }
 
 begin();

@@ -46,14 +46,20 @@ function binned(values, low, high, n) {
   return counts;
 }
 
-// The ends of an axis: scores between 0 and 1 have these.
-function span(values) {
+// The smallest and the largest, NaN aside.
+function ends(values) {
   let low = Infinity;
   let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
+  for (let at = 0; at < values.length; at++) {
+    if (values[at] < low) low = values[at];
+    if (values[at] > high) high = values[at];
   }
+  return [low, high];
+}
+
+// The ends of an axis: scores between 0 and 1 have these.
+function span(values) {
+  const [low, high] = ends(values);
   if (!(low <= high)) return [0, 1];
   return low >= 0 && high <= 1 ? [0, 1] : [low, high === low ? low + 1 : high];
 }
@@ -64,9 +70,8 @@ function histogram(values, { name, marks = [] }) {
   const n = 25;
   const counts = binned(values, low, high, n);
   const most = Math.max(1, ...counts);
-  const ends = [low, high];
   return plot({
-    x: ends, y: [0, most * 1.12], xTicks: ticks(low, high, 5), yTicks: ticks(0, most, 4), xName: name, yName: "features", yText: whole,
+    x: [low, high], y: [0, most * 1.12], xTicks: ticks(low, high, 5), yTicks: ticks(0, most, 4), xName: name, yName: "features", yText: whole,
     draw: (atX, atY) => [
       Array.from(counts, (count, bin) => {
         const from = low + ((high - low) * bin) / n;
@@ -94,11 +99,20 @@ const POINTS_UP_TO = 1500;
 
 // Pairs of numbers, a point each, or, of many, cells as dark as they are full. `open(row)`: on a click.
 function cloud(xs, ys, { xName, yName, logX = false, open, mark }) {
-  const rows = [];
-  for (let row = 0; row < xs.length; row++) if (!Number.isNaN(ys[row]) && (logX ? xs[row] > 0 : !Number.isNaN(xs[row]))) rows.push(row);
-  const placed = (row) => (logX ? Math.log10(xs[row]) : xs[row]);
-  const xSpan = logX ? powers(rows.map(placed)) : span(rows.map(placed));
-  const ySpan = span(rows.map((row) => ys[row]));
+  const placed = new Float64Array(xs.length).fill(NaN); // on the axis; NaN where there is no point
+  const known = new Float64Array(xs.length).fill(NaN);
+  let n = 0;
+  for (let row = 0; row < xs.length; row++) {
+    const x = logX ? (xs[row] > 0 ? Math.log10(xs[row]) : NaN) : xs[row];
+    if (Number.isNaN(x) || Number.isNaN(ys[row])) continue;
+    placed[row] = x;
+    known[row] = ys[row];
+    n++;
+  }
+  const xSpan = logX ? powers(placed) : span(placed);
+  const ySpan = span(known);
+  const points = (atX, atY) => Array.from(placed.keys()).filter((row) => !Number.isNaN(placed[row])).map((row) =>
+    s("circle", { class: "point", cx: atX(placed[row]), cy: atY(known[row]), r: 2.6, onclick: () => open(row) }, s("title", null, index.id(row))));
   return plot({
     x: xSpan, y: ySpan, xName, yName,
     xTicks: logX ? ticks(...xSpan, 5).filter(Number.isInteger) : ticks(...xSpan, 5),
@@ -106,28 +120,31 @@ function cloud(xs, ys, { xName, yName, logX = false, open, mark }) {
     xText: logX ? (one) => `1e${one}` : short,
     draw: (atX, atY) => [
       mark === undefined ? null : s("line", { class: "mark chance", x1: PLOT.left, x2: PLOT.width - PLOT.right, y1: atY(mark), y2: atY(mark) }),
-      rows.length <= POINTS_UP_TO
-        ? rows.map((row) => s("circle", { class: "point", cx: atX(placed(row)), cy: atY(ys[row]), r: 2.6, onclick: () => open(row) }, s("title", null, index.id(row))))
-        : cells(rows, placed, ys, xSpan, ySpan, atX, atY),
+      n <= POINTS_UP_TO ? points(atX, atY) : cells(placed, known, xSpan, ySpan, atX, atY),
     ],
   });
 }
 
+// From the power of ten below the smallest to that above the largest.
 function powers(values) {
-  const [low, high] = values.reduce(([one, other], value) => [Math.min(one, value), Math.max(other, value)], [Infinity, -Infinity]);
+  const [low, high] = ends(values);
   return low <= high ? [Math.floor(low), Math.max(Math.ceil(high), Math.floor(low) + 1)] : [-4, 0];
 }
 
-function cells(rows, placed, ys, xSpan, ySpan, atX, atY) {
+function cells(placed, known, xSpan, ySpan, atX, atY) {
   const [nX, nY] = [48, 32];
   const counts = new Uint32Array(nX * nY);
-  const bin = (value, [low, high], n) => Math.min(n - 1, Math.floor(((value - low) / (high - low)) * n));
-  for (const row of rows) counts[bin(ys[row], ySpan, nY) * nX + bin(placed(row), xSpan, nX)]++;
+  const [x0, y0] = [xSpan[0], ySpan[0]];
+  const [width, height] = [(xSpan[1] - x0) / nX, (ySpan[1] - y0) / nY];
+  for (let row = 0; row < placed.length; row++) {
+    if (Number.isNaN(placed[row])) continue;
+    const [column, line] = [Math.floor((placed[row] - x0) / width), Math.floor((known[row] - y0) / height)];
+    counts[Math.min(nY - 1, line) * nX + Math.min(nX - 1, column)]++;
+  }
   const most = Math.log1p(Math.max(...counts));
-  const [width, height] = [(xSpan[1] - xSpan[0]) / nX, (ySpan[1] - ySpan[0]) / nY];
   return Array.from(counts, (count, at) => {
     if (!count) return null;
-    const [x, y] = [xSpan[0] + (at % nX) * width, ySpan[0] + Math.floor(at / nX) * height];
+    const [x, y] = [x0 + (at % nX) * width, y0 + Math.floor(at / nX) * height];
     const cell = s("rect", {
       class: "cell", x: atX(x), y: atY(y + height), width: atX(x + width) - atX(x) + 0.2, height: atY(y) - atY(y + height) + 0.2,
       "fill-opacity": 0.12 + (0.88 * Math.log1p(count)) / most,

@@ -13,7 +13,7 @@ class Index {
     this.negative = numbersOf(content.negative);
     this.statuses = content.status.names;
     this.status = numbersOf(content.status);
-    this.explained = content.explained;
+    this.explained = content.explained.map((one) => ({ ...one, texts: null })); // texts come later
     this.scored = content.scored.map((one) => ({
       key: `${one.explainer}·${one.scorer}`,
       explainer: one.explainer,
@@ -54,8 +54,13 @@ class Index {
   label(row, explainer) {
     const own = this.explained.find((one) => one.explainer === explainer);
     for (const one of own ? [own, ...this.explained] : this.explained)
-      if (one.labels[row] || one.texts[row]) return one.labels[row] || one.texts[row];
+      if (one.labels[row]) return one.labels[row];
     return "";
+  }
+
+  take(texts) {
+    this.explained.forEach((one, at) => (one.texts = texts[at]));
+    this.hay = null;
   }
 
   // All texts one behind the other, so that a search is one scan of one string.
@@ -65,7 +70,7 @@ class Index {
     const starts = new Uint32Array(this.n + 1);
     for (let row = 0, at = 0; row < this.n; row++) {
       let text = this.id(row);
-      for (const one of this.explained) text += `\n${one.labels[row]}\n${one.texts[row]}`;
+      for (const one of this.explained) text += `\n${one.labels[row]}\n${one.texts?.[row] ?? ""}`;
       texts[row] = `${text.toLowerCase()}\u0000`;
       at += texts[row].length;
       starts[row + 1] = at;
