@@ -18,6 +18,9 @@
     │   ├── JournalCorrupt          a line that is not a record, in the middle of a file
     │   ├── DiskFull                a write found no room; what was written stays
     │   └── StageFailed             a stage's process ended without a word
+    ├── PublishError                what is to leave this machine
+    │   ├── SecretFound             a key or password in it: nothing is uploaded
+    │   └── HubError                the hub refuses, or can't be reached: the next try goes on
     └── LLMError                    the LLM side
         ├── LLMUnavailable          no answer after all tries: the item stays open for the next run
         ├── LLMBadRequest           the server will never take this request: only this item fails
@@ -118,6 +121,18 @@ class DiskFull(RunError):
 
 class StageFailed(RunError):
     """A stage's process ended without a word: killed, or a fault of ours that its log shows."""
+
+
+class PublishError(AutointerpError):
+    """A run can't be published as asked."""
+
+
+class SecretFound(PublishError):
+    """Something that looks like a key or a password stands in what would be published. Nothing is uploaded."""
+
+
+class HubError(PublishError):
+    """The hub refuses, or can't be reached. What was uploaded stays; the same command goes on."""
 
 
 class LLMError(AutointerpError):

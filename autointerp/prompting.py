@@ -117,11 +117,21 @@ def load_template(name: str, folder: Path | None = None) -> Template:
 
     Raises UnknownName where there is none, RecipeError where it is not a template.
     """
+    return _parse(name, _find(name, folder))
+
+
+def source_of(name: str, folder: Path | None = None) -> tuple[str, str]:
+    """A template as it is written, and its digest. Raises UnknownName where there is none."""
+    source = _find(name, folder).read_text(encoding="utf-8")
+    return source, digest(source, RENDERING)
+
+
+def _find(name: str, folder: Path | None) -> Path:
     folders = ([folder] if folder else []) + shipped_folders("prompts")
     for place in folders:
         path = place / f"{name}.jinja"
         if path.is_file():
-            return _parse(name, path)
+            return path
     known = {str(p.relative_to(f).with_suffix("")) for f in folders for p in f.rglob("*.jinja")}
     raise UnknownName("prompt template", name, known)
 

@@ -107,7 +107,7 @@ _SCORES: Final = pa.schema(
     ]
 )
 
-_TRIALS: Final = pa.schema(
+TRIALS: Final = pa.schema(
     [
         ("feature", pa.string()),
         ("explainer", pa.string()),
@@ -246,7 +246,7 @@ def score_records(run: Journals) -> Iterator[Json]:
 
 def trials(run: Journals) -> Table:
     """A row a trial."""
-    return _table(_TRIALS, _trial_rows(run))
+    return _table(TRIALS, _trial_rows(run))
 
 
 def _trial_rows(run: Journals) -> Iterator[Json]:

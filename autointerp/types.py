@@ -405,7 +405,9 @@ def _interval(record: Json | None) -> Interval | None:
     return None if record is None else Interval(**record)
 
 
-ScoreStatus = Literal["ok", "unreadable", "bad_request"]
+ScoreStatus = Literal["ok", "unreadable", "untestable", "bad_request"]
+"""`untestable`: the feature's windows give this scorer no question whose right answer is yes beside one whose right
+answer is no, such as a wrong mark in a feature that fires on nearly every token. Nothing is asked."""
 
 
 @dataclass(frozen=True, slots=True)

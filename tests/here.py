@@ -13,6 +13,7 @@ from autointerp import pipeline
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import resolve
 from autointerp.run import Run
+from autointerp.stages.device import run_on_device
 
 SHARDS = {"n_tokens": 45_000, "shard_tokens": 2_048}
 """A cache of the tiny corpus in many shards, of which not all are at the front."""
@@ -32,6 +33,14 @@ def device_here() -> Generator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run_on_device", run_here)
+        yield
+
+
+@contextmanager
+def device_child() -> Generator[None]:
+    """Within, they run in a child, as users' do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run_on_device", run_on_device)
         yield
 
 

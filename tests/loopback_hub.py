@@ -27,13 +27,14 @@ RESOLVE = re.compile(r"/(?:(?P<kind>datasets)/)?(?P<repo>[^/]+/[^/]+)/resolve/(?
 
 
 class LoopbackHub:
-    def __init__(self, root: Path) -> None:
-        class Handler(_Handler):
+    def __init__(self, root: Path, answers: type[LoopbackHandler] | None = None) -> None:
+        class Handler(answers or LoopbackHandler):
             pass
 
         Handler.root = root
         self.requests = Handler.requests = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.root = root
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> LoopbackHub:
@@ -55,7 +56,7 @@ def commit_of(folder: Path) -> str:
     return found.hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class LoopbackHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     root: ClassVar[Path]
     requests: ClassVar[list[str]]
@@ -83,14 +84,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("EntryNotFound")
             return
         paths = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body).get("paths", [])
-        folder = self.root / match["kind"] / match["repo"]
+        folder = self._folder(match)
         entries = self._entries(folder, folder, recursive=True)
         self._json([entry for entry in entries if entry["path"] in paths])
 
+    def _folder(self, match: re.Match[str]) -> Path:
+        return self.root / (match["kind"] or "models") / match["repo"]
+
     def _api(self, match: re.Match[str]) -> None:
-        folder = self.root / match["kind"] / match["repo"]
+        folder = self._folder(match)
         if not folder.is_dir():
-            self._missing("RepoNotFound")
+            main_is_there = (self.root / match["kind"] / match["repo"]).is_dir()
+            self._missing("RevisionNotFound" if main_is_there else "RepoNotFound")
         elif match["verb"] == "tree":
             place = folder / (match["path"] or "")
             if not place.is_dir():
@@ -123,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
 
     def _file(self, match: re.Match[str]) -> None:
-        folder = self.root / (match["kind"] or "models") / match["repo"]
+        folder = self._folder(match)
         path = folder / match["path"]
         if not path.is_file():
             self._missing("EntryNotFound" if folder.is_dir() else "RepoNotFound")

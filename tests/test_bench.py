@@ -83,15 +83,16 @@ def test_bench_sample_compares_with_plain_python_also_where_nothing_is_silent(
 
 def test_bench_llm_reports_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feature is explained by one request and judged by 10 of its 100 windows each: 10 and 10 prompts, and 4
-    for up to 40 windows that are hard. The bare SDK sends as many as the path."""
+    for up to 40 windows that are hard; fuzzing may ask one less, for what no mark is wrong on is left out. The bare
+    SDK sends as many as the path."""
     figures, printed = ran(monkeypatch, "llm", "--features", "16", "--in-flight", "8")
     assert isinstance(figures, LLMBenches)
     whole, quarter = figures.whole, figures.quarter
     assert (whole.n_features, quarter.n_features, whole.n_in_flight) == (16, 4, 8)
-    assert 4 * 21 <= quarter.path.n_requests <= 4 * 25
+    assert 4 * 20 <= quarter.path.n_requests <= 4 * 25
     assert whole.bare is not None and whole.bare_raw is not None
     assert whole.unkept is not None and whole.alone is not None
-    assert 8 * 21 <= whole.path.n_requests <= 8 * 25  # in turn with the others: half of them
+    assert 8 * 20 <= whole.path.n_requests <= 8 * 25  # in turn with the others: half of them
     assert whole.bare.n_requests == whole.bare_raw.n_requests == whole.path.n_requests
     assert whole.alone.n_requests == whole.unkept.n_requests <= 2 * 25
     for pace in (whole.path, whole.bare, whole.bare_raw, whole.unkept, whole.alone, quarter.path):

@@ -42,20 +42,8 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"scored", "verify"},
-    {
-        "pipeline",
-        "prefetch",
-        "repair",
-        "rescore",
-        "merge",
-        "union",
-        "pack",
-        "report",
-        "bench",
-        "check",
-        "view",
-    }
-    | {"controls", "bridge", "comparison", "published"},
+    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
+    | {"controls", "bridge", "comparison", "published", "publish", "view"},
     {"cli"},
     {"__main__"},
 ]

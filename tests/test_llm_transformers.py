@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autointerp.demo import MODEL
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
@@ -42,9 +43,17 @@ def with_llm(model: Path, folder: Path, work: Callable[[LLM], Awaitable[T]], **o
     return asyncio.run(run())
 
 
-def by_hand(model: Path, text: str, continuation: str) -> list[float]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def likely_behind(model: Path, text: str, more: str) -> Any:
+    """[V], natural logs, behind the prompt and these tokens."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    prompt = tokenizer.encode(EXAMPLES.rstrip() + "\n" + text.rstrip() + "\n", add_special_tokens=False)
+    ids = [tokenizer.bos_token_id, *prompt, *tokenizer.encode(more, add_special_tokens=False)]
+    with torch.no_grad():
+        return loaded(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
 
+
+def by_hand(model: Path, text: str, continuation: str) -> list[float]:
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     first = tokenizer.encode(EXAMPLES.rstrip() + "\n" + text.rstrip() + "\n", add_special_tokens=False)
@@ -76,6 +85,37 @@ def test_log_probabilities_are_those_of_the_model_read_alone(
     for n in (0, 1, 2, 7, 19):
         assert found[n] == pytest.approx(by_hand(model, texts[n], continuations[n % 3]), abs=2e-4)
     assert found[0] == pytest.approx(found[15], abs=1e-4)  # the same request, in another batch
+
+
+def test_fillers_are_rated_in_one_pass(prompts: Callable[[str], Prompt], tmp_path: Path) -> None:
+    """As the model read by hand says in each place, over all spellings of a label; beside continuations in one
+    batch; two that begin alike."""
+    pieces, labels = ["def", " name(", "):\n    return"], ["name", "self", "qqqqqq"]
+
+    async def ask(llm: LLM) -> Any:
+        return await asyncio.gather(
+            llm.fill(prompts("class A:"), pieces, " x", labels),
+            llm.logprobs(prompts("class A:"), " def"),
+            llm.fill(prompts("class A:"), pieces[:1], " x", labels),
+            llm.fill(prompts("class A:"), [], " x", labels),
+            llm.logprobs(prompts("class A:"), ""),
+        )
+
+    filled, continued, one, none, empty = with_llm(MODEL, tmp_path, ask)
+    tokenizer: Any = AutoTokenizer.from_pretrained(MODEL)
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    for n, found in enumerate(filled):
+        before = " x".join(pieces[: n + 1])
+        logp = likely_behind(MODEL, "class A:", before).exp()
+        for label in labels[:2]:
+            spelled = [token for token, text in enumerate(texts) if text.strip().lower() == label]
+            assert len(spelled) >= 1 and math.exp(found[label]) == pytest.approx(
+                float(logp[spelled].sum()), rel=1e-3
+            )
+        assert "qqqqqq" not in found
+    assert one[0] == pytest.approx(filled[0], abs=1e-4)
+    assert continued == pytest.approx(by_hand(MODEL, "class A:", " def"), abs=2e-4)
+    assert none == empty == []
 
 
 def test_texts_are_greedy_or_drawn_by_seed_and_index(

@@ -299,4 +299,4 @@ def test_a_meta_sae_through_the_line(made: Tiny, tmp_path: Path) -> None:
     fires = ((z @ metacode) > 0) & torch.from_numpy(looked_at)[:, None]
     counts = FiringStore(list(firing_shards(run.cache("layers.1"))), CONTEXT).counts(N_META)
     assert np.abs(counts - fires.sum(0).numpy()).max() <= 2 and counts.all()
-    assert set(run.scores().to_pydict()["status"]) == {"ok"}
+    assert set(run.scores().to_pydict()["status"]) <= {"ok", "untestable"}

@@ -26,7 +26,9 @@ def test_a_real_model_and_corpus_go_through_the_line(real: Path, tmp_path: Path)
     assert len(features) == 12 and all(row["n_tokens"] <= 60_000 for row in features)
     scores = run.scores().to_pylist()
     assert len(scores) >= 8
-    assert {row["status"] for row in scores} == {"ok"}
+    assert {row["status"] for row in scores if row["scorer"] == "detection"} == {"ok"}
+    # In a rotated basis a feature fires on half of all tokens: of some no mark would be wrong.
+    assert {row["status"] for row in scores} <= {"ok", "untestable"}
 
 
 @pytest.mark.parametrize("layout", ["toy-routing/saelens"])

@@ -28,11 +28,12 @@ from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.detection import Detection
-from autointerp.scorers.fuzzing import Fuzzing
+from autointerp.scorers.fuzzing import Fuzzing, Variant
 from autointerp.scorers.marks import Pattern, lent_to_active, lent_to_silent
 from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import Packing, Said, answer_schema, ask, read_answers, yes_of
-from autointerp.types import Heldout, Json, Stratum, Window
+from autointerp.stages.score import measured
+from autointerp.types import Facts, Heldout, Json, Stratum, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
@@ -388,11 +389,11 @@ def test_fuzzing_asks_about_the_headline_alone() -> None:
 
 def test_fuzzing_marks_what_is_above_the_threshold() -> None:
     """Strictly above that share of the window's own maximum."""
-    heldout = Heldout((make_window(list("abcd"), {0: 10.0, 1: 3.0, 3: 3.1}),), ())
-    everything = asking(judge(lambda view: True))
-    assert judged(Fuzzing(threshold=0.3), heldout, everything).marks == [[0, 3]]
-    assert judged(Fuzzing(threshold=0.0), heldout, everything).marks == [[0, 1, 3]]
-    assert judged(Fuzzing(threshold=0.9), heldout, everything).marks == [[0]]
+    heldout = Heldout((make_window(list("abcd"), {0: 10.0, 1: 3.0, 3: 3.1}),), (make_window(list("efgh")),))
+    everything = asking(judge(lambda view: True))  # a silent window gets the only marks there are
+    assert judged(Fuzzing(threshold=0.3), heldout, everything).marks == [[0, 3]] * 2
+    assert judged(Fuzzing(threshold=0.0), heldout, everything).marks == [[0, 1, 3]] * 2
+    assert judged(Fuzzing(threshold=0.9), heldout, everything).marks == [[0]] * 2
 
 
 patterns = st.lists(
@@ -440,8 +441,24 @@ def test_a_pattern_too_long_for_one_window_goes_to_another() -> None:
     # What a weak window of a graded contrast fires on is no wrong mark.
     weak = short._replace(activations=tuple(0.5 if n == 3 else 0.0 for n in range(len(short.texts))))
     assert lent_to_silent([Pattern((3,), len(short.texts))], [weak], asking(judge(bool))) == [()]
-    heldout = Heldout((make_window([" a"] * 32, {30: 1.0}),), (short,))
-    assert judged(Fuzzing(), heldout, asking(judge(lambda view: True))).window == [0]
+    active = make_window([" a"] * 32, {30: 1.0})
+    heldout = Heldout((active,), (short, long))
+    assert judged(Fuzzing(), heldout, asking(judge(lambda view: True))).window == [0, 2]
+
+
+@pytest.mark.parametrize("variant", ["silent", "active"])
+def test_without_a_wrong_mark_nothing_is_asked(variant: Variant) -> None:
+    """As of a feature that fires on nearly every token: it ends as untestable, not as unreadable."""
+
+    def refuse(prompt: Prompt, index: int) -> str:
+        raise AssertionError("asked")
+
+    everywhere = make_window([" a"] * 5, dict.fromkeys(range(5), 1.0))
+    heldout = Heldout((everywhere,) * 8, (everywhere._replace(stratum="graded"),) * 8)
+    trials = judged(Fuzzing(variant), heldout, asking(refuse))
+    assert not trials.window
+    status, metrics, reason = measured(trials, Facts(density=1.0, prevalence=None, mass=[1.0]))
+    assert (status, metrics.value, metrics.n) == ("untestable", None, 0) and "no windows" in str(reason)
 
 
 # --- active windows with wrong marks ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ and no digest knows of it.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -78,16 +79,31 @@ class RandomCounts:
         counted["feature"] = features
         counted["n_fired"] = self._n_fired[features]
         counted["maximum"] = self._maximum[features]
-        content = io.BytesIO()
-        np.save(content, counted)
+        _save(journal, unit, counted, self._n_tokens)
 
-        def write(path: Path) -> Json:
-            return write_sealed(path, content.getbuffer())
 
-        with Part(journal, unit) as part:
-            seal = part.attach(".npy", write)
-            key = f"{unit}:{digest(counted['feature'].tobytes())}"
-            part.append(key, {"n_tokens": self._n_tokens, "n_counted": len(features)} | seal)
+def save_rates(journal: Journal, unit: str, rates: Mapping[int, RandomRate]) -> None:
+    """Rates that were counted elsewhere, by feature; a record for each number of tokens. Raises DiskFull."""
+    for n_tokens in sorted({rate.n_tokens for rate in rates.values()}):
+        rows = [
+            (feature, rate.n_fired, rate.maximum)
+            for feature, rate in sorted(rates.items())
+            if rate.n_tokens == n_tokens
+        ]
+        _save(journal, unit, np.array(rows, _COUNTED), n_tokens)
+
+
+def _save(journal: Journal, unit: str, counted: NDArray[Any], n_tokens: int) -> None:
+    content = io.BytesIO()
+    np.save(content, counted)
+
+    def write(path: Path) -> Json:
+        return write_sealed(path, content.getbuffer())
+
+    with Part(journal, unit) as part:
+        seal = part.attach(".npy", write)
+        key = f"{unit}:{digest(counted['feature'].tobytes())}"
+        part.append(key, {"n_tokens": n_tokens, "n_counted": len(counted)} | seal)
 
 
 class RandomRates:

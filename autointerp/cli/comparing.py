@@ -1,22 +1,13 @@
-"""Verbs that set scores beside others: controls, bridge, compare, import."""
+"""Verbs that set scores beside others: controls, bridge, compare."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autointerp.cli.apps import KEPT, RunFolder, app, console, errors, say, stoppable
-from autointerp.cli.running import print_outcome
-
-
-class Prediction(StrEnum):
-    """What a published prediction means."""
-
-    answer = "answer"
-    right = "right"
 
 
 @app.command()
@@ -125,24 +116,3 @@ def compare(
             raise RecipeError("give two runs, or one run and --explainers A,B.")
         console().print(comparison_table(rows, names))
         say(notes(rows))
-
-
-@app.command("import")
-def import_results(
-    path: Annotated[Path, typer.Argument(help="Results of delphi: a folder with explanations/ and scores/.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run to make.")],
-    prediction: Annotated[
-        Prediction | None,
-        typer.Option(help="What `prediction` holds in its files, where they don't tell."),
-    ] = None,
-) -> None:
-    """Make a run of published explanations and scores, to measure, compare and show them.
-
-    Example: autointerp import results/llama --out outputs/published
-    """
-    with errors():
-        from autointerp.published.importing import import_delphi
-
-        found = import_delphi(path, out, None if prediction is None else prediction.value)
-        say(found.notes)
-        print_outcome(found.run, {})

@@ -11,39 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autointerp.asking import Asking
-from autointerp.evidence import Evidence
-from autointerp.explainers.examples import THRESHOLD, check_threshold, shuffled
-from autointerp.explainers.protocol import Explained
-from autointerp.explainers.two_lines import ask
+from autointerp.explainers.plain import Plain
 
 
 @dataclass(frozen=True, slots=True)
-class Cot:
+class Cot(Plain):
     """As `plain`, with three steps of analysis before the answer."""
 
-    threshold: float = THRESHOLD
-    """Tokens above this share of their window's maximum are marked."""
     max_tokens: int = 800
     """Of the steps and the answer."""
-    temperature: float = 0.0
     prompt: str = "explain/cot"
 
     version: ClassVar[str] = "1"
-    needs_llm: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_threshold("cot", self.threshold)
-
-    def templates(self) -> tuple[str, ...]:
-        return (self.prompt,)
-
-    async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
-        return await ask(
-            asking,
-            self.prompt,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            examples=shuffled(evidence.shown.active, self.threshold, asking, "explain"),
-            shown=evidence.shown,
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,29 @@ class Held:
     def evidence(self, name: str, given: Evidence) -> Evidence:
         """What one of them would be given if it stood alone."""
         return given.only(uses_of(self.explainers[name]))
+
+
+class OnSelectWindows(ABC):
+    """An explainer that holds others and chooses by the *select* windows: it needs and uses what they do, and is
+    another one when one of them is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def inner(self) -> Held:
+        """Raises RecipeError."""
+
+    @property
+    def version(self) -> str:
+        return f"1 with {self.inner().version}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner().needs | {"select"}
+
+    @property
+    def uses(self) -> frozenset[str]:
+        return self.inner().uses
 
 
 def inner_explainer(place: str, section: PluginSection) -> Explainer:

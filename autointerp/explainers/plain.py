@@ -32,7 +32,7 @@ class Plain:
     needs_llm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_threshold("plain", self.threshold)
+        check_threshold(type(self).__name__.lower(), self.threshold)
 
     def templates(self) -> tuple[str, ...]:
         return (self.prompt,)

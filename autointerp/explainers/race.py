@@ -20,7 +20,7 @@ from typing import ClassVar
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
-from autointerp.explainers.inner import Held, inner_explainer, inner_scorer
+from autointerp.explainers.inner import Held, OnSelectWindows, inner_explainer, inner_scorer
 from autointerp.explainers.judged import OnSelect, judge_on_select
 from autointerp.explainers.protocol import Explained, status_of
 from autointerp.scorers.question import all_of
@@ -29,7 +29,7 @@ from autointerp.types import Json, Select
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class Race(OnSelectWindows):
     """Lets several explainers compete on select windows and keeps the best text."""
 
     among: dict[str, PluginSection] = field(
@@ -47,30 +47,18 @@ class Race:
                 f"race: {len(self.among)} explainer runs, and two or more must. Name them, e.g. "
                 "{use: race, among: {short: {use: plain}, long: {use: cot}}}."
             )
-        self._inner()  # raises
-
-    @property
-    def version(self) -> str:
-        return f"1 with {self._inner().version}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self._inner().needs | {"select"}
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return self._inner().uses
+        self.inner()  # raises
 
     def templates(self) -> tuple[str, ...]:
-        return self._inner().templates()
+        return self.inner().templates()
 
-    def _inner(self) -> Held:
+    def inner(self) -> Held:
         explainers = {name: inner_explainer(f"among.{name}", section) for name, section in self.among.items()}
         return Held(explainers, inner_scorer("scorer", self.scorer))
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
         """Raises what the first of them raised where none gives a text."""
-        inner = self._inner()
+        inner = self.inner()
         assert evidence.select is not None  # declared
         ran = await all_of(
             [_run(inner, name, evidence, evidence.select, asking) for name in inner.explainers]

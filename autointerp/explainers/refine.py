@@ -21,7 +21,7 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
 from autointerp.explainers.examples import THRESHOLD, check_threshold, example
-from autointerp.explainers.inner import Held, inner_explainer, inner_scorer
+from autointerp.explainers.inner import Held, OnSelectWindows, inner_explainer, inner_scorer
 from autointerp.explainers.judged import OnSelect, judge_on_select
 from autointerp.explainers.protocol import Explained
 from autointerp.explainers.two_lines import ask
@@ -31,7 +31,7 @@ from autointerp.types import Json, Shown, Window
 
 
 @dataclass(frozen=True, slots=True)
-class Refine:
+class Refine(OnSelectWindows):
     """Shows an LLM where its explanation was wrong on select windows and keeps the better text."""
 
     draft: PluginSection = field(default_factory=lambda: {"use": "plain"})
@@ -56,29 +56,17 @@ class Refine:
         for name in ("rounds", "n_missed", "n_wrong"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"refine: {name} is {getattr(self, name)}; it must be 1 or more.")
-        self._inner()  # raises
-
-    @property
-    def version(self) -> str:
-        return f"1 with {self._inner().version}"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self._inner().needs | {"select"}
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return self._inner().uses
+        self.inner()  # raises
 
     def templates(self) -> tuple[str, ...]:
-        return (self.prompt, *self._inner().templates())
+        return (self.prompt, *self.inner().templates())
 
-    def _inner(self) -> Held:
+    def inner(self) -> Held:
         return Held({"draft": inner_explainer("draft", self.draft)}, inner_scorer("scorer", self.scorer))
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
         """Raises what the inner explainer raises. A rewrite that can't be had ends the rounds."""
-        inner = self._inner()
+        inner = self.inner()
         assert evidence.select is not None  # declared
         drafts = [await inner.explainers["draft"].explain(inner.evidence("draft", evidence), asking)]
         judged = [await judge_on_select(inner.scorer, drafts[0].text, evidence.select, asking)]

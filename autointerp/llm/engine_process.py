@@ -4,8 +4,8 @@
     Engine(setup, ...)   --socket-->          one line: setup; then {id, ...} a request, {cancel: id}
                          <--socket--          {ready: ...}; then {id, answer | refused | failed} a request
 
-The child starts with the first request. It ends when the socket does; `process_guard` sees to it that
-nothing it has started outlives it, or us.
+The other side is `engine_child.py`. The child starts with the first request. It ends when the socket does;
+`process_guard` sees to it that nothing it has started outlives it, or us.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ class ByRequest(ABC):
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         raise LLMBadRequest(
-            "this backend can't rate the tokens of a given text; use the vllm backend for that."
+            "this backend can't rate the tokens of a given text; use the vllm or transformers backend."
         )
 
     @abstractmethod

@@ -6,17 +6,13 @@ Vectors are cheap and come out the same, so none is kept in the request journal.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Final
 
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
-from autointerp.identity import fingerprint
-from autointerp.llm import engine_pids
+from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
@@ -26,7 +22,6 @@ from autointerp.types import Json
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 """22 million parameters: a hundred windows take a CPU core less than a second."""
 MODULE: Final = "autointerp.llm.embedding_engine"
-_KINDS: Final = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +44,12 @@ class SentenceTransformers:
     queues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if re.match(r"[./~]", self.model) and not Path(self.model).expanduser().is_dir():
-            raise RecipeError(f"model: there is no folder '{self.model}'")
+        local_model.check(self.model)
         if self.batch_size < 1:
             raise RecipeError(f"batch_size: at least 1 (found {self.batch_size})")
 
     def identity(self) -> LLMIdentity:
-        """Model and revision; of a folder its name and a fingerprint of its files."""
-        path = Path(self.model).expanduser()
-        if path.is_dir():
-            return LLMIdentity(path.resolve().name, _fingerprint(path.resolve()))
-        return LLMIdentity(self.model, self.revision)
+        return local_model.identity(self.model, self.revision)
 
     def connect(self, place: Place = ANYWHERE) -> SentenceTransformersLLM:
         """The model is loaded with the first texts. Raises LLMStopped where the package is missing."""
@@ -70,13 +60,12 @@ class SentenceTransformers:
                 "  --set llms.embedder='{use: openai, model: text-embedding-3-small}'"
             )
         setup: Json = {
-            "model": str(Path(self.model).expanduser()),
+            "model": str(local_model.located(self.model)),
             "revision": self.revision,
             "device": self.device,
             "batch_size": self.batch_size,
         }
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.model).strip("-.")[-80:]
-        log = (place.folder or engine_pids.folder()) / f"embedder-{name}.log"
+        log = local_model.log_of(self.model, place, beginning="embedder")
         environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
         return SentenceTransformersLLM(self.identity(), Engine(MODULE, setup, log, environment))
 
@@ -84,11 +73,6 @@ class SentenceTransformers:
 def is_installed() -> bool:
     """Whether the package is there; it is not imported."""
     return importlib.util.find_spec("sentence_transformers") is not None
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(path: Path) -> str:
-    return fingerprint([file for file in path.rglob("*") if file.suffix in _KINDS])[:12]
 
 
 class SentenceTransformersLLM(ByRequest):

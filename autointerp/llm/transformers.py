@@ -6,25 +6,29 @@ template, on a CPU too. For many long answers `vllm` is the faster one. This pro
 
 from __future__ import annotations
 
-import functools
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, RecipeError
-from autointerp.identity import fingerprint
-from autointerp.llm import engine_pids
+from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable, messages
 from autointerp.llm.engine_process import Engine
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply, Usage
+from autointerp.llm.protocol import (
+    ANYWHERE,
+    ByRequest,
+    Capabilities,
+    LLMIdentity,
+    Place,
+    Reply,
+    Request,
+    Usage,
+)
 from autointerp.prompting import Prompt
-from autointerp.types import Json, digest
+from autointerp.types import Json
 
 MODULE: Final = "autointerp.llm.transformers_engine"
-_KINDS: Final = (".json", ".jinja", ".model", ".txt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,52 +49,36 @@ class Transformers:
     batch_size: int = 16
     """Requests read at once. Not digested."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     paid: ClassVar[bool] = True
     local: ClassVar[bool] = True
     queues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if re.match(r"[./~]", self.model) and not Path(self.model).expanduser().is_dir():
-            raise RecipeError(f"model: there is no folder '{self.model}'")
+        local_model.check(self.model)
         if self.batch_size < 1:
             raise RecipeError(f"batch_size: at least 1 (found {self.batch_size})")
 
     def identity(self) -> LLMIdentity:
-        """Model and revision; of a folder its name and a fingerprint of its files. Behind a `+` the digest of those
-        options that change answers, if any is set."""
-        path = Path(self.model).expanduser()
-        model, revision = self.model, self.revision
-        if path.is_dir():
-            model, revision = path.resolve().name, _fingerprint(path.resolve())
-        asked = [self.dtype, self.chat]
-        plain = asked == ["auto", None]
-        return LLMIdentity(model, revision if plain else f"{revision}+{digest(asked)[:8]}")
+        return local_model.identity(self.model, self.revision, [self.dtype, self.chat], ["auto", None])
 
     def connect(self, place: Place = ANYWHERE) -> TransformersLLM:
         """The model is loaded with the first request."""
         setup: Json = {
-            "model": str(Path(self.model).expanduser()),
+            "model": str(local_model.located(self.model)),
             "revision": self.revision,
             "dtype": self.dtype,
             "chat": self.chat,
             "device": self.device,
             "batch_size": self.batch_size,
         }
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.model).strip("-.")
-        folder = place.folder or engine_pids.folder()
-        environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        log = local_model.log_of(self.model, place, beginning="transformers")
         return TransformersLLM(
-            self.identity(), Engine(MODULE, setup, folder / f"transformers-{name[-80:]}.log", environment)
+            self.identity(), Engine(MODULE, setup, log, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})
         )
 
 
-@functools.lru_cache(maxsize=8)
-def _fingerprint(path: Path) -> str:
-    return fingerprint([file for file in path.iterdir() if file.suffix in _KINDS])[:12]
-
-
-class TransformersLLM:
+class TransformersLLM(ByRequest):
     """A connected model."""
 
     def __init__(self, identity: LLMIdentity, engine: Engine) -> None:
@@ -98,29 +86,18 @@ class TransformersLLM:
         self.capabilities = Capabilities(logprobs=True)
         self._engine = engine
 
-    async def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        choices: Sequence[str] | None = None,
-        schema: Json | None = None,
-        label_tokens: Sequence[str] | None = None,
-        seed: int | None = None,
-        index: int = 0,
-    ) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """See `LLM`. Answers are not constrained: `choices` and `schema` do nothing, callers parse anyway. Where
         the temperature is above 0, seed and index choose the answer: the same ones give the same."""
         start = time.monotonic()
         answer = await self._engine.ask(
             {
                 "kind": "generate",
-                "messages": messages(prompt),
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "label_tokens": label_tokens,
-                "seed": [seed or 0, index],
+                "messages": messages(request.prompt),
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "label_tokens": request.label_tokens,
+                "seed": [request.seed or 0, request.index],
             }
         )
         counts = {name: answer[name] for name in ("prompt_tokens", "completion_tokens")}
@@ -132,6 +109,20 @@ class TransformersLLM:
             {"kind": "logprobs", "messages": messages(prompt), "continuation": encodable(continuation)}
         )
         return answer["logprobs"]
+
+    async def fill(
+        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
+    ) -> list[dict[str, float]]:
+        answer = await self._engine.ask(
+            {
+                "kind": "fill",
+                "messages": messages(prompt),
+                "pieces": [encodable(piece) for piece in pieces],
+                "filler": filler,
+                "label_tokens": list(labels),
+            }
+        )
+        return answer["filled"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise LLMBadRequest(

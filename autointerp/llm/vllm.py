@@ -8,19 +8,15 @@ This process imports neither vLLM nor torch.
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib.metadata
 import importlib.util
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
-from autointerp.identity import fingerprint
-from autointerp.llm import engine_pids
+from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.gpus import visible_gpus
@@ -38,7 +34,7 @@ from autointerp.llm.protocol import (
 )
 from autointerp.llm.routing import place_of
 from autointerp.prompting import Prompt
-from autointerp.types import Json, digest
+from autointerp.types import Json
 
 DEFAULT_MODEL: Final = "Qwen/Qwen3-8B"
 """Follows formats well, ungated, Apache-2.0, and in bfloat16 (16 GB) fits any data-centre card with cache."""
@@ -85,19 +81,12 @@ class Vllm:
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 1:
             raise RecipeError(f"context_length: at least 1 (found {self.context_length})")
-        if re.match(r"[./~]", self.model) and not Path(self.model).exists():
-            raise RecipeError(f"model: there is no folder '{self.model}'")
+        local_model.check(self.model)
 
     def identity(self) -> LLMIdentity:
-        """Model and revision; of a folder its name and a fingerprint of its files. Behind a `+` the digest of
-        those options that change answers, if any is set."""
-        path = Path(self.model)
-        model, revision = self.model, self.revision
-        if path.exists():
-            model, revision = path.resolve().name, _fingerprint(path.resolve())
         asked = [self.dtype, self.quantization, self.system_role, self.chat_template_kwargs, self.engine_args]
-        plain = asked == ["auto", None, True, _no_thinking(), {}]
-        return LLMIdentity(model, revision if plain else f"{revision}+{digest(asked)[:8]}")
+        plain = ["auto", None, True, _no_thinking(), {}]
+        return local_model.identity(self.model, self.revision, asked, plain)
 
     def connect(self, place: Place = ANYWHERE) -> VllmLLM:
         """Engines start with the first request. Raises LLMStopped where vLLM or the cards for it are missing."""
@@ -107,7 +96,7 @@ class Vllm:
                 "  pip install '.[vllm]'   with an NVIDIA GPU on this machine, or\n" + _INSTEAD
             )
         setup = {
-            "model": self.model,
+            "model": str(local_model.located(self.model)),
             "revision": self.revision,
             "dtype": self.dtype,
             "quantization": self.quantization,
@@ -117,10 +106,13 @@ class Vllm:
             "tensor_parallel": place.engine.tensor_parallel,
             "memory": place.engine.memory / place.n_sharing,
         }
-        folder = place.folder or engine_pids.folder()
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.model).strip("-.")
         engines = [
-            Engine(MODULE, setup, folder / f"vllm-{name}-{number}.log", _ENVIRONMENT | cards)
+            Engine(
+                MODULE,
+                setup,
+                local_model.log_of(self.model, place, beginning="vllm", end=f"-{number}"),
+                _ENVIRONMENT | cards,
+            )
             for number, cards in enumerate(self._cards(place.engine))
         ]
         return VllmLLM(self, engines)
@@ -246,11 +238,3 @@ def needs_gpu() -> bool:
             continue
         return name == "vllm" and not build.startswith(("cpu", "rocm", "xpu", "tpu"))
     return True
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(path: Path) -> str:
-    if path.is_file():
-        return fingerprint([path])[:12]
-    kinds = (".json", ".jinja", ".model", ".txt", ".safetensors", ".gguf", ".bin")
-    return fingerprint([file for file in path.iterdir() if file.suffix in kinds])[:12]

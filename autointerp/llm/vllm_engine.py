@@ -1,4 +1,4 @@
-"""vLLM itself, in a process of its own (`engine_process.py` starts it and says what is exchanged).
+"""vLLM itself, in a process of its own.
 
 The asynchronous engine batches continuously: each request is handed on as it comes, hundreds at once. Prompts
 are turned into tokens here, by the model's own chat template.
@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import signal
-import socket
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from autointerp.llm.engine_process import MAX_LINE
-from autointerp.llm.process_guard import pass_over
+from autointerp.llm.engine_child import end_on_fault, leave, run
+from autointerp.llm.spellings import Spellings
 from autointerp.types import Json
 
 _T = TypeVar("_T")
@@ -38,7 +35,7 @@ _MOST_LABEL_TOKENS: Final = 128
 class Serving:
     """A running vLLM engine and what it answers."""
 
-    def __init__(self, setup: Json) -> None:
+    def __init__(self, setup: Json, writer: asyncio.StreamWriter) -> None:
         """Loads the model. Raises whatever vLLM raises."""
         from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found]  # an extra
 
@@ -46,10 +43,46 @@ class Serving:
         self.context_length: int = self.engine.model_config.max_model_len
         self._tokenizer: Any = self.engine.get_tokenizer()
         self._template_kwargs: Json = setup["chat_template_kwargs"]
-        self._spellings: dict[str, list[int]] = {}
+        n_tokens = self.engine.model_config.get_vocab_size()
+        self._spellings = Spellings(self._tokenizer, n_tokens)
         # One thread: tokenizers are not made for several, and the event loop must not wait for them.
         self._pool = ThreadPoolExecutor(1)
+        self._writer = writer
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self.prompt_ids([{"role": "user", "content": "x"}])  # a model without a chat template fails here
+
+    def add(self, request: Json) -> None:
+        number: int = request["id"]
+        self._tasks[number] = task = asyncio.create_task(self._reply(request))
+        task.add_done_callback(lambda _: self._tasks.pop(number))
+        task.add_done_callback(end_on_fault)
+
+    def cancel(self, number: int) -> None:
+        if (task := self._tasks.get(number)) is not None:
+            task.cancel()
+
+    def end(self) -> None:
+        self.engine.shutdown(timeout=3.0)
+
+    async def _reply(self, request: Json) -> None:
+        import jinja2
+        from vllm.exceptions import VLLMClientError  # type: ignore[import-not-found]  # an extra
+        from vllm.v1.engine.exceptions import (  # type: ignore[import-not-found]  # an extra
+            EngineDeadError,
+            EngineGenerateError,
+        )
+
+        try:
+            said = {"answer": await self.answer(request)}
+        except (VLLMClientError, ValueError, jinja2.TemplateError) as error:
+            said = {"refused": str(error)}
+        except EngineGenerateError as error:
+            said = {"failed": repr(error.__cause__ or error)}
+        except EngineDeadError:
+            traceback.print_exc()
+            leave(1)
+        self._writer.write(orjson.dumps({"id": request["id"], **said}) + b"\n")
+        await self._writer.drain()
 
     async def answer(self, request: Json) -> Json:
         """Raises what vLLM raises, and ValueError for a prompt that leaves no room for its answer."""
@@ -127,11 +160,7 @@ class Serving:
 
     def _label_ids(self, labels: Sequence[str]) -> dict[str, list[int]]:
         """The tokens that spell each label: ` Yes`, `yes`, `YES`. ValueError where there are too many."""
-        if not self._spellings:
-            n = min(len(self._tokenizer), self.engine.model_config.get_vocab_size())
-            for token in range(n):
-                self._spellings.setdefault(_spelling(self._tokenizer.decode([token])), []).append(token)
-        found = {label: self._spellings.get(_spelling(label), []) for label in labels}
+        found = self._spellings.of(labels)
         if not any(found.values()) or sum(map(len, found.values())) > _MOST_LABEL_TOKENS:
             raise ValueError(f"the labels {', '.join(labels)} are no single tokens, or too many.")
         return found
@@ -156,10 +185,6 @@ def _likely(row: Mapping[int, Any], labels: dict[str, list[int]]) -> dict[str, f
         for label, ids in labels.items()
     }
     return {label: math.log(mass) for label, mass in sums.items() if mass > 0.0}
-
-
-def _spelling(text: str) -> str:
-    return text.strip().casefold()
 
 
 def _engine_args(setup: Json) -> Any:
@@ -204,80 +229,5 @@ def _sampling(request: Json, labels: dict[str, list[int]]) -> Json:
     return sampling
 
 
-# --- the process ---------------------------------------------------------------------------------------
-
-
-async def _serve(fd: int) -> None:
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=MAX_LINE)
-    setup: Json = orjson.loads(await reader.readline())
-    try:
-        serving = Serving(setup)
-    except Exception as error:
-        writer.write(orjson.dumps({"fatal": f"{type(error).__name__}: {error}"}) + b"\n")
-        await writer.drain()
-        raise
-    writer.write(orjson.dumps({"ready": {"context_length": serving.context_length}}) + b"\n")
-    tasks: dict[int, asyncio.Task[None]] = {}
-    while line := await reader.readline():
-        request: Json = orjson.loads(line)
-        if "cancel" in request:
-            if (task := tasks.get(request["cancel"])) is not None:
-                task.cancel()
-            continue
-        number: int = request["id"]
-        tasks[number] = asyncio.create_task(_reply(serving, request, writer))
-        tasks[number].add_done_callback(partial(_check, tasks, number))
-    serving.engine.shutdown(timeout=3.0)
-
-
-def _check(tasks: dict[int, asyncio.Task[None]], number: int, task: asyncio.Task[None]) -> None:
-    """A fault of ours or vLLM's that nobody foresaw ends the process: else its request would wait forever."""
-    del tasks[number]
-    if not task.cancelled() and (error := task.exception()) is not None:
-        traceback.print_exception(error)
-        _leave(1)
-
-
-async def _reply(serving: Serving, request: Json, writer: asyncio.StreamWriter) -> None:
-    import jinja2
-    from vllm.exceptions import VLLMClientError  # type: ignore[import-not-found]  # an extra
-    from vllm.v1.engine.exceptions import (  # type: ignore[import-not-found]  # an extra
-        EngineDeadError,
-        EngineGenerateError,
-    )
-
-    try:
-        said = {"answer": await serving.answer(request)}
-    except (VLLMClientError, ValueError, jinja2.TemplateError) as error:
-        said = {"refused": str(error)}
-    except EngineGenerateError as error:
-        said = {"failed": repr(error.__cause__ or error)}
-    except EngineDeadError:
-        traceback.print_exc()
-        _leave(1)
-    writer.write(orjson.dumps({"id": request["id"], **said}) + b"\n")
-    await writer.drain()
-
-
-def _leave(status: int) -> NoReturn:
-    """At once: threads and processes of vLLM's may hang, and the guard takes them all down."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def _main() -> NoReturn:
-    # Schedulers send it to all processes of a job; the parent says what it means. See `process_guard`.
-    signal.signal(signal.SIGTERM, pass_over)
-    status = 1
-    try:
-        asyncio.run(_serve(int(sys.argv[1])))
-        status = 0
-    finally:
-        if status:
-            traceback.print_exc()
-        _leave(status)
-
-
 if __name__ == "__main__":
-    _main()
+    run(Serving)

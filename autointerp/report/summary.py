@@ -24,6 +24,7 @@ MEANINGS: Final[dict[str, str]] = {
     "too_few": "too few active windows or documents",
     "dense": "fire nearly everywhere: no silent windows",
     "unreadable": "the LLM's answer could not be read",
+    "untestable": "no windows that this scorer could set against each other",
     "refused": "the LLM declined",
     "bad_request": "the server would not take the request",
     "no_evidence": "nothing is known to explain them by",

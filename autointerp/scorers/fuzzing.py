@@ -42,7 +42,7 @@ class Fuzzing:
     """Tokens above this share of their window's maximum are marked."""
     prompt: str = "score/fuzzing"
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = False
 
@@ -71,6 +71,8 @@ class Fuzzing:
         about one token. They would take patterns from the others, too.
         """
         asked = (_on_silent if self.wrong == "silent" else _on_active)(self, heldout, asking)
+        if not any(not marked.is_right for half in asked for marked in half):
+            return Trials()  # where a feature fires on nearly every token no mark is wrong
         said = await question.all_of(
             [
                 question.ask(

@@ -86,6 +86,8 @@ def measured(
     metrics = measure(trials, facts)
     if headline == "accuracy" and isinstance(trials, Trials):
         metrics = by_plain_accuracy(metrics, trials)
+    if metrics.value is None and not metrics.n_unreadable:
+        return "untestable", metrics, "this scorer finds no windows of the feature to set against each other"
     if metrics.value is None:
         return "unreadable", metrics, f"{metrics.n_unreadable} of {metrics.n} answers unreadable"
     return "ok", metrics, None

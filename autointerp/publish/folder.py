@@ -1,0 +1,177 @@
+"""A run -> the folder that is published: tables, what rebuilds the run, the card, and the manifest last.
+
+README.md                                    the card
+manifest.json
+data/<dictionary>/<table>-<feature>.parquet
+run/recipe.yaml  identities.json  environment.json  controls.json
+run/vocabulary.parquet                       token id -> its bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import orjson
+import yaml
+
+from autointerp.errors import PublishError
+from autointerp.files import carry, write_atomically
+from autointerp.journal import MADE_FROM
+from autointerp.progress import Progress, Silent, Stop
+from autointerp.publish.card import Published, card
+from autointerp.publish.local import public_recipe, without_places
+from autointerp.publish.manifest import CARD, File, Manifest, Options, sha256_of
+from autointerp.publish.rows import Rows
+from autointerp.publish.schema import TABLES, TableName, schema_of
+from autointerp.publish.secrets import Guard
+from autointerp.publish.shards import (
+    Shard,
+    made_from,
+    made_from_of,
+    n_rows_of,
+    rows_of,
+    shards,
+    write_shard,
+)
+from autointerp.run import ENVIRONMENT, Run
+from autointerp.types import Json
+
+RUN: Final = "run"
+VOCABULARY: Final = f"{RUN}/vocabulary.parquet"
+RECIPE: Final = f"{RUN}/recipe.yaml"
+IDENTITIES: Final = f"{RUN}/identities.json"
+CONTROLS: Final = f"{RUN}/controls.json"
+
+
+@dataclass(slots=True)
+class Built:
+    """What lies in the folder."""
+
+    folder: Path
+    manifest: Manifest
+    n_made: int = 0
+    """Tables that were made; the others were there already."""
+    card: str = ""
+    guard: Guard = field(default_factory=Guard)
+
+
+HasIt = Callable[[str, str], File | None]
+"""(path, what it is made from) -> the file, where whoever is published to has it already."""
+
+
+def build(
+    run: Run,
+    folder: Path,
+    options: Options,
+    *,
+    to: str,
+    licence: str,
+    there: HasIt | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Built:
+    """Makes what is missing of the folder. `to`: ORG/NAME, for the card.
+
+    Raises PublishError where nothing is there to publish, SecretFound when all tables were looked through,
+    DiskFull, Interrupted. What was made stays, and is not made again.
+    """
+    progress, stop, guard = progress or Silent(), stop or Stop(), Guard()
+    pieces = [piece for name in run.recipe.dictionaries for piece in shards(run, name)]
+    if not pieces:
+        raise PublishError(
+            f"{run.path} holds no sampled feature yet, so there is nothing to publish. First: autointerp resume "
+            f"{run.path}"
+        )
+    files: dict[str, File] = {}
+    n_made = 0
+    progress.begin("publish", len(pieces), "files of features")
+    try:
+        for dictionary in run.recipe.dictionaries:
+            rows = Rows(run, dictionary, max_quote=options.max_quote)
+            for shard in (piece for piece in pieces if piece.dictionary == dictionary):
+                stop.check()
+                n_made += _shard(run, rows, shard, folder, options, there, guard, files)
+                progress.advance()
+    finally:
+        progress.end()
+    guard.check()
+    _write_run(run, folder, files)
+    manifest = Manifest(files, _journals(run), options)
+    text = card(run, manifest, Published(to, licence))
+    write_atomically(folder / CARD, text.encode())
+    for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
+        if (folder / name).is_file():
+            guard.look((folder / name).read_text(encoding="utf-8"), name, "anywhere in it")
+    guard.look(orjson.dumps(manifest.journals).decode(), "manifest.json", "journals")
+    guard.check()
+    manifest.save(folder)
+    return Built(folder, manifest, n_made, text, guard)
+
+
+def _shard(
+    run: Run,
+    rows: Rows,
+    shard: Shard,
+    folder: Path,
+    options: Options,
+    there: HasIt | None,
+    guard: Guard,
+    files: dict[str, File],
+) -> int:
+    """Makes what is missing of a shard's tables, and enters them; how many were made."""
+    tables: tuple[TableName, ...] = tuple(name for name in TABLES if options.examples or name != "examples")
+    source = made_from(run, shard, {"max_quote": options.max_quote})
+    n_made = 0
+    for table in tables:
+        name = shard.path(table)
+        known = there(name, source) if there else None
+        if known is not None:
+            files[name] = known
+            continue
+        path = folder / name
+        if made_from_of(path) != source:
+            schema = schema_of(table, list(run.recipe.scorers))
+            if not write_shard(path, table, schema, rows_of(rows.of(table), shard), source, guard, name):
+                continue
+            n_made += 1
+        if n_rows := n_rows_of(path):
+            size = path.stat().st_size
+            files[name] = File(size, sha256_of(path), n_rows, table, shard.dictionary, source)
+    return n_made
+
+
+def _write_run(run: Run, folder: Path, files: dict[str, File]) -> None:
+    """What the run knows beside its tables."""
+    recipe = yaml.safe_dump(public_recipe(run.recipe), sort_keys=False, allow_unicode=True)
+    write_atomically(folder / RECIPE, recipe.encode())
+    write_atomically(folder / IDENTITIES, orjson.dumps(run.identities, option=orjson.OPT_INDENT_2))
+    for name, source in (
+        (f"{RUN}/{ENVIRONMENT}", run.path / ENVIRONMENT),
+        (CONTROLS, run.path / "controls.json"),
+    ):
+        if source.is_file():
+            write_atomically(folder / name, source.read_bytes())
+        else:
+            (folder / name).unlink(missing_ok=True)
+    carry(run.vocabulary, folder / VOCABULARY)
+    for name in (RECIPE, IDENTITIES, f"{RUN}/{ENVIRONMENT}", CONTROLS, VOCABULARY):
+        path = folder / name
+        if path.is_file():
+            files[name] = File(path.stat().st_size, sha256_of(path))
+
+
+def _journals(run: Run) -> dict[str, Json]:
+    """What the records of each journal that is published were made from."""
+    found: dict[str, Json] = {}
+    for dictionary in run.recipe.dictionaries:
+        folders = [("sample", dictionary), ("directions", dictionary)]
+        folders += [("explain", dictionary, name) for name in run.recipe.explainers]
+        folders += [("score", dictionary, *pair) for pair in run.scored()]
+        for place in folders:
+            path = run.path.joinpath(*place)
+            if (path / MADE_FROM).is_file():
+                found["/".join(place)] = without_places(run.existing(*place).made_from)
+    return found

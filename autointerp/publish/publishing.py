@@ -1,0 +1,58 @@
+"""The whole way of a run to the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autointerp.errors import PublishError
+from autointerp.progress import Progress, Silent, Stop
+from autointerp.publish.folder import Built, build
+from autointerp.publish.hub import Target, Uploaded, look, upload
+from autointerp.publish.manifest import Options
+from autointerp.run import Run
+from autointerp.subject.corpus_spec import HUB_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    built: Built
+    uploaded: Uploaded | None
+    """None where nothing was to be uploaded."""
+
+
+def publish(
+    run: Run,
+    folder: Path,
+    target: Target,
+    options: Options | None = None,
+    *,
+    licence: str = "unknown",
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Outcome:
+    """`folder`: where the set is made before it is uploaded; with `dry_run` no more than that happens.
+
+    Raises PublishError for a name that is none, SecretFound and HubError (`errors.py`), DiskFull, Interrupted.
+    """
+    progress, stop = progress or Silent(), stop or Stop()
+    options = options or Options()
+    if not HUB_NAME.fullmatch(target.repository):
+        raise PublishError(f"--to {target.repository}: a dataset on the hub is named ORG/NAME.")
+    if options.max_quote is not None and options.max_quote < 0:
+        raise PublishError(f"--max-quote {options.max_quote}: a number of characters, 0 or more.")
+    remote = None if dry_run else look(target)
+    built = build(
+        run,
+        folder,
+        options,
+        to=target.repository,
+        licence=licence,
+        there=remote.has if remote else None,
+        progress=progress,
+        stop=stop,
+    )
+    return Outcome(built, None if remote is None else upload(built, target, remote, progress, stop))
