@@ -307,6 +307,48 @@ def test_every_asset_is_in_the_page_and_writes_no_markup() -> None:
         ), path
 
 
+def luminance(red: float, green: float, blue: float) -> float:
+    """Relative luminance of WCAG 2.2, of channels between 0 and 255."""
+    linear = [
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+        for one in (red / 255, green / 255, blue / 255)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    low, high = sorted((luminance(*one), luminance(*other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_wcag_aa_in_both_modes() -> None:
+    """Text on every ground it stands on, also on the tokens that fire most, at 4.5 to 1 or more."""
+    assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    style = (Path(view_page.__file__).parent / "assets" / "style.css").read_text()
+    modes = [
+        dict(re.findall(r"--([\w-]+): ([^;]+);", block))
+        for block in re.findall(r":root[^{]*\{([^}]*)\}", style)
+    ]
+    assert len(modes) == 3 and modes[1] == modes[2]  # chosen dark is the system's dark
+    for mode in modes[:2]:
+        colours = {
+            name: tuple(bytes.fromhex(text[1:]))
+            for name, text in mode.items()
+            if re.fullmatch("#[0-9a-f]{6}", text)
+        }
+        for ground in ("bg", "panel", "hover", "selected"):
+            for ink in ("text", "muted", "accent", "right", "wrong", "unread"):
+                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+        for square in ("right", "wrong", "unread"):
+            assert contrast(colours["bg"], colours[square]) >= 4.5
+        share = float(mode["faint"]) + float(mode["deep"])
+        warm = [float(one) for one in mode["warm"].split()]
+        fires = tuple(
+            share * one + (1 - share) * ground for one, ground in zip(warm, colours["bg"], strict=True)
+        )
+        assert contrast(colours["text"], fires) >= 4.5
+
+
 # --- writing it ---------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ function ticks(low, high, n) {
   return found;
 }
 
-const PLOT = { width: 340, height: 210, left: 50, right: 10, top: 10, bottom: 36 };
+const PLOT = { width: 290, height: 190, left: 46, right: 10, top: 10, bottom: 36 };
 
 // Axes and their words; `draw(x, y)` gives what stands between them.
 function plot({ x, y, xTicks, yTicks, xName, yName, xText = short, yText = short, label, draw }) {

@@ -25,10 +25,7 @@ function shaded(text, value, maximum, isMarked) {
   const share = maximum ? Math.min(1, value / maximum) : 0;
   const element = h("span", { class: isMarked ? "fires marked" : "fires" }, visible(text));
   element.dataset.tip = `${short(value, 4)} · ${percent(share)} of the maximum${isMarked ? " · marked for the judge" : ""}`;
-  if (value > 0) {
-    element.style.setProperty("--share", share.toFixed(3));
-    if (share > 0.5) element.classList.add("strong");
-  }
+  if (value > 0) element.style.setProperty("--share", share.toFixed(3));
   return element;
 }
 
