@@ -367,9 +367,14 @@ def test_the_same_run_gives_the_same_bytes_and_a_page_is_replaced(
 
 def test_what_is_no_page_of_ours_is_left_alone(made: tuple[Run, Path], tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<html>my thesis</html>")
-    with pytest.raises(RunError, match="no page that `autointerp view` wrote"):
+    with pytest.raises(RunError, match="holds other things"):
         write_folder(made[0], tmp_path)
     assert (tmp_path / "index.html").read_text() == "<html>my thesis</html>"
+    write_folder(made[0], tmp_path / "page")
+    (tmp_path / "page" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="--out"):
+        write_folder(made[0], tmp_path / "page")
+    assert (tmp_path / "page" / "notes.txt").read_text() == "mine"
 
 
 def test_a_run_with_nothing_sampled_says_how_to_go_on(tmp_path: Path) -> None:

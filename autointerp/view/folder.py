@@ -32,6 +32,7 @@ ALL_WINDOWS_UP_TO: Final = 2_000
 """Features of a run of which every window is kept unless told otherwise; of larger ones WINDOWS of each split."""
 WINDOWS: Final = 24
 PAGE: Final = "index.html"
+DATA: Final = "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def write_folder(
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(out):
-            (partial / "data").mkdir(parents=True)
+            (partial / DATA).mkdir(parents=True)
             found = writer.write(partial)
             if out.exists():
                 shutil.rmtree(out)
@@ -80,13 +81,14 @@ def _check_free(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     known = out / PAGE
-    if known.is_file():
+    is_alone = out.is_dir() and {path.name for path in out.iterdir()} <= {PAGE, DATA}
+    if is_alone and known.is_file():
         with known.open(encoding="utf-8", errors="replace") as file:
             if GENERATOR in file.read(1024):
                 return
     raise RunError(
-        f"{out} is there already, and is no page that `autointerp view` wrote: it stays as it is. Name a new "
-        f"folder with --out."
+        f"{out} is there already, and holds other things than a page that `autointerp view` wrote: it stays as it "
+        f"is. Name a new folder with --out."
     )
 
 
@@ -121,7 +123,7 @@ class _Writer:
         self._put(folder, "index", [packed(self._index.content() | self._head())])
         self._put(folder, "texts", [packed(self._index.texts())])
         if self.single:
-            (folder / "data").rmdir()
+            (folder / DATA).rmdir()
         title = f"{self._run.path.resolve().name} · autointerp"
         (folder / PAGE).write_text(page(title, self._blocks), encoding="utf-8")
         return len(self._index)
@@ -138,7 +140,7 @@ class _Writer:
         if self.single:
             self._blocks[name] = payloads
         else:
-            (folder / "data" / f"{name}.js").write_bytes(script(name, payloads))
+            (folder / DATA / f"{name}.js").write_bytes(script(name, payloads))
 
     def _entries(self) -> Iterator[Json]:
         """Of every feature that is asked for and sampled, in the order of the index."""

@@ -278,8 +278,7 @@ async function begin() {
   document.addEventListener("mouseover", showTip);
   fromAddress();
   performance.mark("usable");
-  index.take(await readWhole("texts"));
-  index.haystack(); // now, so that the first search need not wait
+  index.haystack(await readWhole("texts")); // now, so that the first search need not wait
   performance.mark("searchable");
   if (state.query) showList();
 }

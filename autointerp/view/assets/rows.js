@@ -13,7 +13,7 @@ class Index {
     this.negative = numbersOf(content.negative);
     this.statuses = content.status.names;
     this.status = numbersOf(content.status);
-    this.explained = content.explained.map((one) => ({ ...one, texts: null })); // texts come later
+    this.explained = content.explained;
     this.scored = content.scored.map((one) => ({
       key: `${one.explainer}·${one.scorer}`,
       explainer: one.explainer,
@@ -58,24 +58,20 @@ class Index {
     return "";
   }
 
-  take(texts) {
-    this.explained.forEach((one, at) => (one.texts = texts[at]));
-    this.hay = null;
-  }
-
-  // All texts one behind the other, so that a search is one scan of one string.
-  haystack() {
-    if (this.hay) return this.hay;
-    const texts = new Array(this.n);
+  // All texts one behind the other, so that a search is one scan of one string. `texts`: of each explainer, in full;
+  // none before they are there: then labels alone are searched.
+  haystack(texts) {
+    if (this.hay && !texts) return this.hay;
+    const all = new Array(this.n);
     const starts = new Uint32Array(this.n + 1);
     for (let row = 0, at = 0; row < this.n; row++) {
       let text = this.id(row);
-      for (const one of this.explained) text += `\n${one.labels[row]}\n${one.texts?.[row] ?? ""}`;
-      texts[row] = `${text.toLowerCase()}\u0000`;
-      at += texts[row].length;
+      this.explained.forEach((one, which) => (text += `\n${one.labels[row]}\n${texts?.[which][row] ?? ""}`));
+      all[row] = `${text.toLowerCase()}\u0000`;
+      at += all[row].length;
       starts[row + 1] = at;
     }
-    this.hay = { text: texts.join(""), starts };
+    this.hay = { text: all.join(""), starts };
     return this.hay;
   }
 
