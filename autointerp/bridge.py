@@ -53,6 +53,7 @@ def mapping_under(run: Run, protocol: str) -> dict[str, Any]:
     for name in _OF_PROTOCOL:
         mapping.pop(name, None)
     mapping["resources"] |= {"shard": None, "reuse_requests": None}
+    mapping["controls"] = None  # what is asked is how far two protocols are apart
     return mapping | {name: of_file[name] for name in _OF_PROTOCOL if name in of_file}
 
 

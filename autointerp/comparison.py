@@ -17,8 +17,10 @@ from typing import Final, Literal
 from autointerp import draw
 from autointerp.errors import RecipeError, RunError
 from autointerp.metrics.differences import Difference, paired, unpaired
+from autointerp.metrics.paired import Discordant
 from autointerp.run import Run
 from autointerp.scored import Instance, Scored, scored
+from autointerp.trials import of as trials_of
 
 BINS_A_DECADE: Final = 2
 
@@ -38,6 +40,8 @@ class Compared:
     """First minus second; None where no feature can be compared."""
     n_scored: tuple[int, int]
     """Features that each has a number for, of which those in common, or matched, are compared."""
+    discordant: Discordant
+    """Questions about the same windows that one alone answers right; none unless features are paired."""
     notes: tuple[str, ...] = ()
     """What else differs between the two."""
 
@@ -119,13 +123,33 @@ def _compared(first: Run, second: Run, one: Instance, other: Instance, how: How)
         how,
         difference,
         (len(a.values), len(b.values)),
+        _discordant((first, one), (second, other)) if how == "paired" else Discordant(),
         tuple(_notes(a, b)),
     )
 
 
+def _discordant(*sides: tuple[Run, Instance]) -> Discordant:
+    """Memory: one unit's records of both."""
+    journals = [run.existing("score", at.dictionary, at.explainer, at.scorer) for run, at in sides]
+    asked = [{_number(str(feature)) for feature in run.asked(at.dictionary)} for run, at in sides]
+    both, found = asked[0] & asked[1], Discordant()
+    for unit in journals[0].units():
+        ones, others = (
+            {_number(key): record for key, record in journal.read(unit).items() if record["status"] == "ok"}
+            for journal in journals
+        )
+        for number in both & ones.keys() & others.keys():
+            found.add(*(trials_of(record["trials"]) for record in (ones[number], others[number])))
+    return found
+
+
 def _by_number(of: Scored) -> dict[str, float]:
     """The dictionary may go by another name in another run."""
-    return {key.rpartition("/")[2]: value for key, value in of.values.items()}
+    return {_number(key): value for key, value in of.values.items()}
+
+
+def _number(feature: str) -> str:
+    return feature.rpartition("/")[2]
 
 
 def _notes(a: Scored, b: Scored) -> Iterator[str]:

@@ -10,27 +10,17 @@ dictionary; arXiv 2501.17727 is why a score alone says little.)
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from autointerp.dictionaries import random_topk
 from autointerp.errors import RunError
-from autointerp.files import write_atomically
-from autointerp.metrics import MeanOver, mean_over_features
-from autointerp.metrics.differences import Difference, unpaired
 from autointerp.pipeline import prepare, run_line
 from autointerp.progress import Progress, Stop
 from autointerp.recipe import to_mapping
 from autointerp.run import CHECK, Run
-from autointerp.scored import Instance, instances, scored
 from autointerp.types import Json
-
-CONTROLS: Final = "controls.json"
-"""In the folder of the run that is compared: the table, for reports."""
 
 DICTIONARY: Final = "random dictionary"
 MODEL: Final = "random model"
@@ -46,29 +36,6 @@ class Control:
     """Its recipe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """One control's score beside the real one."""
-
-    control: str
-    mean: MeanOver | None
-    """None where none of its features could be scored."""
-    n_asked: int
-    above: Difference | None
-    """Real minus control. Unpaired: features of the same number have nothing else in common."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One instance of a run and its floors."""
-
-    instance: Instance
-    headline: str
-    real: MeanOver | None
-    n_asked: int
-    floors: list[Floor] = field(default_factory=list[Floor])
-
-
 def controls_of(run: Run, folder: Path, width: int | None = None) -> list[Control]:
     """The controls that this run can have. `width`: of the random dictionaries; None: as wide as the real ones.
 
@@ -82,6 +49,7 @@ def controls_of(run: Run, folder: Path, width: int | None = None) -> list[Contro
         )
     recipe = to_mapping(run.recipe)
     recipe["resources"] |= {"shard": None, "reuse_requests": None}
+    recipe["controls"] = None  # a floor needs none
     found = [Control(DICTIONARY, folder / "random-dictionary", recipe | _random_dictionaries(run, width))]
     if given is None:
         model = recipe["model"] | {"weights": "random"}
@@ -123,36 +91,3 @@ def run_control(control: Control, progress: Progress, stop: Stop) -> Run:
     """Makes what is missing of it. Raises AutointerpErrors and Interrupted; what is done stays done."""
     resolved, run = prepare(control.mapping, control.folder)
     return run_line(run, progress=progress, stop=stop, resolved=resolved).run
-
-
-def table(run: Run, controls: dict[str, Run]) -> list[Row]:
-    """Every instance of the run with its floors. Memory: a number a score."""
-    seed = run.recipe.seed
-    rows: list[Row] = []
-    for instance in instances(run):
-        real = scored(run, instance)
-        purpose = f"{instance.explainer} {instance.scorer}"
-        row = Row(
-            instance,
-            real.headline,
-            mean_over_features(list(real.values.values()), seed=seed, purpose=purpose),
-            len(run.asked(instance.dictionary)),
-        )
-        for name, control in controls.items():
-            floor = list(scored(control, instance).values.values())
-            row.floors.append(
-                Floor(
-                    name,
-                    mean_over_features(floor, seed=seed, purpose=purpose),
-                    len(control.asked(instance.dictionary)),
-                    unpaired(list(real.values.values()), floor, seed=seed, purpose=purpose),
-                )
-            )
-        rows.append(row)
-    return rows
-
-
-def save(run: Run, rows: list[Row]) -> None:
-    """Keeps the table in the run's folder. Raises DiskFull."""
-    content = [dataclasses.asdict(row) for row in rows]
-    write_atomically(run.path / CONTROLS, orjson.dumps(content, option=orjson.OPT_INDENT_2))

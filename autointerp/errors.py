@@ -24,6 +24,7 @@
     └── LLMError                    the LLM side
         ├── LLMUnavailable          no answer after all tries: the item stays open for the next run
         ├── LLMBadRequest           the server will never take this request: only this item fails
+        │   └── LLMFiltered         a content filter in front of the model refuses it
         ├── LLMStopped              key, quota or credit: no request can succeed, the run stops
         ├── BudgetReached           the next request might pass --max-cost or --max-tokens
         └── AnswersError            a file of answers that is none, or of another run
@@ -144,7 +145,12 @@ class LLMUnavailable(LLMError):
 
 
 class LLMBadRequest(LLMError):
-    """The server will never take this request (too long, refused by a filter): a recorded failure."""
+    """The server will never take this request (too long): a recorded failure."""
+
+
+class LLMFiltered(LLMBadRequest):
+    """A content filter in front of the model refuses this prompt. Of a chat it is an answer: that of an LLM which
+    declines (`finish_reason` is `content_filter`)."""
 
 
 class LLMStopped(LLMError):

@@ -72,7 +72,18 @@ def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[
             if (reason := without_effects(resolved, dictionary)) is not None:
                 yield f"it needs features of '{dictionary}' pushed, which can't be: {reason}. Leave it out"
     if "probe" in needs:
-        yield "it needs what the probe stage records, and this recipe has no such stage. Leave it out"
+        for dictionary in resolved.recipe.dictionaries:
+            if (reason := without_probe(resolved, dictionary)) is not None:
+                yield f"it needs texts read by the model, for '{dictionary}', which can't be: {reason}. Leave it out"
+
+
+def without_probe(resolved: Resolved, dictionary: str) -> str | None:
+    """Why the model can't read new texts; None where it can."""
+    if resolved.dictionaries.get(dictionary) is None:
+        return "the recipe names no weights of it"
+    if resolved.model is None or resolved.files is not None:
+        return "the activations come from files, and the model is not here"
+    return None
 
 
 def without_effects(resolved: Resolved, dictionary: str) -> str | None:

@@ -22,7 +22,7 @@ from autointerp.journal import unit_of_feature
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
-_WHOLE = ("directions", "sample", "intervene", "explain", "score", "usage", "failed")
+_WHOLE = ("directions", "sample", "intervene", "explain", "probe", "score", "control", "usage", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,12 @@ def check_packed(run: Run) -> None:
     new = [name for name in names if name not in run.identities.widths]
     n_missing = 0 if new else sum(_n_unsampled(run, name) for name in names)
     n_uncounted = 0 if new else sum(len(run.without_random_rates(name)) for name in names)
+    unread = [] if new else [name for name in run.recipe.scorers if _is_unread(run, name)]
+    if unread and not (n_missing or n_uncounted):
+        raise RunError(
+            f"{run.path} was packed without its cache, and scorer '{unread[0]}' has the model read texts. Score with "
+            f"it in the run it was packed from, and pack that again; or leave it out."
+        )
     if new or n_missing or n_uncounted:
         what = f"{n_uncounted:,} features' rates on random tokens"
         if new or n_missing:
@@ -84,6 +90,15 @@ def check_packed(run: Run) -> None:
             f"and pack it again; or ask for fewer. (To make a cache of its own here, delete "
             f"{run.path / PACKED} and resume: that needs the model, the dictionary and the corpus.)"
         )
+
+
+def _is_unread(run: Run, scorer: str) -> bool:
+    """Whether a scorer needs the model, and nothing of it is there."""
+    return run.is_probing(scorer) and not any(
+        run.responses(dictionary, explainer, scorer).folder.is_dir()
+        for dictionary in run.recipe.dictionaries
+        for explainer in run.recipe.explainers
+    )
 
 
 def _n_unsampled(run: Run, dictionary: str) -> int:

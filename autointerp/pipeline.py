@@ -5,6 +5,9 @@
                                       intervene└──── one flow, feature by feature ────┘
                                          GPU, where effects are needed
 
+Texts that a scorer wants the subject to read are written in that flow; then comes the probe stage, on the GPU, and
+the flow once more.
+
 `explain` is what `import autointerp` offers; `run_line` is what it and the command line run. Everything
 done is passed over, so running again is resuming.
 """
@@ -32,6 +35,7 @@ from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
 from autointerp.run import Run
 from autointerp.stages.asked import Asked
+from autointerp.stages.control import run_controls
 from autointerp.stages.delayed import answers_between, delayed_of, open_all
 from autointerp.stages.device import run_on_device
 from autointerp.stages.flow import run_flow
@@ -122,6 +126,10 @@ def run_line(
                 run_on_device(run, "intervene", progress, stop)
         if "explain" in wanted:
             _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
+        if "score" in wanted and any(any(run.without_responses(name)) for name in run.recipe.dictionaries):
+            with _timed(outcome, "probe"):
+                run_on_device(run, "probe", progress, stop)
+            _anywhere(lambda: _ask(run, wanted, outcome, progress, stop), stop)
     return outcome
 
 
@@ -146,7 +154,10 @@ async def _pass(
     with_scores = "score" in wanted
     outcome.open.clear()
     with _timed(outcome, "explain and score" if with_scores else "explain"):
-        return outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
+        n_pending = outcome.add(await run_flow(run, llms, progress, stop, with_scores=with_scores))
+        if with_scores:
+            n_pending += outcome.add(await run_controls(run, llms, progress, stop))
+    return n_pending
 
 
 # --- from Python ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import pydantic
 import yaml
@@ -137,6 +137,29 @@ class FeatureSection:
     """Indices, ranges `100-200`, or ids `layers.2/17`."""
 
 
+ControlKind = Literal["shuffled", "top_tokens", "lexical"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSection:
+    """What explanations are set against: what some features score with an explanation that should not fit, and with
+    those that nobody had to think about. Not digested: asking for more extends a run."""
+
+    panel: int = 40
+    """Features: of those asked for that have enough windows so many, drawn by a keyed hash."""
+    kinds: list[ControlKind] = field(default_factory=lambda: list(get_args(ControlKind)))
+    """`shuffled`: another feature's explanation, by the same explainer; `top_tokens`: the list of strongest tokens;
+    `lexical`: what counting words and tokens says."""
+    scorers: list[str] | None = None
+    """By name. None: every one that judges explanations, but for variants that are no headline, and those that have
+    controls of their own. Never one for which the subject must read texts first."""
+
+
+def _off(given: Any) -> Any:
+    """YAML reads `off` as false."""
+    return None if given is False or given == "off" else given
+
+
 @dataclass(frozen=True, slots=True)
 class LLMSections:
     """Who explains and who judges: `{use: openai, model: ...}`. None: not needed, or asked for. The one who explains
@@ -218,6 +241,10 @@ class Recipe:
     llms: LLMSections = field(default_factory=LLMSections)
     explainers: dict[str, PluginSection] = field(default_factory=_default_explainers)
     scorers: dict[str, PluginSection] = field(default_factory=_default_scorers)
+    controls: Annotated[ControlSection | None, pydantic.BeforeValidator(_off)] = field(
+        default_factory=ControlSection
+    )
+    """None, or `off`: none."""
     seed: int = 0
     resources: Resources = field(default_factory=Resources)
 
@@ -295,6 +322,7 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
         yield f"features.n: at least 1 (found {asked.n})"
     if asked.first is not None and asked.first < 1:
         yield f"features.first: at least 1 (found {asked.first})"
+    yield from _control_faults(recipe)
     if recipe.resources.shard is not None:
         try:
             Portion.parse(recipe.resources.shard)
@@ -307,6 +335,20 @@ def _faults_of(recipe: Recipe, check_plugins: bool) -> Iterator[str]:
                 f"the portions (`autointerp merge`), then: explain --top-up {recipe.cache.top_up} --out RUN"
             )
     yield from _number_faults(recipe)
+
+
+def _control_faults(recipe: Recipe) -> Iterator[str]:
+    controls = recipe.controls
+    if controls is None:
+        return
+    if controls.panel < 2:
+        yield (
+            f"controls.panel: at least 2, since each lends another its explanation (found {controls.panel}); for no "
+            f"controls: --set controls=off"
+        )
+    for name in controls.scorers or ():
+        if name not in recipe.scorers:
+            yield f"controls.scorers: no scorer is called '{name}'.{nearest(name, recipe.scorers)}"
 
 
 def _source_faults(recipe: Recipe) -> Iterator[str]:
@@ -500,7 +542,8 @@ def check_shape(mapping: Mapping[str, Any]) -> None:
     faults: list[str] = []
     hints = typing.get_type_hints(Recipe)
     for name, section in mapping.items():
-        if name in hints and name not in _VALUES and not isinstance(section, Mapping | None):
+        is_off = name == "controls" and _off(section) is None
+        if name in hints and name not in _VALUES and not is_off and not isinstance(section, Mapping | None):
             faults.append(f"{name}: must be a section of fields (found {section!r})")
         elif name in ("dictionaries", "explainers", "scorers"):
             entries = typing.cast(Mapping[str, Any], section or {})

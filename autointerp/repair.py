@@ -83,7 +83,7 @@ def doubtful(run: Run, faults: list[Fault]) -> list[Doubtful]:
         made_here = [STAGES.index(stage) for stage in spoiled if stage in _MADE_HERE]
         if not made_here:
             continue
-        for stage in ("cache", "top-up", "sample", "explain", "score"):
+        for stage in ("cache", "top-up", "sample", "explain", "probe", "score", "control"):
             if STAGES.index(stage) <= min(made_here):
                 continue
             inside = run.path / ("top-up/cache" if stage == "top-up" else stage) / dictionary

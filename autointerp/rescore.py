@@ -22,7 +22,7 @@ from autointerp.files import write_atomically
 from autointerp.journal import Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
 from autointerp.run import SCORE_VERSION, Run
-from autointerp.stages.score import measured
+from autointerp.stages.score import measured, stopping_of
 from autointerp.trials import of as trials_of
 from autointerp.types import Facts, Json, Metrics
 
@@ -66,7 +66,8 @@ def rescore(run: Run, *, dry_run: bool = False, progress: Progress | None = None
 
 
 def _journals(run: Run) -> Iterator[Journal]:
-    for folder in sorted({path.parent for path in (run.path / "score").rglob("*.jsonl")}):
+    parts = [part for stage in ("score", "control") for part in (run.path / stage).rglob("*.jsonl")]
+    for folder in sorted({part.parent for part in parts}):
         journal = Journal.existing(folder)
         version = (journal.made_from or {}).get("version", "1")
         if version != SCORE_VERSION:
@@ -111,8 +112,12 @@ def _anew(run: Run, part: Path, record: Json) -> Json:
             f"anew. Rescore the run that it was taken from."
         )
     facts = Facts(**record["facts"])
-    status, metrics, reason = measured(trials_of(record["trials"]), facts, run.recipe.headline)
-    return record | {"status": status, "metrics": orjson.loads(orjson.dumps(metrics)), "reason": reason}
+    trials = trials_of(record["trials"])
+    status, metrics, reason = measured(trials, facts, run.recipe.headline)
+    numbers: Json = {"status": status, "metrics": metrics, "reason": reason}
+    if (sequential := stopping_of(trials)) is not None:
+        numbers["sequential"] = sequential
+    return record | orjson.loads(orjson.dumps(numbers))
 
 
 def _headline(record: Json) -> float | None:

@@ -8,7 +8,9 @@ directions/<dictionary>/                  what features' weights alone say: neig
 sample/<dictionary>/                      samples and window stores
 intervene/<dictionary>/                   what pushing along features' directions does
 explain/<dictionary>/<explainer>/         explanations
+probe/<dictionary>/<explainer>/<scorer>/  texts/ written for explanations, responses/ of the subject to them
 score/<dictionary>/<explainer>/<scorer>/  scores
+control/<dictionary>/<kind>/...           what control explanations score (`panel.py`)
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
 batch/<round>/                            requests in files, and the answers to them (`llm/batch.py`)
 """
@@ -39,6 +41,7 @@ from autointerp.identities import Identities, asked_features
 from autointerp.journal import Journal, unit_of_feature
 from autointerp.llm.protocol import Role
 from autointerp.lock import locked
+from autointerp.panel import Control, controls_of
 from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe, dump, instance, parse, read_file
@@ -57,6 +60,7 @@ TOP_UP_VERSION: Final = "1"
 DIRECTIONS_VERSION: Final = "1"
 SAMPLE_VERSION: Final = "2"
 INTERVENE_VERSION: Final = "1"
+PROBE_VERSION: Final = "1"
 """Digested: raise them when the same input would give other shards, directions or windows."""
 SCORE_VERSION: Final = "2"
 """Digested: raise it when a score's record keeps other things. Not when only numbers are made otherwise from the
@@ -166,7 +170,12 @@ class Run:
             for explainer in self.recipe.explainers:
                 yield self.explain(dictionary, explainer)
             for explainer, scorer in self.scored():
+                if self.is_probing(scorer):
+                    yield self.texts(dictionary, explainer, scorer)
+                    yield self.responses(dictionary, explainer, scorer)
                 yield self.score(dictionary, explainer, scorer)
+            for control in controls_of(self.recipe):
+                yield self.control(dictionary, control)
 
     def rows(self) -> Journal:
         recipe, cache = self.recipe, self.recipe.cache
@@ -283,8 +292,68 @@ class Run:
             made_from["effects"] = self.intervene(dictionary).digest
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
 
+    def texts(self, dictionary: str, explainer: str, scorer: str) -> Journal:
+        """What was written for explanations, for the subject to read."""
+        section = self.recipe.scorers[scorer]
+        plugin: Scorer = instance("scorers", section)
+        role = role_of(plugin)
+        made_from: Json = {
+            "scorers": {scorer: self._plugin(plugin, section)},
+            "llms": {role: self._llm(role, plugin.needs_llm)},
+            "seed": self.recipe.seed,
+            "explanations": self.explain(dictionary, explainer).digest,
+        }
+        return self._journal(f"probe/{dictionary}/{explainer}/{scorer}/texts", made_from)
+
+    def responses(self, dictionary: str, explainer: str, scorer: str) -> Journal:
+        """What the subject does on these texts. Model, dictionary and masking are those of the cache, whose digest
+        is in that of the explanations."""
+        made_from: Json = {
+            "version": PROBE_VERSION,
+            "texts": self.texts(dictionary, explainer, scorer).digest,
+        }
+        return self._journal(f"probe/{dictionary}/{explainer}/{scorer}/responses", made_from)
+
+    def is_probing(self, scorer: str) -> bool:
+        """Whether the subject has to read texts before the scorer can judge."""
+        return "probe" in needs_of(instance("scorers", self.recipe.scorers[scorer]))
+
+    def without_responses(self, dictionary: str) -> Iterator[tuple[str, str, str, dict[str, Json]]]:
+        """(explainer, scorer, unit, texts by feature, ascending) of what was written and not read yet."""
+        for explainer, scorer in self.scored():
+            if not self.is_probing(scorer):
+                continue
+            texts, responses = (of(dictionary, explainer, scorer) for of in (self.texts, self.responses))
+            for unit in texts.units():
+                written, done = texts.read(unit), responses.read(unit)
+                left = {k: written[k] for k in sorted(written) if k not in done and written[k]["texts"]}
+                if left:
+                    yield explainer, scorer, unit, left
+
     def score(self, dictionary: str, explainer: str, scorer: str) -> Journal:
         """`explainer`: NO_EXPLAINER for a scorer that needs no explanation."""
+        if explainer == NO_EXPLAINER:
+            judged: Json = {"sample": self.sample(dictionary).digest}
+        else:
+            judged = {"explanations": self.explain(dictionary, explainer).digest}
+        if "probe" in needs_of(instance("scorers", self.recipe.scorers[scorer])):
+            judged["responses"] = self.responses(dictionary, explainer, scorer).digest
+        made_from = self._judging(dictionary, scorer) | judged
+        return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+
+    def control(self, dictionary: str, control: Control) -> Journal:
+        """Scores of control explanations. Which features these are, and whose they borrow, is said by the keys."""
+        made_from = self._judging(dictionary, control.scorer)
+        if control.explainer is not None:
+            made_from["explanations"] = self.explain(dictionary, control.explainer).digest
+        else:
+            section: PluginSection = {"use": control.kind}
+            made_from["explainers"] = self._plugin(instance("explainers", section), section)
+            made_from["sample"] = self.sample(dictionary).digest
+        return self._journal(f"control/{dictionary}/{control.place}", made_from)
+
+    def _judging(self, dictionary: str, scorer: str) -> Json:
+        """What a scorer makes of any explanation is made from."""
         section = self.recipe.scorers[scorer]
         plugin: Scorer = instance("scorers", section)
         role = role_of(plugin)
@@ -294,15 +363,11 @@ class Run:
             "llms": {role: self._llm(role, plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
-        if explainer == NO_EXPLAINER:
-            made_from["sample"] = self.sample(dictionary).digest
-        else:
-            made_from["explanations"] = self.explain(dictionary, explainer).digest
         if "effects" in uses_of(plugin):
             made_from["effects"] = self.intervene(dictionary).digest
         if self.recipe.replica is not None:  # every score says it
             made_from |= {"replica": self.recipe.replica, "headline": self.recipe.headline}
-        return self._journal(f"score/{dictionary}/{explainer}/{scorer}", made_from)
+        return made_from
 
     def scored(self) -> list[tuple[str, str]]:
         """Whose explanations (NO_EXPLAINER where none is needed) each scorer scores, explainer by explainer. A
@@ -329,10 +394,12 @@ class Run:
         return {"identity": known.dictionaries[dictionary], "hook": known.sites[dictionary]}
 
     def _plugin(self, plugin: Any, section: dict[str, Any]) -> Json:
+        added: Json = getattr(plugin, "added", {})
+        options = dataclasses.asdict(plugin).items()
         return {
             "use": section["use"],
             "version": plugin.version,
-            "options": dataclasses.asdict(plugin),
+            "options": {name: value for name, value in options if name not in added or value != added[name]},
             "prompts": self.templates(plugin),
         }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from autointerp.journal import unit_of_feature
 from autointerp.run import Run
+from autointerp.sequential import counts_in_means
 from autointerp.types import Metrics
 
 
@@ -46,13 +47,16 @@ def instances(run: Run) -> Iterator[Instance]:
 
 
 def scored(run: Run, instance: Instance) -> Scored:
-    """Of the features that the recipe asks for. Memory: one unit's records, and a number a feature."""
+    """Of the features that the recipe asks for; of a sequential scorer, of those in its panel. Memory: one unit's
+    records, and a number a feature."""
     found = Scored()
     journal = run.existing("score", instance.dictionary, instance.explainer, instance.scorer)
     asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(instance.dictionary)}
     for unit in sorted(set(asked.values())):
         for key, record in sorted(journal.read(unit).items()):
             if key not in asked:
+                continue
+            if not counts_in_means(record):
                 continue
             metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
             if record["status"] != "ok" or metrics is None or metrics.value is None:

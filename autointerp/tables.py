@@ -14,6 +14,7 @@ from autointerp.identities import Identities
 from autointerp.journal import Journal
 from autointerp.recipe import Recipe
 from autointerp.subject.vocabulary import Vocabulary
+from autointerp.trials import NO_COLUMNS
 from autointerp.types import FeatureId, Json
 
 Table = Any
@@ -101,6 +102,9 @@ _SCORES: Final = pa.schema(
         ("contrast", pa.string()),
         *((f"{name}_windows{end}", pa.float64()) for name in _HARD for end in ("", "_low", "_high")),
         *((f"{name}_n", pa.int64()) for name in _HARD),
+        ("decision", pa.string()),
+        ("decided_by", pa.string()),
+        ("in_panel", pa.bool_()),
         ("llm", pa.string()),
         ("protocol", pa.string()),
         ("reason", pa.string()),
@@ -125,6 +129,7 @@ TRIALS: Final = pa.schema(
         ("document", pa.string()),
         ("maximum", pa.float64()),
         ("length", pa.int16()),
+        ("look", pa.int16()),
         ("right", pa.int16()),
         ("chosen", pa.int16()),
         ("n_options", pa.int16()),
@@ -208,7 +213,8 @@ def _token_texts(run: Journals) -> Callable[[int], str]:
 
 def scores(run: Journals) -> Table:
     """A row a feature, explainer and scorer. `value` is what `headline` names; `worst` and `best` what it would
-    be if every unreadable answer were wrong, or right."""
+    be if every unreadable answer were wrong, or right. `decision`, `decided_by` and `in_panel` say how the test of a
+    sequential scorer ended: means over features are right over the panel alone."""
     return _table(_SCORES, _score_rows(run))
 
 
@@ -216,6 +222,9 @@ def _score_rows(run: Journals) -> Iterator[Json]:
     for record in score_records(run):
         row: Json = {name: record.get(name) for name in _SCORES.names}
         row["feature"] = record["key"]
+        if sequential := record.get("sequential"):
+            row |= {"decision": sequential["decision"], "decided_by": sequential["why"]}
+            row["in_panel"] = sequential["in_panel"]
         metrics: Json = record["metrics"] or {}
         values: Json = metrics.get("values", {})
         row |= {name: metrics.get(name) for name in (*_COUNTS, "headline", "chance", "p_value", "flags")}
@@ -253,6 +262,8 @@ def _trial_rows(run: Journals) -> Iterator[Json]:
     for record in score_records(run):
         columns: Json = dict(record["trials"])
         of_all = {"kind": columns.pop("kind"), "feature": record["key"]}
+        for name in NO_COLUMNS:
+            columns.pop(name, None)
         of_all |= {name: record[name] for name in ("explainer", "scorer")}
         for values in zip(*columns.values(), strict=True):
             yield of_all | dict(zip(columns, values, strict=True))

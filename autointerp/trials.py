@@ -1,6 +1,7 @@
 """What a scorer returns: trials, as columns. Every number of a score is a pure function of them.
 
     Trials        a yes or no a window                                     detection, fuzzing
+    InBlocks      the same, asked block by block until a test has decided  both, `sequential`
     Ranked        a number a window of which only the order counts         embedding
     Choices       one of several windows picked                            intruder
     Predictions   an activation a token                                    simulation
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from autointerp.errors import JournalCorrupt
+from autointerp.sequential import Look, Sequential
 from autointerp.types import Json, Stratum, Window
 
 
@@ -53,6 +55,31 @@ class Trials:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+
+@dataclass(frozen=True, slots=True)
+class InBlocks(Trials):
+    """Trials of a sequential test. Two fields are no columns."""
+
+    look: list[int | None] = field(default_factory=list["int | None"])
+    """At which look of the test the question was new, from 0. None of windows in no look: those chosen to be hard,
+    and those beyond the last."""
+    rule: Sequential = field(default_factory=Sequential)
+    in_panel: bool = False
+    """Whether everything was asked, whatever the test said."""
+
+    kind: ClassVar[str] = "judged in blocks"
+
+    def looks(self) -> list[Look]:
+        """What was known at each, in their order."""
+        n_looks = 1 + max((look for look in self.look if look is not None), default=-1)
+        counts = [[0, 0, 0, 0] for _ in range(n_looks)]
+        for look, truth, answer in zip(self.look, self.truth, self.answer, strict=True):
+            if look is not None and answer is not None:
+                for count in counts[look:]:
+                    count[0 if truth else 2] += 1
+                    count[1 if truth else 3] += answer == truth
+        return [Look(*count) for count in counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +180,24 @@ class Differences:
         return len(self.arm)
 
 
-AnyTrials = Trials | Ranked | Choices | Predictions | Responses | Differences
+AnyTrials = Trials | InBlocks | Ranked | Choices | Predictions | Responses | Differences
 
 _KINDS: Final[dict[str, type[AnyTrials]]] = {
-    cls.kind: cls for cls in (Trials, Ranked, Choices, Predictions, Responses, Differences)
+    cls.kind: cls for cls in (Trials, InBlocks, Ranked, Choices, Predictions, Responses, Differences)
 }
 _COLUMNS: Final = {kind: [column.name for column in dataclasses.fields(cls)] for kind, cls in _KINDS.items()}
 
 
+NO_COLUMNS: Final = ("rule", "in_panel")
+"""Of `InBlocks`."""
+
+
 def record(trials: AnyTrials) -> Json:
     """What a journal keeps of them; the columns are not copied."""
-    return {"kind": trials.kind} | {name: getattr(trials, name) for name in _COLUMNS[trials.kind]}
+    found: Json = {"kind": trials.kind} | {name: getattr(trials, name) for name in _COLUMNS[trials.kind]}
+    if isinstance(trials, InBlocks):
+        found["rule"] = dataclasses.asdict(trials.rule)
+    return found
 
 
 def of(record: Json) -> AnyTrials:
@@ -181,6 +215,8 @@ def of(record: Json) -> AnyTrials:
             f"{', '.join(name for name in record if name != 'kind')}. Score anew with this version."
         )
     cls: Any = _KINDS[kind]
+    if cls is InBlocks:
+        record = record | {"rule": Sequential.of(record["rule"])}
     return cls(*(record[name] for name in names))
 
 

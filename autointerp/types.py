@@ -17,6 +17,7 @@ from autointerp.errors import FeatureError
 
 if TYPE_CHECKING:
     from autointerp.effects import SceneTexts
+    from autointerp.sequential import Stopping
     from autointerp.trials import AnyTrials
 
 Json = dict[str, Any]
@@ -193,6 +194,17 @@ class Select(WindowSet):
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """Texts written for an explanation, and what the subject does on them."""
+
+    texts: tuple[str, ...]
+    maxima: tuple[float | None, ...]
+    """Largest activation of the feature on each, to 4 digits; None where the text has no token that is looked at."""
+    smallest: float
+    """Smallest maximum of any active window that was sampled of the feature."""
+
+
+@dataclass(frozen=True, slots=True)
 class Heldout(WindowSet):
     """What only a scorer may see."""
 
@@ -201,6 +213,8 @@ class Heldout(WindowSet):
     needs effects, and where the feature has too few prompts."""
     ablated: SceneTexts | None = None
     """The same with the feature's own contribution taken away, where the recipe asks for it."""
+    probed: Probed | None = None
+    """None unless the scorer declares that it needs the probe stage, and where no text could be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +392,9 @@ class Metrics:
     p_value: float | None = None
     """Of the headline being no better than chance, one-sided."""
     flags: list[str] = field(default_factory=list[str])
-    """`unreliable`: over 10% of the answers are unreadable."""
+    """`unreliable`: over 10% of the answers are unreadable. `constant`: the same was predicted of every token.
+    `sequential`: a test may have stopped early, so the value leans to the side it stopped on; the interval holds all
+    the same."""
 
     @property
     def value(self) -> Interval | None:
@@ -428,3 +444,5 @@ class Score:
     metrics: Metrics | None
     trials: AnyTrials
     reason: str | None = None
+    sequential: Stopping | None = None
+    """How the test of a sequential scorer ended. Left out of records where there was none."""

@@ -26,9 +26,10 @@ def device_here() -> Generator[None]:
     def run_here(run: Run, stage: str, progress: Progress, stop: Stop) -> None:
         from autointerp.stages.cache import run_cache
         from autointerp.stages.intervene import run_intervene
+        from autointerp.stages.probe import run_probe
 
         saved = Run.open(run.path)
-        stages = {"cache": run_cache, "intervene": run_intervene}
+        stages = {"cache": run_cache, "intervene": run_intervene, "probe": run_probe}
         stages[stage](saved, resolve(saved.recipe), progress, stop)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_llm_openai import prompt, using
 
-from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, Pending, RecipeError
+from autointerp.errors import LLMBadRequest, LLMError, LLMFiltered, LLMStopped, Pending, RecipeError
 from autointerp.llm import digests
 from autointerp.llm.batch import Batch, BatchLLM
 from autointerp.llm.batch_answers import answer_of
@@ -116,6 +116,20 @@ def test_probabilities_are_read_as_from_a_single_answer(tmp_path: Path) -> None:
     assert (reply.text, reply.finish_reason, reply.usage.prompt_tokens) == ("Yes", "stop", 7)
 
 
+def test_a_filter_that_refuses_the_prompt_is_an_llm_that_declines(tmp_path: Path) -> None:
+    async def first(llm: BatchLLM) -> None:
+        with pytest.raises(Pending):
+            await llm.generate(prompt(), max_tokens=5)
+        await llm.send(Silent())
+
+    offline(tmp_path, first)
+    row = failed_row(400, {"message": "filtered", "innererror": {"code": "ResponsibleAIPolicyViolation"}})
+    named = row | {"custom_id": rows_of(tmp_path)[0]["custom_id"]}
+    write_rows(tmp_path / "batch/0001/answers-000.jsonl", [named])
+    reply = offline(tmp_path, lambda llm: llm.generate(prompt(), max_tokens=5))
+    assert (reply.text, reply.finish_reason) == ("", "content_filter")
+
+
 def test_a_request_stands_in_one_open_file(tmp_path: Path) -> None:
     """Asked twice in a pass, in a pass that a kill ended, and in the next one."""
 
@@ -179,6 +193,7 @@ VLLM_NEW = {"response": {"status_code": 400}, "error": {"error": {"message": "to
     ("row", "expected"),
     [
         (failed_row(400, {"message": "too long"}), LLMBadRequest),
+        (failed_row(400, {"message": "filtered", "code": "content_filter"}), LLMFiltered),
         (VLLM_OLD, LLMBadRequest),
         (VLLM_NEW, LLMBadRequest),
         ({"response": None, "error": {"code": "invalid_prompt", "message": "no"}}, LLMBadRequest),

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from autointerp import explain
 from autointerp.bridge import mapping_under
 from autointerp.cli import app
-from autointerp.comparison import compare_explainers, matched_on_density
+from autointerp.comparison import compare, compare_explainers, matched_on_density
 from autointerp.errors import RecipeError
+from autointerp.metrics import HEADLINE_STRATA
+from autointerp.report.summary import summarise
 from autointerp.run import Run
 from tiny import Tiny
 
@@ -20,9 +22,35 @@ from tiny import Tiny
 @pytest.fixture(scope="module")
 def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     recipe = made.recipe(
-        features={"n": 8}, explainers={"plain": {"use": "plain"}, "words": {"use": "lexical"}}
+        features={"n": 8}, explainers={"plain": {"use": "plain"}, "words": {"use": "top_tokens"}}
     )
     yield explain(recipe, out=tmp_path_factory.mktemp("comparison") / "run")
+
+
+def test_windows_that_one_alone_has_right_are_counted(run: Run) -> None:
+    """Counted again from the table of trials; the same in the run's summary, and no less where a judge is set beside
+    itself."""
+    answers: dict[tuple[str, str], dict[tuple[str, int, bool], bool]] = {}
+    for row in run.trials().to_pylist():
+        if row["answer"] is not None and (row["truth"] or row["stratum"] in HEADLINE_STRATA):
+            of = answers.setdefault((row["explainer"], row["scorer"]), {})
+            of[row["feature"], row["window"], row["truth"]] = row["answer"] == row["truth"]
+    pairs = {pair.scorer: pair for pair in summarise(run, "layers.1").pairs}
+    for found in compare_explainers(run, "plain", "words"):
+        scorer = found.first.scorer
+        one, other = answers["plain", scorer], answers["words", scorer]
+        alone = [(one[at], other[at]) for at in one.keys() & other.keys()]
+        assert any(is_right != of_other for is_right, of_other in alone)
+        by_hand = alone.count((True, False)), alone.count((False, True)), len(alone)
+        assert (found.discordant.first, found.discordant.second, found.discordant.n) == by_hand
+        assert pairs[scorer].discordant == found.discordant and found.discordant.p_value is not None
+    for found in compare(run, run):
+        if found.first.explainer == found.second.explainer:
+            assert (found.discordant.first, found.discordant.second) == (0, 0) and found.discordant.n > 0
+    shown = CliRunner().invoke(
+        app, ["compare", str(run.path), "--explainers", "plain,words"], env={"COLUMNS": "240"}
+    )
+    assert "McNemar" in shown.output
 
 
 def protocol(folder: Path, name: str, n_heldout: int) -> Path:

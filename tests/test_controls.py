@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from typer.testing import CliRunner
 
 from autointerp import explain
 from autointerp.cli import app
-from autointerp.controls import CONTROLS, controls_of
+from autointerp.controls import controls_of
 from autointerp.dictionaries import random_topk
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError, RecipeError
+from autointerp.floors import CONTROLS
 from autointerp.metrics.differences import paired, unpaired
 from autointerp.recipe import parse, to_mapping
 from autointerp.run import Run
@@ -106,6 +108,35 @@ def test_the_verb_runs_both_prints_the_floors_and_goes_on_where_it_was(run: Run)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert CliRunner().invoke(app, ["controls", str(run.path)]).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")} == before
+
+
+def test_the_status_shows_the_floors_beside_the_scores(run: Run, tmp_path: Path) -> None:
+    """What `controls` found when it was run last; it says so where the run has grown since."""
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    if not (folder / CONTROLS).is_file():
+        CliRunner().invoke(app, ["controls", str(folder)])
+    rows = orjson.loads((folder / CONTROLS).read_bytes())
+    shown = status_of(folder)
+    for row in rows:
+        for floor in row["floors"]:
+            (line,) = [
+                line for line in shown if floor["control"] in line and row["instance"]["scorer"] in line
+            ]
+            assert all(f"{x:.3f}" in line for x in (floor["mean"]["value"], row["real"]["value"]))
+            assert f"{floor['above']['value']:.3f}" in line
+    assert not any("has grown since" in line for line in shown)
+    rows[0]["real"]["n"] -= 3
+    (folder / CONTROLS).write_bytes(orjson.dumps(rows))
+    assert f"has grown since: autointerp controls {folder}" in " ".join(" ".join(status_of(folder)).split())
+    (folder / CONTROLS).write_bytes(orjson.dumps([{"instance": 3}]))
+    spoiled = CliRunner().invoke(app, ["status", str(folder)])
+    assert spoiled.exit_code == 2 and "controls.json can't be read" in spoiled.output, spoiled.output
+
+
+def status_of(folder: Path) -> list[str]:
+    done = CliRunner().invoke(app, ["status", str(folder)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
 
 
 def test_random_weights_cannot_make_activations_that_lie_in_files() -> None:

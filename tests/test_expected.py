@@ -179,3 +179,29 @@ def test_a_feature_takes_few_tokens_where_nothing_is_cached(made: Tiny, tmp_path
     billed, new = a_feature(run)
     print(f"{server['model']}: {billed:,.0f} billed")
     assert new == billed and 200 * 32 < billed <= MOST_BILLED
+
+
+MOST_NEW_SEQUENTIAL, MOST_BILLED_SEQUENTIAL = 6_000, 9_000
+"""The same with sequential scoring, on average over judges of mixed quality and the panel's share of features."""
+SEQUENTIAL: Json = {name: {"use": name, "sequential": {}} for name in ("detection", "fuzzing")}
+
+
+def test_sequential_scoring_takes_fewer_new_tokens_behind_a_cache(made: Tiny, tmp_path: Path) -> None:
+    llm = {"use": "vllm", "model": "some/model"}
+    mapping = made.recipe(llms={"explainer": llm, "judge": llm}, scorers=SEQUENTIAL, **HUNDRED)
+    billed, new = a_feature(pipeline.prepare(mapping, tmp_path / "run")[1])
+    print(f"own cards: {new:,.0f} new of {billed:,.0f}")
+    assert 60 * 32 < new <= MOST_NEW_SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    "server", [{"model": "unknown", "base_url": "http://127.0.0.1:1/v1"}, {"model": "gpt-4.1-mini"}]
+)
+def test_sequential_scoring_takes_fewer_tokens_where_nothing_is_cached(
+    made: Tiny, tmp_path: Path, server: Json
+) -> None:
+    llm = {"use": "openai", "base_url": "https://api.openai.com/v1", **server}
+    mapping = made.recipe(llms={"explainer": llm, "judge": llm}, scorers=SEQUENTIAL, **HUNDRED)
+    billed, new = a_feature(pipeline.prepare(mapping, tmp_path / "run")[1])
+    print(f"{server['model']}: {billed:,.0f} billed")
+    assert new == billed and 60 * 32 < billed <= MOST_BILLED_SEQUENTIAL

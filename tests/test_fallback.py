@@ -18,6 +18,7 @@ from autointerp.report.summary import summarise
 from autointerp.report.terminal import print_summary
 from autointerp.stages.expected import expected
 from autointerp.types import Json
+from fault_server import Behaviour, FaultServer, ok, status
 
 ASKED: dict[str, int] = {"first": 0, "second": 0}
 
@@ -75,6 +76,33 @@ def test_without_one_a_refusal_stays_a_refusal(tmp_path: Path) -> None:
     statuses = [record["status"] for record in run.explain(DICTIONARY, "plain").records()]
     (summary,) = summarise(run, DICTIONARY).explainers
     assert summary.n_refused == statuses.count("refused") > 0
+
+
+def filters(_number: int, body: Json) -> Behaviour:
+    """As OpenAI and Azure do it: the prompt itself is refused, with status 400."""
+    said = body["messages"][-1]["content"]
+    if len(said) % 2:
+        return ok("EXPLANATION: first\nLABEL: first")
+    return status(400, {"message": "The response was filtered.", "code": "content_filter"})
+
+
+def test_a_prompt_that_a_filter_refuses_goes_to_the_second(tmp_path: Path) -> None:
+    with FaultServer(filters) as server:
+        first: Json = {"use": "openai", "model": "strict", "base_url": server.url, "fallback": FALLBACK}
+        run = make_run(tmp_path / "run", 12, llms={"explainer": first, "judge": {"use": "lexical"}})
+        pipeline.run_line(run, until="explain")
+        n_requests = len(server.requests)
+        records = list(run.explain(DICTIONARY, "plain").records())
+        by_second = [record for record in records if record["llm"] == "mild"]
+        assert len(records) == 12 and 0 < len(by_second) < 12
+        assert all(record["refused_by"] == ["strict"] for record in by_second)
+        (summary,) = summarise(run, DICTIONARY).explainers
+        assert (summary.n_explained, summary.n_refused, summary.ends) == (12, len(by_second), {})
+        for path in run.explain(DICTIONARY, "plain").folder.glob("*.jsonl"):
+            path.unlink()
+        pipeline.run_line(run, until="explain")
+        assert list(run.explain(DICTIONARY, "plain").records()) == records
+        assert len(server.requests) == n_requests  # the refusals are kept as well
 
 
 async def _planned(run: object) -> dict[str, int]:

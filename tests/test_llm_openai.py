@@ -433,7 +433,6 @@ def test_a_proxy_from_the_environment_is_not_asked_for_this_machine(monkeypatch:
         status(400, {"message": "context length is 4096", "code": 400, "type": "BadRequestError"}),
         status(413),
         status(422, {"message": "bad field"}),
-        status(403, {"message": "flagged", "metadata": {"reasons": ["violence"], "flagged_input": "x"}}),
         error_in_200({"message": "too long", "type": "invalid_request_error"}),
         error_in_200({"message": "too long", "code": "400"}),
     ],
@@ -441,6 +440,32 @@ def test_a_proxy_from_the_environment_is_not_asked_for_this_machine(monkeypatch:
 def test_a_bad_request_is_this_items_failure_alone(behaviour: Behaviour) -> None:
     with FaultServer(in_turn(behaviour)) as server:
         assert isinstance(error_of(server), LLMBadRequest)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        status(
+            400,
+            {
+                "message": "The response was filtered.",
+                "type": None,
+                "param": "prompt",
+                "code": "content_filter",
+            },
+        ),
+        status(400, {"message": "x", "code": "400", "innererror": {"code": "ResponsibleAIPolicyViolation"}}),
+        status(400, {"message": "not allowed: seed", "code": "content_policy_violation"}),
+        status(403, {"message": "flagged", "metadata": {"reasons": ["violence"], "flagged_input": "x"}}),
+        error_in_200({"message": "filtered", "code": "content_filter"}),
+    ],
+)
+def test_a_filter_that_refuses_the_prompt_is_an_llm_that_declines(behaviour: Behaviour) -> None:
+    """OpenAI's, Azure's and OpenRouter's: an answer like one that a filter stops half-way, and never asked again."""
+    with FaultServer(in_turn(behaviour)) as server:
+        reply = ask(server)
+    assert (reply.text, reply.finish_reason) == ("", "content_filter")
     assert len(server.requests) == 1
 
 

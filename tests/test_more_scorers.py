@@ -25,6 +25,9 @@ from autointerp.llm.lexical import LexicalLLM
 from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
 from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
+from autointerp.metrics.chosen import n_clusters
+from autointerp.metrics.influence import influences
+from autointerp.metrics.ranking import proportion
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.embedding import Embedding
 from autointerp.scorers.example_embedding import ExampleEmbedding, likeness
@@ -32,8 +35,11 @@ from autointerp.scorers.intruder import Intruder, read_number
 from autointerp.scorers.protocol import role_of
 from autointerp.scorers.similar import Vectors
 from autointerp.scorers.simulation import Simulation, chosen, expected_rating
-from autointerp.types import Heldout, Window
+from autointerp.stages.score import measured
+from autointerp.trials import Choices, Predictions
+from autointerp.types import Facts, Heldout, Interval, Window
 
+FACTS = Facts(density=0.01, prevalence=0.01, mass=[])
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -69,6 +75,33 @@ def test_a_judge_who_sees_the_intruder_is_always_right() -> None:
         assert all(view.marks for view in views_in(prompt))
     value = measure(trials, None).value
     assert value is not None and value.value == 1.0
+
+
+def test_line_ups_of_a_decile_share_no_window_where_there_are_enough() -> None:
+    """Five are used by each: four are shown, and one lends its marks. Of nine the second one takes any."""
+    for n_windows, n_shown in ((10, 8), (9, None)):
+        seen: list[Window] = []
+
+        def answer(prompt: Prompt, index: int, seen: list[Window] = seen) -> str:
+            seen.extend(view.window for view in views_in(prompt) if view.window.band is not None)
+            return "1"
+
+        asyncio.run(Intruder().judge("", in_bands(1, n_windows, 20), asking(answer)))
+        assert len(seen) == 8
+        assert n_shown is None or len(set(seen)) == n_shown
+
+
+def test_line_ups_that_share_a_document_count_once() -> None:
+    """By hand: of four line-ups three are right; two hang together by b, two of another decile by nothing. So three
+    trials of which three quarters are right: two whole hits of three at a chance of one in five."""
+    documents = [["a", "b"], ["b", "c"], ["a", "d"], ["e", "f"]]
+    trials = Choices([0] * 4, [0, 0, 0, 1], [5] * 4, [0, 0, 1, 1], documents)
+    assert n_clusters(trials, range(4)) == 3
+    metrics = measure(trials, None)
+    assert metrics.value == proportion(0.75, 3)
+    assert metrics.p_value == pytest.approx(3 * 0.04 * 0.8 + 0.008)
+    chain = Choices([0] * 3, [0] * 3, [5] * 3, [0] * 3, [["a", "b"], ["c", "d"], ["b", "c"]])
+    assert n_clusters(chain, range(3)) == 1
 
 
 def test_a_place_or_a_count_of_marks_is_worth_a_fifth() -> None:
@@ -177,26 +210,48 @@ def test_the_instruction_stands_in_front_of_the_explanation() -> None:
     assert "Find texts." in scorer.protocol(llm.capabilities)
 
 
-def test_likeness_to_the_other_active_windows_by_hand() -> None:
-    """Of e1, e1 and e2, all active, and e1, silent: (1 + 0) / 2, the same, 0, and 2 / 3. None is compared with
-    itself."""
-    x_NK: Vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert likeness(x_NK, 3) == pytest.approx([0.5, 0.5, 0.0, 2 / 3])
-    assert likeness(x_NK, 1) == pytest.approx([0.0, 1.0, 0.0, 1.0])
+def test_likeness_to_a_half_of_the_active_windows_by_hand() -> None:
+    """Of e1 and e2, with e1, e1 and e2: (1 + 1 + 0) / 3, and (0 + 0 + 1) / 3."""
+    x_NK: Vectors = np.array([[1.0, 0.0], [0.0, 1.0]])
+    y_AK: Vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert likeness(x_NK, y_AK) == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_a_window_is_tested_or_compared_with_never_both() -> None:
     trials = asyncio.run(ExampleEmbedding().judge("", THREE, Asking(Embedder(COMPASS), "a/1")))
-    assert trials.value == pytest.approx([0.0, 0.0, -0.5])
+    # Of east and north one is what the other, and west, are compared with.
+    compared = next(n for n in (0, 1) if n not in trials.window)
+    assert trials.window == [1 - compared, 2] and trials.truth == [True, False]
+    assert trials.value == pytest.approx([0.0, -1.0 if compared == 0 else 0.0])
+    many = Heldout(tuple(named("east", active=True) for _ in range(7)), THREE.silent)
+    assert len(asyncio.run(ExampleEmbedding().judge("", many, Asking(Embedder(COMPASS), "a/1")))) == 5
 
 
-def test_windows_at_random_have_no_likeness_to_tell_them_by() -> None:
-    """Both kinds drawn alike: over 200 features the mean AUROC is half within 4 standard errors."""
+def test_a_single_active_window_can_be_compared_with_none() -> None:
+    """That is an end with its reason, not a score of 0."""
+    alone = Heldout(THREE.active[:1], THREE.silent)
+    trials = asyncio.run(ExampleEmbedding().judge("", alone, Asking(Embedder(COMPASS), "a/1")))
+    status, metrics, reason = measured(trials, FACTS)
+    assert (len(trials), status, metrics.value) == (0, "untestable", None)
+    assert reason is not None and "no windows" in reason
+
+
+def test_where_there_is_nothing_to_find_few_features_are_claimed() -> None:
+    """Windows of both kinds drawn alike around a common mean, as texts of one corpus are: p below 0.05 in at most
+    a twentieth of 200 features, within two standard errors; and the interval holds half."""
     rng = np.random.default_rng(0)
-    areas: list[float] = []
-    for _ in range(200):
-        x_NK = rng.normal(size=(20, 5))
-        values = likeness(x_NK / np.linalg.norm(x_NK, axis=1, keepdims=True), 10)
-        pairs = [(a > b) + (a == b) / 2 for a in values[:10] for b in values[10:]]
-        areas.append(sum(pairs) / 100)
-    assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / math.sqrt(200)
+    n_claimed = n_held = 0
+    for feature in range(200):
+        vectors = {f"w{n}": (rng.normal(size=5) + 1).tolist() for n in range(40)}
+        windows = [named(f"w{n}", active=n < 20) for n in range(40)]
+        heldout = Heldout(tuple(windows[:20]), tuple(windows[20:]))
+        asked = ExampleEmbedding().judge("", heldout, Asking(Embedder(vectors), f"a/{feature}"))
+        metrics = measure(asyncio.run(asked), None)
+        assert metrics.p_value is not None and metrics.value is not None
+        n_claimed += metrics.p_value < 0.05
+        n_held += metrics.value.low <= 0.5 <= metrics.value.high
+    print(f"claimed {n_claimed / 200:.3f}, held {n_held / 200:.3f}")
+    assert n_claimed <= 0.08 * 200 and n_held >= 0.92 * 200
 
 
 # --- simulation ---------------------------------------------------------------------------------------------
@@ -238,6 +293,40 @@ def test_all_tokens_of_a_window_are_rated_in_one_pass() -> None:
     assert llm.asked[1][0] == [" a\t", "\n⏎\t"]
     value = measure(trials, None).values["correlation"]
     assert value is None or value.value == pytest.approx(1.0)  # two windows are too few for an interval
+
+
+def predictions(predicted: list[list[float | None]]) -> Predictions:
+    """Of four windows of two tokens, two active."""
+    actual = [[0.0, 2.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    return Predictions(
+        predicted, actual, [0, 1, None, None], [None, None, "random", "random"], ["a", "b", "c", "d"]
+    )
+
+
+def test_to_rate_every_token_alike_is_worth_nothing_and_counts() -> None:
+    """Left out as unreadable it would raise the mean over features: a simulator that says 0 of everything is
+    never wrong then."""
+    alike = predictions([[3.0, 3.0]] * 4)
+    status, metrics, reason = measured(alike, FACTS)
+    assert status == "ok" and metrics.value == Interval(0.0, 0.0, 0.0)
+    assert (metrics.n_unreadable, metrics.p_value, metrics.flags) == (0, 1.0, ["constant"])
+    assert reason is not None and "every token" in reason
+    assert metrics.groups["band"]["0"].value == Interval(0.0, 0.0, 0.0)
+    assert all(part == 0 for _, part in influences(alike))
+    some = predictions([[None, 3.0], [3.0, None], [3.0, 3.0], [None, None]])
+    assert measured(some, FACTS)[0] == "ok" and measured(some, FACTS)[1].flags == ["unreliable", "constant"]
+    lost = predictions([[None, None]] * 4)
+    assert measured(lost, FACTS)[0] == "unreadable"
+
+
+def test_one_window_that_is_rated_otherwise_is_a_score() -> None:
+    """Without that window nothing varies, which counts as a correlation of 0, not as none."""
+    one = predictions([[0.0, 0.0], [5.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    # By hand: x is 5 once in eight, y 2 and 4: cov = 20/8 - 5/8 * 6/8, var x = 25/8 - 25/64, var y = 20/8 - 36/64.
+    r = (20 / 8 - 30 / 64) / math.sqrt((25 / 8 - 25 / 64) * (20 / 8 - 36 / 64))
+    value = measure(one, None).value
+    assert value is not None and value.value == pytest.approx(r)
+    assert value.low < 0.5 < value.high
 
 
 def test_token_by_token_shows_the_ratings_so_far() -> None:

@@ -6,6 +6,7 @@ every interval must hold the truth as often as it says.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from autointerp.metrics import measure
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import influences_of_difference, p_mcnemar, p_signed_rank
+from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
 from autointerp.trials import Choices, Differences, Predictions, Ranked, Responses, Trials
 from autointerp.types import Facts, Interval, Stratum
 
@@ -213,11 +214,31 @@ def test_a_pick_of_five_is_found() -> None:
     coverage = Coverage("intruder accuracy", 0.7)
     for rng in seeds(key=3):
         chosen = [0 if hit else 1 for hit in rng.random(40) < 0.7]
-        trials = Choices([0] * 40, cast("list[int | None]", chosen), [5] * 40, [0] * 40, [["00000000"]] * 40)
+        apart = [[f"{n:08x}"] for n in range(40)]
+        trials = Choices([0] * 40, cast("list[int | None]", chosen), [5] * 40, [0] * 40, apart)
         metrics = measure(trials)
         assert metrics.chance == pytest.approx(0.2)
         coverage.add(metrics.value)
     coverage.check()
+
+
+def test_line_ups_that_share_windows_count_once() -> None:
+    """Two of each decile on the same windows, of which a judge says the same: 20 picks are worth 10. Taken for 20, a
+    guess would pass for better than chance in 12% of the features: 8 of 20, that is 4 of 10."""
+    coverage, n_claimed = Coverage("intruder accuracy, shared windows", 0.7), 0
+    for rng in seeds(key=9):
+        for rate in (0.7, 0.2):
+            chosen = [0 if hit else 1 for hit in (rng.random(10) < rate).tolist() for _ in range(2)]
+            shared = [[f"{n // 2:08x}"] for n in range(20)]
+            bands = cast("list[int | None]", [n // 2 for n in range(20)])
+            metrics = measure(Choices([0] * 20, cast("list[int | None]", chosen), [5] * 20, bands, shared))
+            if rate == 0.7:
+                coverage.add(metrics.value)
+            else:
+                assert metrics.p_value is not None
+                n_claimed += metrics.p_value < 0.05
+    coverage.check()
+    assert n_claimed <= 0.05 * N_SEEDS
 
 
 def test_correlation_of_tokens_that_go_together_is_found() -> None:
@@ -362,8 +383,17 @@ def test_mcnemar_counts_the_windows_that_differ() -> None:
     strata: list[Stratum | None] = [None] * 6 + ["random"] * 3 + ["neighbour"] * 3
     first = trials_of(truth, [True] * 6 + [True, False, None, False, False, False], stratum=strata)
     second = trials_of(truth, [False] * 6 + [False, False, True, True, True, True], stratum=strata)
-    assert p_mcnemar(first, second) == pytest.approx(0.125)
-    assert p_mcnemar(first, first) == 1.0
+    found, same = Discordant(), Discordant()
+    found.add(first, second)
+    assert (found.first, found.second, found.n) == (6, 1, 8) and found.p_value == pytest.approx(0.125)
+    found.add(second, first)  # another feature, the other way round
+    assert (found.first, found.second) == (7, 7) and found.p_value == pytest.approx(1.0)
+    same.add(first, first)
+    assert same.p_value == 1.0
+    assert Discordant().p_value is None
+    elsewhere = Discordant()
+    elsewhere.add(first, dataclasses.replace(second, document=["ffffffff"] * 12))
+    assert elsewhere.n == 0  # windows of the same numbers that are of other documents are others
 
 
 def test_few_of_the_claims_made_are_false() -> None:

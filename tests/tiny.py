@@ -41,6 +41,7 @@ class Tiny:
             "sampling": {"minimum": 20, "minimum_full": 60},
             "features": {"n": 40},
             "llms": {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}},
+            "controls": None,
         } | sections
 
 

@@ -121,7 +121,7 @@ class _Bench:
 
     def forget(self) -> None:
         """Everything that was made of the samples."""
-        for stage in ("explain", "score", "requests", "usage", "failed"):
+        for stage in ("explain", "probe", "score", "requests", "usage", "failed"):
             shutil.rmtree(self.run.path / stage, ignore_errors=True)
 
     def _up_to(self, first: int) -> Run:

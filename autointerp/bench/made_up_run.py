@@ -32,6 +32,7 @@ def make_run(path: Path, n_features: int, *, every: int = 1, **sections: Any) ->
         "corpus": {"path": "made-up"},
         "cache": {"context_length": CacheSize().context_length, "prepend_bos": True},
         "features": {"ids": [str(number * every) for number in range(n_features)]},
+        "controls": None,  # what is measured is the work on a feature
     }
     identities = Identities(
         model="made-up",

@@ -25,7 +25,8 @@ def controls(
     Example: autointerp controls outputs/demo
     """
     with errors():
-        from autointerp.controls import controls_of, run_control, save, table
+        from autointerp.controls import controls_of, run_control
+        from autointerp.floors import save, table
         from autointerp.report.controls import controls_table, notes
         from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run

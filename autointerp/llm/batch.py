@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, Pending, RecipeError
+from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, Pending, RecipeError
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.batch_answers import Answers
 from autointerp.llm.batch_api import BatchServer
@@ -176,6 +176,8 @@ class BatchLLM(ByRequest):
         """See `LLM` and `chat_body`. Raises Pending where the answer is not there yet."""
         key = request_key(self.identity, request)
         if (answer := self._answers.find(key)) is not None:
+            if isinstance(answer.refusal, LLMFiltered):
+                return chat_format.FILTERED
             if answer.refusal is not None:
                 raise answer.refusal
             reply = chat_format.read_reply(answer.body or {}, 0.0, request.label_tokens)

@@ -56,6 +56,10 @@ _FINISH: dict[object, FinishReason] = {
 }
 
 
+FILTERED = Reply("", "content_filter")
+"""To a prompt that a content filter refuses before a model has seen it."""
+
+
 def read_reply(answer: Json, latency_s: float = 0.0, label_tokens: Sequence[str] | None = None) -> Reply:
     """A chat completion's first choice. Raises NotAnAnswer."""
     try:

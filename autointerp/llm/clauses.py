@@ -143,6 +143,29 @@ def matches(explanation: str, view: View) -> bool:
     return bool(fitting.intersection(start_of(texts, mark) for mark in view.marks) if view.marks else fitting)
 
 
+_AROUND = (
+    ("We looked at it once more and found", "where nobody had left anything."),
+    ("On the second day there was", "again, as the list said."),
+    ("Nothing else is needed here but", "and then the next line."),
+)
+"""Beginnings and ends of made-up texts, in turn."""
+
+
+def written_for(explanation: str, number: int) -> str:
+    """A text that the explanation fits: its clauses in turn, and of each its patterns."""
+    clauses = read(explanation) or (Clause(),)
+    turn, at = divmod(number, len(clauses))
+    clause = clauses[at]
+    token, before, context = (
+        patterns[turn % len(patterns)] if patterns else ""
+        for patterns in (clause.tokens, clause.after, clause.context)
+    )
+    pattern = before + (token if not before or token[:1] != " " or before[-1:] != " " else token[1:])
+    begin, end = _AROUND[number % len(_AROUND)]
+    space = "" if pattern[:1].isspace() else " "
+    return f"{context + ': ' if context else ''}{begin}{space}{pattern} {end}"
+
+
 def start_of(texts: Sequence[str], position: int) -> int:
     """Position of the token that begins the character a token belongs to; mostly its own."""
     while position > 0 and not texts[position]:

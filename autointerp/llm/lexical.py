@@ -8,6 +8,7 @@ and scorers see no difference.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from autointerp.llm.clauses import (
     odd_one_out,
     quoted,
     start_of,
+    written_for,
 )
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt, View
@@ -76,6 +78,8 @@ class LexicalLLM(ByRequest):
             case "explain", {"promoted": [*promoted], "raised": [*raised]}:
                 text, label = explain_by_output([str(token) for token in (*raised, *promoted)])
                 return Reply(f"EXPLANATION: {text}\nLABEL: {label}")
+            case "score", {"explanation": str() as explanation, "n": int() as n}:
+                return Reply(json.dumps([written_for(explanation, number) for number in range(n)]))
             case "score", {"explanation": str() as explanation, "view": View() as view}:
                 return Reply("yes" if matches(explanation, view) else "no")
             case "score", {"explanation": str() as explanation, "views": [*views]}:
@@ -93,7 +97,8 @@ class LexicalLLM(ByRequest):
             case _:
                 raise LLMBadRequest(
                     f"the lexical backend can't answer prompt '{prompt.template.name}'. It answers explain/"
-                    " prompts with a variable 'shown' or 'promoted', score/ prompts with 'views', 'view' or 'window'."
+                    " prompts with a variable 'shown' or 'promoted', score/ prompts with 'views', 'view', 'window'"
+                    " or 'n'."
                 )
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
+from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.endpoints import Endpoint
@@ -163,7 +163,8 @@ class OpenaiLLM(ByRequest):
         """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
 
         `latency_s` is that of the try that succeeded. A setting that the server refuses is left out from then
-        on, and named in `capabilities.left_out`.
+        on, and named in `capabilities.left_out`. A prompt that a content filter refuses is answered by nothing, as
+        one is whose answer it stops.
         """
 
         def read(answer: Json, seconds: float) -> Reply:
@@ -178,6 +179,8 @@ class OpenaiLLM(ByRequest):
                 if self._dialect is dialect:  # else another request has learned it meanwhile
                     self._leave_out(refused)
                 continue
+            except LLMFiltered:
+                return chat_format.FILTERED
             return with_cost(reply, dialect.prices)
 
     def _leave_out(self, refused: RefusedSetting) -> None:

@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable
+from autointerp.errors import LLMBadRequest, LLMError, LLMFiltered, LLMStopped, LLMUnavailable
 from autointerp.llm.retries import Passing
 from autointerp.types import Json
 
@@ -29,9 +29,11 @@ _QUOTA = {"insufficient_quota", "insufficient_user_quota", "billing_hard_limit_r
 _SETTING = {"unsupported_parameter", "unsupported_value"}
 _NO_MODEL = {"model_not_found", "not_found_error", "notfounderror"}
 _BAD_KEY = {"invalid_api_key", "authentication_error"}
+_FILTERED = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation"}
+"""OpenAI's, and Azure's, which stands under `innererror` too."""
 _BAD_REQUEST = {
     *("invalid_request_error", "badrequesterror", "context_length_exceeded", "invalid_prompt"),
-    *("content_filter", "content_policy_violation"),
+    *_FILTERED,
 }
 
 
@@ -84,6 +86,8 @@ class Server:
             return LLMStopped(f"the account at {self.address} has no credit left ({status}): {said}")
         if is_missing(status, error):
             return LLMStopped(f"{self.address} has no model '{self._model}': {said} {self._hint(models)}")
+        if status in (400, 403, 422) and _is_filtered(error):
+            return LLMFiltered(f"a content filter at {self.address} refuses this prompt ({status}): {said}")
         name = _refused_setting(error) if status in (400, 403, 422) else None
         if name or (status == 400 and kinds & _SETTING):
             stopped = LLMStopped(
@@ -91,7 +95,7 @@ class Server:
                 "system_role and extra_body change what is sent; null in extra_body takes a field out."
             )
             return RefusedSetting(name, stopped) if name else stopped
-        if status in (400, 413, 422) or _is_flagged(error):
+        if status in (400, 413, 422):
             return LLMBadRequest(f"{self.address} refuses this request ({status}): {said}")
         if status in (402, 408, 409, 425, 429) or status >= 500:
             if wait_s is None or wait_s <= MAX_RETRY_AFTER_S:
@@ -168,12 +172,16 @@ def _refused_setting(error: object) -> str | None:
     return next((name for name in _ADAPTABLE if re.search(rf"\b{name}\b", text)), None)
 
 
-def _is_flagged(error: object) -> bool:
-    """True where a moderation in front of the model refused this one prompt (OpenRouter, status 403)."""
-    metadata = cast(Json, error).get("metadata") if isinstance(error, dict) else None
-    return isinstance(metadata, dict) and not cast(Json, metadata).keys().isdisjoint(
+def _is_filtered(error: object) -> bool:
+    """True where a moderation in front of the model refused this one prompt (OpenRouter says so in `metadata`)."""
+    if not isinstance(error, dict):
+        return False
+    error = cast(Json, error)
+    inner, metadata = error.get("innererror"), error.get("metadata")
+    is_flagged = isinstance(metadata, dict) and not cast(Json, metadata).keys().isdisjoint(
         ("flagged_input", "reasons")
     )
+    return bool((_kinds(error) | _kinds(inner)) & _FILTERED) or is_flagged
 
 
 # --- headers, causes, addresses ------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Final, TypeVar
 
-from autointerp.metrics.rates import Rate, clopper_pearson
+from autointerp.metrics.rates import TAIL, Rate, clopper_pearson
 from autointerp.types import GroupMetrics
 
 OFFSET_WIDTH: Final = 8
@@ -20,7 +20,7 @@ def offset_bin(offset: int) -> str:
     return f"{low}-{low + OFFSET_WIDTH - 1}"
 
 
-def rates_by(trials: Iterable[tuple[_Name, bool | None]]) -> dict[_Name, GroupMetrics]:
+def rates_by(trials: Iterable[tuple[_Name, bool | None]], tail: float = TAIL) -> dict[_Name, GroupMetrics]:
     """(group, whether it is a hit; None where unreadable) -> the rate of hits of each group."""
     counts: dict[_Name, list[int]] = {}
     for name, hit in trials:
@@ -28,7 +28,7 @@ def rates_by(trials: Iterable[tuple[_Name, bool | None]]) -> dict[_Name, GroupMe
         n[2 if hit is None else hit] += 1
     return {
         name: GroupMetrics(
-            clopper_pearson(Rate(hits, misses + hits)) if misses + hits else None,
+            clopper_pearson(Rate(hits, misses + hits), tail) if misses + hits else None,
             misses + hits + lost,
             lost,
         )

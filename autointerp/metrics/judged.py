@@ -15,6 +15,12 @@ HEADLINE_STRATA; groups have counts of their own.
     groups  stratum  false positive rate of each kind of silent windows, the hard ones included
             band     recall of each decile, `0` the strongest
             offset   recall by where in the window its strongest token stands
+
+Of a sequential test that stopped when it had decided (`InBlocks`, not in the panel) the numbers are those of the
+trials until then. Their intervals hold at every look at once, so also at the one it stopped at, whatever made it
+stop: each leaves out a tail of 2.5% / looks (Bonferroni over repeated intervals: Jennison and Turnbull 1989, Journal
+of the Royal Statistical Society B 51, "Interim analyses: the repeated confidence interval approach"). For the same
+reason p-values are multiplied by the number of looks. `tests/test_sequential.py` works out how often they cover.
 """
 
 from __future__ import annotations
@@ -28,9 +34,9 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are no
 
 from autointerp.metrics.groups import offset_bin, rates_by
 from autointerp.metrics.ranking import auroc, average_precision, proportion
-from autointerp.metrics.rates import Rate, balanced_accuracy, clopper_pearson, f1, precision
+from autointerp.metrics.rates import TAIL, Rate, balanced_accuracy, clopper_pearson, f1, precision
 from autointerp.metrics.unreadable import flags
-from autointerp.trials import Trials
+from autointerp.trials import InBlocks, Trials
 from autointerp.types import Facts, GroupMetrics, Interval, Metrics, Stratum
 
 HEADLINE_STRATA: frozenset[Stratum | None] = frozenset({"random", "graded", None})
@@ -40,7 +46,18 @@ headline means; they are reported beside it."""
 CHANCE = 0.5
 
 
+SEQUENTIAL = "sequential"
+"""Flag of a score whose number of trials depends on the answers: its value leans to the side it stopped on."""
+
+
+def n_looks(trials: Trials) -> int:
+    """At how many times the trials may have ended, going by the answers until then."""
+    return len(trials.rule.blocks) if isinstance(trials, InBlocks) and not trials.in_panel else 1
+
+
 def measure_judged(trials: Trials, facts: Facts | None) -> Metrics:
+    times = n_looks(trials)
+    tail = TAIL / times
     cells = Counter(
         (truth, answer)
         for truth, answer, stratum in zip(trials.truth, trials.answer, trials.stratum, strict=True)
@@ -49,30 +66,33 @@ def measure_judged(trials: Trials, facts: Facts | None) -> Metrics:
     tpr = Rate(hits=cells[True, True], n=cells[True, True] + cells[True, False])
     tnr = Rate(hits=cells[False, False], n=cells[False, False] + cells[False, True])
     bands = rates_by(
-        (band, answer)
-        for truth, answer, band in zip(trials.truth, trials.answer, trials.band, strict=True)
-        if truth and band is not None
+        (
+            (band, answer)
+            for truth, answer, band in zip(trials.truth, trials.answer, trials.band, strict=True)
+            if truth and band is not None
+        ),
+        tail,
     )
     n_positive, n_negative = tpr.n + cells[True, None], tnr.n + cells[False, None]
     n_unreadable = cells[True, None] + cells[False, None]
     both = tpr.n and tnr.n
-    areas = _areas(trials)
+    areas = _areas(trials, tail)
     return Metrics(
         headline="balanced_accuracy",
         values={
-            "balanced_accuracy": balanced_accuracy(tpr, tnr) if both else None,
-            "f1": f1(tpr, tnr) if tpr.n else None,
-            "true_positive_rate": clopper_pearson(tpr) if tpr.n else None,
-            "true_negative_rate": clopper_pearson(tnr) if tnr.n else None,
+            "balanced_accuracy": balanced_accuracy(tpr, tnr, tail) if both else None,
+            "f1": f1(tpr, tnr, tail) if tpr.n else None,
+            "true_positive_rate": clopper_pearson(tpr, tail) if tpr.n else None,
+            "true_negative_rate": clopper_pearson(tnr, tail) if tnr.n else None,
             "auroc": areas[0] if areas else None,
             "auprc": areas[1] if areas else None,
-            "precision_at_prevalence": _precision(tpr, tnr, facts) if both else None,
-            "mass_recall": mass_weighted(bands, facts.mass) if facts else None,
+            "precision_at_prevalence": _precision(tpr, tnr, facts, tail) if both else None,
+            "mass_recall": mass_weighted(bands, facts.mass, tail) if facts else None,
         },
         groups={
-            "stratum": _named(_by_stratum(trials)),
+            "stratum": _named(_by_stratum(trials, tail)),
             "band": {str(band): bands[band] for band in sorted(bands)},
-            "offset": _named(_by_offset(trials)),
+            "offset": _named(_by_offset(trials, tail)),
         },
         n=n_positive + n_negative,
         n_positive=n_positive,
@@ -80,8 +100,8 @@ def measure_judged(trials: Trials, facts: Facts | None) -> Metrics:
         n_unreadable=n_unreadable,
         bounds=_bounds(tpr, tnr, n_positive, n_negative),
         chance=CHANCE,
-        p_value=_p_value(tpr, tnr) if both else None,
-        flags=flags(n_positive + n_negative, n_unreadable),
+        p_value=min(1.0, times * _p_value(tpr, tnr)) if both else None,
+        flags=flags(n_positive + n_negative, n_unreadable) + ([SEQUENTIAL] if times > 1 else []),
     )
 
 
@@ -90,14 +110,16 @@ def _named(groups: dict[str, GroupMetrics]) -> dict[str, GroupMetrics]:
     return dict(sorted(groups.items(), key=lambda item: (len(item[0].split("-")[0]), item[0])))
 
 
-def _by_stratum(trials: Trials) -> dict[str, GroupMetrics]:
+def _by_stratum(trials: Trials, tail: float) -> dict[str, GroupMetrics]:
     columns = zip(trials.truth, trials.answer, trials.stratum, strict=True)
-    return rates_by((stratum, said) for truth, said, stratum in columns if not truth and stratum is not None)
+    return rates_by(
+        ((stratum, said) for truth, said, stratum in columns if not truth and stratum is not None), tail
+    )
 
 
-def _by_offset(trials: Trials) -> dict[str, GroupMetrics]:
+def _by_offset(trials: Trials, tail: float) -> dict[str, GroupMetrics]:
     columns = zip(trials.truth, trials.answer, trials.offset, strict=True)
-    return rates_by((offset_bin(at), said) for truth, said, at in columns if truth and at is not None)
+    return rates_by(((offset_bin(at), said) for truth, said, at in columns if truth and at is not None), tail)
 
 
 def _bounds(tpr: Rate, tnr: Rate, n_positive: int, n_negative: int) -> tuple[float, float] | None:
@@ -108,7 +130,7 @@ def _bounds(tpr: Rate, tnr: Rate, n_positive: int, n_negative: int) -> tuple[flo
     return low / 2, high / 2
 
 
-def _areas(trials: Trials) -> tuple[Interval, Interval] | None:
+def _areas(trials: Trials, tail: float) -> tuple[Interval, Interval] | None:
     """AUROC and AUPRC. Where only some answers have a probability, those would be another question."""
     positives: list[float] = []
     negatives: list[float] = []
@@ -122,16 +144,18 @@ def _areas(trials: Trials) -> tuple[Interval, Interval] | None:
     if not positives or not negatives:
         return None
     values = np.array(positives), np.array(negatives)
-    return auroc(*values), average_precision(*values)
+    return auroc(*values, tail), average_precision(*values, tail)
 
 
-def _precision(tpr: Rate, tnr: Rate, facts: Facts | None) -> Interval | None:
+def _precision(tpr: Rate, tnr: Rate, facts: Facts | None, tail: float) -> Interval | None:
     if facts is None or facts.prevalence is None or tpr.hits + tnr.n - tnr.hits == 0:
         return None  # the last: nothing was called active
-    return precision(tpr, tnr, facts.prevalence)
+    return precision(tpr, tnr, facts.prevalence, tail)
 
 
-def mass_weighted(bands: dict[int, GroupMetrics], mass: Sequence[float]) -> Interval | None:
+def mass_weighted(
+    bands: dict[int, GroupMetrics], mass: Sequence[float], tail: float = TAIL
+) -> Interval | None:
     """Sum of weight * recall over the bands that have a readable trial, whose weights are made to sum to 1.
 
     The interval is that of a proportion of as many trials as have the same variance where all recalls are
@@ -147,7 +171,7 @@ def mass_weighted(bands: dict[int, GroupMetrics], mass: Sequence[float]) -> Inte
         return None
     value = sum(weight * recall for weight, recall, _ in known) / total
     n = 1 / sum((weight / total) ** 2 / n for weight, _, n in known)
-    return proportion(min(max(value, 0.0), 1.0), n)
+    return proportion(min(max(value, 0.0), 1.0), n, tail)
 
 
 def _p_value(tpr: Rate, tnr: Rate) -> float:

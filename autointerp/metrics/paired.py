@@ -2,13 +2,15 @@
 
 For a run, the mean difference over features with its interval over features and documents (`Population`, to
 which differences are added), and Wilcoxon's signed-rank test, which asks the same of ranks: a few features with
-a large difference don't decide it. For one feature, McNemar's exact test on the windows of which the one
-answers right and the other wrong.
+a large difference don't decide it. McNemar's exact test is about questions, of one feature or of many: of those
+that one alone answers right, is it more often the first? It takes questions for independent, which those about one
+feature, or one document, are not; the interval of the mean difference doesn't.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -32,24 +34,41 @@ def p_signed_rank(differences: Sequence[float]) -> float | None:
     return float(cast(Any, stats).wilcoxon(differences).pvalue)
 
 
-def p_mcnemar(first: Trials, second: Trials) -> float:
-    """Two-sided and exact, over windows of the headline that both answered readably. 1.0 where none differs."""
-    n_first = n_second = 0
-    right = _right(second)
-    for window, is_right in _right(first).items():
-        if window in right and is_right != right[window]:
-            n_first += is_right
-            n_second += not is_right
-    if n_first + n_second == 0:
-        return 1.0
-    return float(stats.binomtest(n_first, n_first + n_second).pvalue)
+@dataclass(slots=True)
+class Discordant:
+    """Questions about the same windows that one of two answers right and the other wrong."""
+
+    first: int = 0
+    """That the first one alone has right."""
+    second: int = 0
+    n: int = 0
+    """Questions that both were asked and answered readably."""
+
+    def add(self, first: AnyTrials, second: AnyTrials) -> None:
+        """A feature's, over questions of the headline; other kinds of trials than yes or no hold none."""
+        if not isinstance(first, Trials) or not isinstance(second, Trials):
+            return
+        right = _right(second)
+        for question, is_right in _right(first).items():
+            if question in right:
+                self.n += 1
+                self.first += is_right and not right[question]
+                self.second += right[question] and not is_right
+
+    @property
+    def p_value(self) -> float | None:
+        """McNemar's test, two-sided and exact; 1.0 where none differs, None where nothing was asked of both."""
+        if not self.n:
+            return None
+        n = self.first + self.second
+        return float(stats.binomtest(self.first, n).pvalue) if n else 1.0
 
 
-def _right(trials: Trials) -> dict[tuple[int, bool], bool]:
+def _right(trials: Trials) -> dict[tuple[int, str, bool], bool]:
     """By window and truth: a window may be asked about with right and with wrong marks."""
-    columns = zip(trials.window, trials.truth, trials.answer, trials.stratum, strict=True)
+    columns = zip(trials.window, trials.document, trials.truth, trials.answer, trials.stratum, strict=True)
     return {
-        (window, truth): answer == truth
-        for window, truth, answer, stratum in columns
+        (window, document, truth): answer == truth
+        for window, document, truth, answer, stratum in columns
         if answer is not None and (truth or stratum in HEADLINE_STRATA)
     }

@@ -10,8 +10,8 @@ import dataclasses
 
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.metrics.judged import HEADLINE_STRATA
-from autointerp.metrics.rates import Rate, clopper_pearson
+from autointerp.metrics.judged import HEADLINE_STRATA, n_looks
+from autointerp.metrics.rates import TAIL, Rate, clopper_pearson
 from autointerp.trials import Trials
 from autointerp.types import Metrics
 
@@ -25,12 +25,16 @@ def by_plain_accuracy(metrics: Metrics, trials: Trials) -> Metrics:
     ]
     n, n_right = len(right), right.count(True)
     n_read = n - right.count(None)
+    times = n_looks(trials)
     chance = max(metrics.n_positive, metrics.n_negative) / n if n else None
     return dataclasses.replace(
         metrics,
         headline="accuracy",
-        values=metrics.values | {"accuracy": clopper_pearson(Rate(n_right, n_read)) if n_read else None},
+        values=metrics.values
+        | {"accuracy": clopper_pearson(Rate(n_right, n_read), TAIL / times) if n_read else None},
         bounds=(n_right / n, (n_right + n - n_read) / n) if n else None,
         chance=chance,
-        p_value=None if chance is None or not n_read else float(stats.binom.sf(n_right - 1, n_read, chance)),
+        p_value=None
+        if chance is None or not n_read
+        else min(1.0, times * float(stats.binom.sf(n_right - 1, n_read, chance))),
     )

@@ -2,7 +2,8 @@
 neurons in language models").
 
     correlation  the headline: Pearson's, over the tokens of all windows one behind the other, the hard strata
-                 left out. None where either side doesn't vary.
+                 left out. 0 where the prediction doesn't vary, which says nothing of any token (flag `constant`): to
+                 leave such features out would raise a run's mean. None where the activations don't.
 
     groups       band  the same over windows of one decile and the silent ones of the headline
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,12 @@ from autointerp.trials import Predictions
 from autointerp.types import GroupMetrics, Interval, Metrics
 
 _Floats = NDArray[np.float64]
+
+CONSTANT: Final = "constant"
+"""Flag: the same was predicted of every token."""
+
+_TINY: Final = 1e-12
+"""Of a variance: what rounding leaves of none."""
 
 
 def measure_predicted(trials: Predictions) -> Metrics:
@@ -47,7 +54,7 @@ def measure_predicted(trials: Predictions) -> Metrics:
         n_unreadable=n_unreadable,
         chance=0.0,
         p_value=p_value,
-        flags=flags(len(counted), n_unreadable),
+        flags=flags(len(counted), n_unreadable) + ([CONSTANT] if _is_constant(trials, counted) else []),
     )
 
 
@@ -72,8 +79,20 @@ def _n_unreadable(trials: Predictions, these: Sequence[int]) -> int:
     return sum(all(value is None for value in trials.predicted[n]) for n in these)
 
 
+def _is_constant(trials: Predictions, these: Sequence[int]) -> bool:
+    """Whether the readable tokens were all predicted alike, though they are not."""
+    x, y, _ = _tokens(trials, these)
+    return len(x) > 0 and not _varies(x) and _varies(y)
+
+
+def _varies(x: _Floats) -> bool:
+    return float(np.var(x)) > _TINY * (1 + float(np.abs(x).max()) ** 2)
+
+
 def correlation(trials: Predictions, these: Sequence[int]) -> tuple[Interval | None, float | None]:
     """Over the readable tokens of these windows, and how likely so large a one is where there is none."""
+    if _is_constant(trials, these):
+        return Interval(0.0, 0.0, 0.0), 1.0
     found = influence(trials, these)
     if found is None:
         return None, None
@@ -93,41 +112,42 @@ def correlation(trials: Predictions, these: Sequence[int]) -> tuple[Interval | N
 
 
 def _without_each(trials: Predictions, these: Sequence[int]) -> _Floats:
-    """[W] correlations of all windows but one, of each with a readable token; nan where nothing varies then."""
+    """[W] correlations of all windows but one, of each with a readable token; 0 where nothing predicted varies then,
+    nan where no activation does."""
     sums: list[tuple[float, ...]] = []
     for n in these:
-        pairs = zip(trials.predicted[n], trials.actual[n], strict=True)
-        known = [(guess, truth) for guess, truth in pairs if guess is not None]
-        if known:
-            x, y = np.array(known).T
-            sums.append((len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y))
+        x, y, _ = _tokens(trials, [n])
+        if len(x):
+            sums.append((len(x), *map(float, (x.sum(), y.sum(), x @ x, y @ y, x @ y))))
     of_each = np.array(sums).reshape(-1, 6)
     n, x, y, xx, yy, xy = (of_each.sum(0) - of_each).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+        varies = n * xx - x * x > _TINY * n * xx
+        found = (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+        return np.where(varies | ~(n * yy - y * y > 0), found, 0.0)
 
 
 def influence(trials: Predictions, these: Sequence[int]) -> tuple[float, _Floats] | None:
     """Pearson's correlation, and what each of these windows [W] adds to its first-order change: the sum over its
     readable tokens of (x y - r (x^2 + y^2) / 2) / n, x and y standardised. They sum to 0. None without
     variance."""
-    predicted: list[float] = []
-    actual: list[float] = []
-    window: list[int] = []
-    for number, n in enumerate(these):
-        for guess, truth in zip(trials.predicted[n], trials.actual[n], strict=True):
-            if guess is not None:
-                predicted.append(guess)
-                actual.append(truth)
-                window.append(number)
-    if not predicted:
+    x, y, window = _tokens(trials, these)
+    if not len(x) or not _varies(x) or not _varies(y):
         return None
-    x, y = np.array(predicted), np.array(actual)
     x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float((x**2).mean()) * float((y**2).mean()))
-    if not scale > 1e-12 * (1 + float(np.abs(predicted).max()) * float(np.abs(actual).max())):
-        return None
-    value = float(np.clip((x * y).mean() / scale, -1, 1))
     x, y = x / math.sqrt(float((x**2).mean())), y / math.sqrt(float((y**2).mean()))
+    value = float(np.clip((x * y).mean(), -1, 1))
     parts = (x * y - value * (x**2 + y**2) / 2) / len(x)
     return value, np.bincount(window, parts, minlength=len(these)).astype(np.float64)
+
+
+def _tokens(trials: Predictions, these: Sequence[int]) -> tuple[_Floats, _Floats, NDArray[np.int64]]:
+    """Of the readable tokens of these windows, each [N]: what was predicted, what is true, number of the window."""
+    rows = [
+        (guess, truth, number)
+        for number, n in enumerate(these)
+        for guess, truth in zip(trials.predicted[n], trials.actual[n], strict=True)
+        if guess is not None
+    ]
+    x, y, window = np.array(rows, np.float64).reshape(-1, 3).T
+    return x, y, window.astype(np.int64)

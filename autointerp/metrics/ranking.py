@@ -66,7 +66,7 @@ _DOUBT = 0.5
 """Weight of the positive at the bottom and of the negative at the top."""
 
 
-def auroc(positives: _Floats, negatives: _Floats) -> Interval:
+def auroc(positives: _Floats, negatives: _Floats, tail: float = TAIL) -> Interval:
     """Values [P] and [N], neither empty."""
     placements = Placements.of(positives, negatives)
     value = placements.auroc
@@ -75,7 +75,7 @@ def auroc(positives: _Floats, negatives: _Floats) -> Interval:
     doubted = (value * n_pos * n_neg) / ((n_pos + _DOUBT) * (n_neg + _DOUBT))
     variance = _variance(placements.positive, n_neg) + _variance(placements.negative, n_pos)
     n = float(np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg))
-    return proportion(value, n)
+    return proportion(value, n, tail)
 
 
 def _variance(placements: _Floats, n_other: int) -> float:
@@ -87,15 +87,15 @@ def _variance(placements: _Floats, n_other: int) -> float:
     return float(squares / total / (total - 1 if total > 2 else 1))
 
 
-def proportion(value: float, n: float) -> Interval:
+def proportion(value: float, n: float, tail: float = TAIL) -> Interval:
     """Clopper and Pearson's interval of `value * n` hits in n trials, which need not be whole numbers."""
     hits, misses = value * n, (1 - value) * n
-    low = float(special.betaincinv(hits, misses + 1, TAIL)) if hits > 0 else 0.0
-    high = float(special.betaincinv(hits + 1, misses, 1 - TAIL)) if misses > 0 else 1.0
+    low = float(special.betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
     return Interval(value, min(low, value), max(high, value))
 
 
-def average_precision(positives: _Floats, negatives: _Floats) -> Interval:
+def average_precision(positives: _Floats, negatives: _Floats, tail: float = TAIL) -> Interval:
     """Mean over positives of the precision at their value: all of a value are taken together."""
     values = np.concatenate([positives, negatives])
     order = np.argsort(-values, kind="stable")
@@ -107,7 +107,7 @@ def average_precision(positives: _Floats, negatives: _Floats) -> Interval:
         for doubt in (0.0, _DOUBT)
     )
     n = min(len(positives), len(negatives))
-    return Interval(value, min(proportion(doubted, n).low, value), proportion(value, n).high)
+    return Interval(value, min(proportion(doubted, n, tail).low, value), proportion(value, n, tail).high)
 
 
 def p_above_chance(positives: _Floats, negatives: _Floats) -> float:

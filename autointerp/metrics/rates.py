@@ -1,4 +1,4 @@
-"""Two rates of a judge and what follows from both, each with a 95% interval.
+"""Two rates of a judge and what follows from both, each with a 95% interval (or another: `tail`).
 
 The rates of a feature, true positive rate (tpr) and true negative rate (tnr), come from separate trials, so
 their errors are independent. The intervals are conservative: they are meant to cover at least 95% of the time
@@ -127,29 +127,29 @@ class _EvenPrecision:
 
 # Counts repeat over features: 50 + 50 trials have 2601 outcomes.
 @lru_cache(maxsize=1 << 14)
-def balanced_accuracy(tpr: Rate, tnr: Rate) -> Interval:
-    return _melded((tpr.hits / tpr.n + tnr.hits / tnr.n) / 2, _BalancedAccuracy(), tpr, tnr)
+def balanced_accuracy(tpr: Rate, tnr: Rate, tail: float = TAIL) -> Interval:
+    return _melded((tpr.hits / tpr.n + tnr.hits / tnr.n) / 2, _BalancedAccuracy(), tpr, tnr, tail)
 
 
 @lru_cache(maxsize=1 << 14)
-def f1(tpr: Rate, tnr: Rate) -> Interval:
+def f1(tpr: Rate, tnr: Rate, tail: float = TAIL) -> Interval:
     said_yes = tpr.hits + tnr.n - tnr.hits
-    return _melded(2 * tpr.hits / (said_yes + tpr.n), _F1(tpr.n, tnr.n), tpr, tnr)
+    return _melded(2 * tpr.hits / (said_yes + tpr.n), _F1(tpr.n, tnr.n), tpr, tnr, tail)
 
 
 @lru_cache(maxsize=1 << 14)
-def clopper_pearson(rate: Rate) -> Interval:
+def clopper_pearson(rate: Rate, tail: float = TAIL) -> Interval:
     """Step 1 of the module's docstring."""
-    return Interval(rate.hits / rate.n, rate.pessimistic.quantile(TAIL), rate.optimistic.quantile(1 - TAIL))
+    return Interval(rate.hits / rate.n, rate.pessimistic.quantile(tail), rate.optimistic.quantile(1 - tail))
 
 
-def precision(tpr: Rate, tnr: Rate, prevalence: float) -> Interval:
+def precision(tpr: Rate, tnr: Rate, prevalence: float, tail: float = TAIL) -> Interval:
     """Of windows called active, where this share of all windows is: p tpr / (p tpr + (1-p) fpr). Needs a yes.
 
     It rises with tpr / fpr whatever the prevalence, so what is worked out once for even odds does for all.
     """
     odds = prevalence / (1 - prevalence) if prevalence < 1 else math.inf
-    even = _even_precision(tpr, tnr)
+    even = _even_precision(tpr, tnr, tail)
 
     def at_prevalence(x: float) -> float:
         return 1.0 if x >= 1 else odds * x / (odds * x + 1 - x) if odds < math.inf else float(x > 0)
@@ -158,15 +158,15 @@ def precision(tpr: Rate, tnr: Rate, prevalence: float) -> Interval:
 
 
 @lru_cache(maxsize=1 << 14)
-def _even_precision(tpr: Rate, tnr: Rate) -> Interval:
+def _even_precision(tpr: Rate, tnr: Rate, tail: float) -> Interval:
     value = _EvenPrecision().value(tpr.hits / tpr.n, tnr.hits / tnr.n)
-    return _melded(value, _EvenPrecision(), tpr, tnr)
+    return _melded(value, _EvenPrecision(), tpr, tnr, tail)
 
 
-def _melded(value: float, statistic: _Statistic, tpr: Rate, tnr: Rate) -> Interval:
+def _melded(value: float, statistic: _Statistic, tpr: Rate, tnr: Rate, tail: float) -> Interval:
     """Step 2 of the module's docstring."""
-    low = _quantile_of_statistic(statistic, tpr.pessimistic, tnr.pessimistic, TAIL)
-    high = _quantile_of_statistic(statistic, tpr.optimistic, tnr.optimistic, 1 - TAIL)
+    low = _quantile_of_statistic(statistic, tpr.pessimistic, tnr.pessimistic, tail)
+    high = _quantile_of_statistic(statistic, tpr.optimistic, tnr.optimistic, 1 - tail)
     return Interval(value, min(low, value), max(high, value))
 
 

@@ -105,6 +105,7 @@ def _run(folder: Path, out: Path, results: Results) -> Run:
         features=FeatureSection(ids=[str(feature) for feature in features]),
         explainers={EXPLAINER: {"use": EXPLAINER}},
         scorers={_SCORERS.get(name, name): {"use": EXPLAINER} for name in results.scores},
+        controls=None,
     )
     source = digest("published", *(f"{hook} {index}" for hook, index in features.values()))
     identities = Identities(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from autointerp.comparison import Compared
+from autointerp.metrics.paired import Discordant
 from autointerp.report.controls import difference
 
 
@@ -16,7 +17,7 @@ def comparison_table(rows: list[Compared], names: tuple[str, str]) -> Table:
     table = Table(title=f"{first} minus {second} (mean over features, 95% interval)", title_justify="left")
     for column in ("dictionary", "explainer", "scorer", "number"):
         table.add_column(column)
-    for column in (first, second, "difference", "p", "features"):
+    for column in (first, second, "difference", "p", "features", "windows one alone has right", "McNemar p"):
         table.add_column(column, justify="right")
     table.add_column("how")
     for row in rows:
@@ -25,7 +26,7 @@ def comparison_table(rows: list[Compared], names: tuple[str, str]) -> Table:
         cells += [_both(row.first.explainer, row.second.explainer), row.first.scorer]
         cells.append(_both(*row.headlines).replace("_", " "))
         if found is None:
-            table.add_row(*cells, "", "", "no feature in common", "", "0", row.how)
+            table.add_row(*cells, "", "", "no feature in common", "", "0", "", "", row.how)
             continue
         n = f"{found.n[0]:,}" if row.how == "paired" else f"{found.n[0]:,} and {found.n[1]:,}"
         of = _both(*(f"{n:,}" for n in row.n_scored))
@@ -37,9 +38,16 @@ def comparison_table(rows: list[Compared], names: tuple[str, str]) -> Table:
             difference(found),
             p_value,
             f"{n} of {of}",
+            *_windows(row.discordant),
             row.how,
         )
     return table
+
+
+def _windows(alone: Discordant) -> tuple[str, str]:
+    if alone.p_value is None:
+        return "", ""
+    return f"{alone.first:,} | {alone.second:,}", f"{alone.p_value:.2g}"
 
 
 def notes(rows: list[Compared]) -> Iterator[str]:

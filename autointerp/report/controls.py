@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from autointerp.controls import Row
+from autointerp.floors import Row
 from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference
 

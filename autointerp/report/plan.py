@@ -11,7 +11,10 @@ from autointerp.llm.spending import Spent
 from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.scorers import question
+from autointerp.scorers.blocks import packing_of
+from autointerp.sequential import Sequential
 from autointerp.stages.expected import Expected
+from autointerp.stages.looks import shares_by_look
 from autointerp.stages.preflight import Plan
 
 
@@ -30,6 +33,7 @@ def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | No
     yield from map(_asked, expected)
     if expected and (packed := _packed(run)):
         yield f"  windows a prompt: {', '.join(packed)}"
+    yield from _sequential(run)
     costs = [one.cost for one in expected if one.cost is not None]
     if len(costs) > 1 and len(costs) == len(expected):
         yield f"  together about ${sum(costs):,.2f}"
@@ -51,12 +55,29 @@ def _asked(one: Expected) -> str:
 def _packed(run: Run) -> list[str]:
     """Scorers that put windows into prompts, with how many into each."""
     scorers = {name: instance("scorers", section) for name, section in run.recipe.scorers.items()}
-    found = {name: getattr(scorer, "packing", None) for name, scorer in scorers.items()}
+    found: dict[str, question.Packing | None] = {
+        name: None
+        if not hasattr(scorer, "packing")
+        else packing_of(scorer.packing, getattr(scorer, "sequential", None))
+        for name, scorer in scorers.items()
+    }
     return [
         f"{name} {question.packed(packing, Capabilities()) or 'all'}"
         for name, packing in found.items()
         if packing is not None
     ]
+
+
+def _sequential(run: Run) -> Iterator[str]:
+    """How many windows scorers that may stop early are expected to ask about."""
+    for name, section in run.recipe.scorers.items():
+        rule: Sequential | None = getattr(instance("scorers", section), "sequential", None)
+        if rule is not None:
+            n = sum(n * share for n, share in zip(rule.blocks, shares_by_look(rule), strict=True))
+            yield (
+                f"  {name}, sequential: about {n:.0f} windows a feature, if explanations are as good as usual; all "
+                f"of them for {rule.panel:.3g} of the features"
+            )
 
 
 def _short(n: int) -> str:

@@ -6,14 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import get_args
 
 from autointerp import trials as trial_records
 from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import influences_of_difference, p_signed_rank
+from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
 from autointerp.run import Run
+from autointerp.sequential import Decision, counts_in_means
 from autointerp.types import Json, Metrics
 
 
@@ -29,7 +31,7 @@ class ScoreSummary:
     headline: str
     """Name of the number that the score is; empty where nothing is scored."""
     value: MeanOver | None
-    """Mean of the headline, its interval over features and documents."""
+    """Mean of the headline, its interval over features and documents. None too where no feature is in the panel."""
     chance: float | None
     bounds: tuple[float, float] | None
     """Means of the headline if every unreadable answer were wrong, and if every one were right."""
@@ -55,6 +57,20 @@ class ScoreSummary:
     protocol: str
     n_graded: int
     """Of the scored features, those whose contrast is graded."""
+    verdicts: Verdicts | None
+    """Of a sequential scorer; None of another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the sequential test said. Means are over the features of its panel alone: elsewhere the number of trials
+    depends on the answers, and a mean would be biased."""
+
+    n_by_decision: dict[str, int]
+    n_panel: int
+    """Of the scored features, those that are in the panel."""
+    mean_trials: float | None
+    """A feature outside the panel; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,8 @@ class PairSummary:
     """Of the headlines, first less second; its interval over features and documents."""
     p_value: float | None
     """Wilcoxon's signed-rank test over features, two-sided."""
+    discordant: Discordant
+    """Questions that one alone answers right, over all these features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +138,7 @@ class _Sums:
     pooled: Population = field(default_factory=Population)
     ends: Counter[str] = field(default_factory=Counter[str])
     counts: Counter[str] = field(default_factory=Counter[str])
+    decisions: Counter[str] = field(default_factory=Counter[str])
     chances: list[float] = field(default_factory=list[float])
     worst: list[float] = field(default_factory=list[float])
     best: list[float] = field(default_factory=list[float])
@@ -139,15 +158,21 @@ class _Sums:
             self.ends[record["status"]] += 1
             return
         self.headline = metrics.headline
+        self.counts["scored"] += 1
         self.counts["graded"] += record["contrast"] == "graded"
+        if metrics.p_value is not None:
+            self.p_values.append(metrics.p_value)
+        if (sequential := record.get("sequential")) is not None:
+            self.decisions[sequential["decision"]] += 1
+            if not counts_in_means(record):
+                self.counts["trials outside"] += metrics.n
+                return
         self.pooled.add(metrics.value.value, influences(trial_records.of(record["trials"]), metrics.headline))
         if metrics.bounds is not None:
             self.worst.append(metrics.bounds[0])
             self.best.append(metrics.bounds[1])
         if metrics.chance is not None:
             self.chances.append(metrics.chance)
-        if metrics.p_value is not None:
-            self.p_values.append(metrics.p_value)
         self._add_numbers(metrics, record["facts"]["density"])
 
     def _add_numbers(self, metrics: Metrics, density: float) -> None:
@@ -161,6 +186,14 @@ class _Sums:
         for place, value in found.items():
             if value is not None:
                 self.numbers.setdefault(place, []).append(value.value)
+
+    def verdicts(self) -> Verdicts | None:
+        if not self.decisions:
+            return None
+        n_panel = len(self.pooled.values)
+        n_outside = self.counts["scored"] - n_panel
+        mean = self.counts["trials outside"] / n_outside if n_outside else None
+        return Verdicts({name: self.decisions[name] for name in get_args(Decision)}, n_panel, mean)
 
     def means(self, of: str, seed: int) -> dict[str, MeanOver]:
         return {
@@ -177,16 +210,16 @@ def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -
         for record in records.values():
             sums.add(record)
     seed = places.run.recipe.seed  # one for all, so that equal scores have equal intervals
-    n = len(sums.pooled.values)
+    n, n_scored = len(sums.pooled.values), sums.counts["scored"]
     chance = math.fsum(sums.chances) / n if n and len(sums.chances) == n else None
     explained, n_untestable = places.explanations(explainer)
-    n_open = beside.n_explainable - explained.total() + explained["ok"] - n - sums.ends.total()
+    n_open = beside.n_explainable - explained.total() + explained["ok"] - n_scored - sums.ends.total()
     ends = dict(sums.ends) | ({"no_windows": n_untestable} if n_untestable else {})
     densities = sums.means("density", seed)
     return ScoreSummary(
         explainer=explainer,
         scorer=scorer,
-        n_scored=n,
+        n_scored=n_scored,
         ends=ends,
         headline=sums.headline,
         value=sums.pooled.mean(seed=seed, purpose="headline"),
@@ -195,7 +228,7 @@ def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -
         values=sums.means("value", seed),
         strata=sums.means("stratum", seed),
         bands=sums.means("band", seed),
-        over={} if chance is None else _over(sums.pooled, chance, beside, n_open, seed),
+        over={} if chance is None else _over(sums.pooled, n_scored, chance, beside, n_open, seed),
         by_density={f"1e{power}": densities[power] for power in sorted(densities, key=int)},
         n_tested=len(sums.p_values),
         n_claimed=sum(claimed(sums.p_values)),
@@ -204,36 +237,64 @@ def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -
         n_unreliable=sums.counts["unreliable"],
         protocol=sums.protocol,
         n_graded=sums.counts["graded"],
+        verdicts=sums.verdicts(),
     )
 
 
-def _over(pooled: Population, chance: float, beside: Beside, n_open: int, seed: int) -> dict[str, MeanOver]:
+def _over(
+    pooled: Population, n_scored: int, chance: float, beside: Beside, n_open: int, seed: int
+) -> dict[str, MeanOver]:
+    """A panel stands for all that are scored: it gets its part of those that are not."""
+    part = len(pooled.values) / max(n_scored, 1)
     counts = {"eligible": beside.n_explainable, "alive": beside.n_alive, "all": beside.n_sampled}
     found: dict[str, MeanOver] = {}
     for name, n in counts.items():
-        n_more = max(n - n_open - len(pooled.values), 0)
+        n_more = round(max(n - n_open - n_scored, 0) * part)
         mean = pooled.mean(seed=seed, purpose="headline", n_more=n_more, worth=chance)
         if mean is not None:
             found[name] = mean
     return found
 
 
+@dataclass(slots=True)
+class Paired:
+    """Two scores of the same features, as they come."""
+
+    pooled: Population = field(default_factory=Population)
+    """Of the differences, first less second."""
+    first: Population = field(default_factory=Population)
+    second: Population = field(default_factory=Population)
+    discordant: Discordant = field(default_factory=Discordant)
+
+    def add(self, one: Json, other: Json) -> None:
+        """Two records of a feature; left out where either is no score, or may have stopped early."""
+        pair = one, other
+        if not all(map(counts_in_means, pair)):
+            return
+        values = [
+            Metrics.of(record["metrics"]).value if record["status"] == "ok" else None for record in pair
+        ]
+        if values[0] is None or values[1] is None:
+            return
+        headline: str = one["metrics"]["headline"]
+        trials = [trial_records.of(record["trials"]) for record in pair]
+        self.first.add(values[0].value, influences(trials[0], headline))
+        self.second.add(values[1].value, influences(trials[1], headline))
+        self.discordant.add(*trials)
+        parts = influences_of_difference(trials[0], trials[1], headline)
+        self.pooled.add(values[0].value - values[1].value, parts)
+
+
 def pair_summary(places: Places, first: str, second: str, scorer: str) -> PairSummary | None:
-    """None where no feature has both scores."""
-    pooled = Population()
+    """None where no feature has both scores. Of a sequential scorer, features of the panel are compared."""
+    found = Paired()
     for (_, ones), (_, others) in zip(
         places.records(first, scorer), places.records(second, scorer), strict=True
     ):
         for key in sorted(ones.keys() & others.keys()):
-            pair = ones[key], others[key]
-            values = [Metrics.of(one["metrics"]).value if one["status"] == "ok" else None for one in pair]
-            if values[0] is not None and values[1] is not None:
-                trials = [trial_records.of(one["trials"]) for one in pair]
-                pooled.add(
-                    values[0].value - values[1].value,
-                    influences_of_difference(trials[0], trials[1], pair[0]["metrics"]["headline"]),
-                )
-    difference = pooled.mean(seed=places.run.recipe.seed, purpose="difference")
+            found.add(ones[key], others[key])
+    difference = found.pooled.mean(seed=places.run.recipe.seed, purpose="difference")
     if difference is None:
         return None
-    return PairSummary(first, second, scorer, difference, p_signed_rank(pooled.values))
+    p_value = p_signed_rank(found.pooled.values)
+    return PairSummary(first, second, scorer, difference, p_value, found.discordant)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Final
 
+from autointerp.floors import Row, load
 from autointerp.journal import unit_of_feature
+from autointerp.report.panel import ControlSummary, control_summaries
 from autointerp.report.scores import (
     Beside,
     PairSummary,
@@ -48,6 +51,8 @@ class ExplainerSummary:
 class Summary:
     """One dictionary of a run, over the features the recipe asks for."""
 
+    path: Path
+    """Of the run."""
     dictionary: str
     n_asked: int
     n_sampled: int
@@ -55,6 +60,9 @@ class Summary:
     explainers: list[ExplainerSummary]
     scores: list[ScoreSummary]
     pairs: list[PairSummary]
+    controls: list[ControlSummary]
+    floors: list[Row]
+    """What the run's control runs score, where there are any."""
 
     @property
     def n_alive(self) -> int:
@@ -66,7 +74,7 @@ class Summary:
 
 
 def summarise(run: Run, dictionary: str) -> Summary:
-    """Reads the journals. Memory: one unit's records, and a few numbers a score."""
+    """Reads the journals. Raises RunError. Memory: one unit's records, and a few numbers a score."""
     asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
     units = sorted(set(asked.values()))
     statuses: Counter[str] = Counter()
@@ -89,7 +97,18 @@ def summarise(run: Run, dictionary: str) -> Summary:
         for first, second in combinations(run.recipe.explainers, 2)
         if (pair := pair_summary(places, first, second, scorer)) is not None
     ]
-    return Summary(dictionary, len(asked), statuses.total(), dict(statuses), explainers, scores, pairs)
+    return Summary(
+        path=run.path,
+        dictionary=dictionary,
+        n_asked=len(asked),
+        n_sampled=statuses.total(),
+        by_status=dict(statuses),
+        explainers=explainers,
+        scores=scores,
+        pairs=pairs,
+        controls=list(control_summaries(run, dictionary)),
+        floors=[row for row in load(run) if row.instance.dictionary == dictionary],
+    )
 
 
 def _explainer(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
+from autointerp.metrics.differences import Difference
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
 from autointerp.run import NO_EXPLAINER
 
@@ -19,10 +20,19 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
     console.print(_funnel(summary))
     if summary.scores and any(score.n_scored for score in summary.scores):
         console.print(_scores(summary))
-        for table in (_numbers(summary), _hard(summary), _deciles(summary), _denominators(summary)):
+        tables = (
+            _controls(summary),
+            _numbers(summary),
+            _hard(summary),
+            _deciles(summary),
+            _denominators(summary),
+        )
+        for table in tables:
             if table.row_count:
                 console.print(table)
-        for line in _claims(summary):
+        for line in (*_claims(summary), *_outdated(summary)):
+            console.print(line, highlight=False)
+        for line in _verdicts(summary):
             console.print(line, highlight=False)
         if n_graded := max(score.n_graded for score in summary.scores):
             console.print(
@@ -107,6 +117,34 @@ def _scores(summary: Summary) -> Table:
     return table
 
 
+def _controls(summary: Summary) -> Table:
+    """What else the judge was given for an explanation, and what the same line scores where there is nothing to
+    find."""
+    table = _table(
+        "Beside controls (mean over features, 95% interval over features and documents)",
+        *("features", "", "score", "own", "own less this", "p"),
+    )
+    table.columns[3].no_wrap = True
+    for score in summary.scores:
+        place = score.explainer, score.scorer
+        for one in summary.controls:
+            if (one.explainer, one.scorer) == place:
+                name, n = f"control: {one.kind.replace('_', ' ')}", one.difference.n
+                means = _mean(one.control), _mean(one.own), _mean(one.difference)
+                table.add_row(_whose(score), score.scorer, f"{n:,}", name, *means, _p_value(one.p_value))
+        for row in summary.floors:
+            for floor in row.floors if (row.instance.explainer, row.instance.scorer) == place else ():
+                n = floor.mean.n if floor.mean else 0
+                means = _mean(floor.mean), _mean(row.real), _mean(floor.above)
+                p_value = floor.above.p_value if floor.above else None
+                table.add_row(_whose(score), score.scorer, f"{n:,}", floor.control, *means, _p_value(p_value))
+    return table
+
+
+def _p_value(p_value: float | None) -> str:
+    return "–" if p_value is None else f"{p_value:.2g}"
+
+
 def _numbers(summary: Summary) -> Table:
     """Numbers beside the headline; those that no score has are left out."""
     names = dict.fromkeys(name for score in summary.scores for name in score.values if name != score.headline)
@@ -162,10 +200,42 @@ def _claims(summary: Summary) -> Iterator[str]:
             )
     for pair in summary.pairs:
         p = "" if pair.p_value is None else f", signed ranks p = {pair.p_value:.2g}"
+        alone = pair.discordant
+        if alone.p_value is not None:
+            p += f"; right alone on {alone.first:,} and {alone.second:,} windows, McNemar p = {alone.p_value:.2g}"
         yield (
             f"{escape(pair.first)} less {escape(pair.second)}, {escape(pair.scorer)}: {_mean(pair.difference)} over "
             f"{pair.difference.n:,} features{p}"
         )
+
+
+def _outdated(summary: Summary) -> Iterator[str]:
+    """Whether the control runs were set beside fewer features than are scored now."""
+    n_then = {
+        (row.instance.explainer, row.instance.scorer): row.real.n if row.real else 0 for row in summary.floors
+    }
+    if any(
+        n_then.get((score.explainer, score.scorer), score.n_scored) != score.n_scored
+        for score in summary.scores
+    ):
+        yield (
+            f"The control runs are beside fewer features than are scored now; the run has grown since: "
+            f"autointerp controls {escape(str(summary.path))}"
+        )
+
+
+def _verdicts(summary: Summary) -> Iterator[str]:
+    """Also why a mean is of fewer features than are scored."""
+    for score in summary.scores:
+        if (verdicts := score.verdicts) is not None:
+            said = ", ".join(f"{n:,} {name}" for name, n in verdicts.n_by_decision.items())
+            spent = "" if verdicts.mean_trials is None else f", {verdicts.mean_trials:.1f} trials a feature"
+            means = (
+                f"means above are over the {verdicts.n_panel:,} features of the panel, judged on all windows"
+                if verdicts.n_panel
+                else "no feature is in the panel, so there are no means: set sequential.panel higher"
+            )
+            yield f"{_named(score)}, sequential: {said}{spent}; {means} (stopping biases a mean)"
 
 
 def _named(score: ScoreSummary) -> str:
@@ -176,7 +246,7 @@ def _short(mean: MeanOver | None) -> str:
     return "–" if mean is None else f"{mean.value:.2f}"
 
 
-def _mean(mean: MeanOver | None) -> str:
+def _mean(mean: MeanOver | Difference | None) -> str:
     if mean is None:
         return "–"
     if mean.low is None or mean.high is None:

@@ -14,8 +14,10 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
+from autointerp.scorers.blocks import ADDED, Judging, Question, judged, packing_of
+from autointerp.sequential import Sequential
 from autointerp.trials import Trials
-from autointerp.types import Heldout
+from autointerp.types import Heldout, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +27,27 @@ class Detection:
     packing: question.Packing = "auto"
     """Windows a prompt: a number, `one` (with the answer's probability), `all`; `auto` goes by the judge."""
     prompt: str = "score/detection"
+    sequential: Sequential | None = None
+    """Windows are asked about in blocks until a test has decided (`sequential.py`). None: all of them."""
 
     version: ClassVar[str] = "3"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = True
+    added: ClassVar[Json] = ADDED
 
     def __post_init__(self) -> None:
         question.check_packing("detection", self.packing)
 
     def templates(self) -> tuple[str, ...]:
-        return question.templates(self.prompt, self.packing)
+        return question.templates(self.prompt, self._packing)
 
     def protocol(self, capabilities: Capabilities) -> str:
-        packing = question.described(self.packing, capabilities)
-        return f"detection {self.version}: {packing}; negatives: silent windows; hard ones in prompts of their own"
+        packing = question.described(self._packing, capabilities)
+        how = f"; {self.sequential.described()}, and on the hard ones" if self.sequential else ""
+        return (
+            f"detection {self.version}: {packing}; negatives: silent windows; hard ones in prompts of their "
+            f"own{how}"
+        )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
         """One trial a held-out window: yes is right for the active ones.
@@ -46,31 +55,19 @@ class Detection:
         Windows chosen to be hard stand in prompts of their own: what a judge is asked about the others, and
         so the headline, is the same with and without them.
         """
-        views = [View(window) for window in heldout.active + heldout.silent]
-        hard = [n for n, view in enumerate(views) if view.window.stratum not in HEADLINE_STRATA]
-        headline = [n for n, view in enumerate(views) if view.window.stratum in HEADLINE_STRATA]
-        said = await question.all_of(
-            [
-                question.ask(
-                    [views[n] for n in asked],
-                    explanation,
-                    self.prompt,
-                    asking,
-                    packing=self.packing,
-                    purpose=purpose,
-                )
-                for asked, purpose in ((headline, "detection"), (hard, "detection, hard"))
-            ]
+        questions = [
+            Question(
+                n,
+                View(window),
+                n < len(heldout.active),
+                "detection" if window.stratum in HEADLINE_STRATA else "detection, hard",
+            )
+            for n, window in enumerate(heldout.active + heldout.silent)
+        ]
+        return await judged(
+            Judging(explanation, self.prompt, self._packing, asking), questions, self.sequential
         )
-        order = headline + hard
-        place = sorted(range(len(order)), key=order.__getitem__)
-        answers, probabilities = (
-            said[0].answers + said[1].answers,
-            said[0].probabilities + said[1].probabilities,
-        )
-        return question.trials(
-            range(len(views)),
-            views,
-            [n < len(heldout.active) for n in range(len(views))],
-            question.Said([answers[at] for at in place], [probabilities[at] for at in place]),
-        )
+
+    @property
+    def _packing(self) -> question.Packing:
+        return packing_of(self.packing, self.sequential)

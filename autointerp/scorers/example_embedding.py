@@ -1,10 +1,12 @@
 """Example embedding: are a feature's active windows more alike than active and silent ones? (arXiv 2507.08473;
 EleutherAI/delphi, scorers/example_embedding.)
 
-Needs no explanation: it says how much there is to explain. Each window's number is its mean cosine with the active
-windows other than itself; the paper's active/active minus active/non-active likeness is the difference of the
-means of the two kinds. Differs: the headline is the area under the ROC curve of these numbers, which has the same
-scale for every embedder.
+Needs no explanation: it says how much there is to explain. Half of the active windows, by a keyed draw, are what
+others are compared with; the number of each other window, active or silent, is its mean cosine with that half. The
+paper's active/active minus active/non-active likeness is the difference of the means of the two kinds. Differs: the
+paper compares all active windows with each other, so that every number hangs on every other, and an interval that
+takes them for independent is too narrow; with half of them set apart each tested window counts once. The headline is
+the area under the ROC curve of these numbers, which has the same scale for every embedder.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from autointerp.types import Heldout
 class ExampleEmbedding:
     """Ranks windows by the likeness of their embedding to those of the active windows; needs no explanation."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     needs_llm: ClassVar[bool] = True
     needs_explanation: ClassVar[bool] = False
     needs: ClassVar[frozenset[ScorerNeed]] = frozenset({"embed"})
@@ -35,20 +37,23 @@ class ExampleEmbedding:
         return ()
 
     def protocol(self, capabilities: Capabilities) -> str:
-        return f"example_embedding {self.version}: mean cosine with the other active windows; AUROC; no explanation"
+        return (
+            f"example_embedding {self.version}: mean cosine with half of the active windows, of the others and the "
+            "silent ones; AUROC; no explanation"
+        )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Ranked:
-        """One trial a held-out window; `explanation` is not looked at."""
+        """One trial a held-out window that others are not compared with; `explanation` is not looked at. None for a
+        feature with a single active window, which can be compared with none."""
+        order = asking.order(len(heldout.active), "compared with")
+        reference = sorted(order[: len(order) // 2])
+        if not reference:
+            return Ranked()
         x_NK = await unit_vectors(texts_of(heldout.active + heldout.silent), asking)
-        return ranked(heldout, likeness(x_NK, len(heldout.active)))
+        tested = [n for n in range(len(x_NK)) if n not in set(reference)]
+        return ranked(heldout, likeness(x_NK[tested], x_NK[reference]), tested)
 
 
-def likeness(x_NK: Vectors, n_active: int) -> list[float]:
-    """[N]: mean cosine with the active windows, which come first, other than itself; 0.0 where there is no other."""
-    cosine_NA = x_NK @ x_NK[:n_active].T
-    sums, counts = cosine_NA.sum(axis=1), [n_active - (n < n_active) for n in range(len(x_NK))]
-    own = cosine_NA.diagonal().tolist()
-    return [
-        (total - (own[n] if n < n_active else 0.0)) / count if count else 0.0
-        for n, (total, count) in enumerate(zip(sums.tolist(), counts, strict=True))
-    ]
+def likeness(x_NK: Vectors, y_AK: Vectors) -> list[float]:
+    """[N]: mean cosine of each x with all y."""
+    return (x_NK @ y_AK.T).mean(axis=1).tolist()

@@ -22,9 +22,11 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
+from autointerp.scorers.blocks import ADDED, Judging, Question, judged, packing_of
 from autointerp.scorers.marks import lent_to_active, lent_to_silent, pattern_of
+from autointerp.sequential import Sequential
 from autointerp.trials import Trials
-from autointerp.types import Heldout
+from autointerp.types import Heldout, Json
 
 Variant = Literal["silent", "active"]
 HEADLINE: Final[Variant] = "silent"
@@ -41,18 +43,25 @@ class Fuzzing:
     threshold: float = 0.3
     """Tokens above this share of their window's maximum are marked."""
     prompt: str = "score/fuzzing"
+    sequential: Sequential | None = None
+    """Windows are asked about in blocks until a test has decided (`sequential.py`). None: all of them."""
 
     version: ClassVar[str] = "4"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = False
+    added: ClassVar[Json] = ADDED
 
     def __post_init__(self) -> None:
         question.check_packing("fuzzing", self.packing)
         if not 0 <= self.threshold < 1:
             raise RecipeError(f"fuzzing: threshold is {self.threshold}; it must be at least 0 and below 1.")
 
+    @property
+    def controlled(self) -> bool:
+        return self.wrong == HEADLINE
+
     def templates(self) -> tuple[str, ...]:
-        return question.templates(self.prompt, self.packing)
+        return question.templates(self.prompt, self._packing)
 
     def protocol(self, capabilities: Capabilities) -> str:
         wrong = {
@@ -60,8 +69,9 @@ class Fuzzing:
             "active": "active windows marked where silent, at the positions of others (harder variant)",
         }
         return (
-            f"fuzzing {self.version}: {question.described(self.packing, capabilities)}; tokens above "
+            f"fuzzing {self.version}: {question.described(self._packing, capabilities)}; tokens above "
             f"{self.threshold:g} of the window's maximum marked; negatives: {wrong[self.wrong]}"
+            + (f"; {self.sequential.described()}" if self.sequential else "")
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Trials:
@@ -70,50 +80,26 @@ class Fuzzing:
         Windows chosen to be hard are left out: what makes them hard is their text, and a wrong mark asks
         about one token. They would take patterns from the others, too.
         """
-        asked = (_on_silent if self.wrong == "silent" else _on_active)(self, heldout, asking)
-        if not any(not marked.is_right for half in asked for marked in half):
+        questions = (_on_silent if self.wrong == "silent" else _on_active)(self, heldout, asking)
+        if all(one.is_right for one in questions):
             return Trials()  # where a feature fires on nearly every token no mark is wrong
-        said = await question.all_of(
-            [
-                question.ask(
-                    [marked.view for marked in half],
-                    explanation,
-                    self.prompt,
-                    asking,
-                    packing=self.packing,
-                    purpose=f"fuzzing {number}",
-                )
-                for number, half in enumerate(asked)
-            ]
-        )
-        together = sorted(
-            (
-                (marked, answer, probability)
-                for half, its in zip(asked, said, strict=True)
-                for marked, answer, probability in zip(half, its.answers, its.probabilities, strict=True)
-            ),
-            key=lambda one: (not one[0].is_right, one[0].window),
-        )
-        return question.trials(
-            [marked.window for marked, _, _ in together],
-            [marked.view for marked, _, _ in together],
-            [marked.is_right for marked, _, _ in together],
-            question.Said([answer for _, answer, _ in together], [p for _, _, p in together]),
+        return await judged(
+            Judging(explanation, self.prompt, self._packing, asking), questions, self.sequential
         )
 
-
-@dataclass(frozen=True, slots=True)
-class _Marked:
-    window: int
-    """Index into the held-out windows, the active ones first."""
-    view: View
-    is_right: bool
+    @property
+    def _packing(self) -> question.Packing:
+        return packing_of(self.packing, self.sequential)
 
 
-def _on_silent(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_Marked]]:
+_HALVES: Final = ("fuzzing 0", "fuzzing 1")
+"""Purposes of questions that must not share a prompt."""
+
+
+def _on_silent(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[Question]:
     lent = [pattern_of(window, scorer.threshold) for window in heldout.active]
     right = [
-        _Marked(n, View(window, pattern.marks), True)
+        Question(n, View(window, pattern.marks), True, _HALVES[0])
         for n, (window, pattern) in enumerate(zip(heldout.active, lent, strict=True))
     ]
     silent = [
@@ -123,12 +109,14 @@ def _on_silent(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_
     ]
     marks = lent_to_silent(lent, [window for _, window in silent], asking)
     wrong = [
-        _Marked(n, View(window, its), False) for (n, window), its in zip(silent, marks, strict=True) if its
+        Question(n, View(window, its), False, _HALVES[0])
+        for (n, window), its in zip(silent, marks, strict=True)
+        if its
     ]
-    return [right + wrong]
+    return right + wrong
 
 
-def _on_active(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_Marked]]:
+def _on_active(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[Question]:
     """Every active window once with its own marks and once with another's: in two halves, for in one prompt
     the two would tell on each other."""
     lent = [pattern_of(window, scorer.threshold) for window in heldout.active]
@@ -136,9 +124,9 @@ def _on_active(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[list[_
     able = [n for n, marks in enumerate(wrong) if marks]
     order = [able[n] for n in asking.order(len(able), "halves")]
     right_in_first = set(order[: len(order) // 2])
-    halves: list[list[_Marked]] = [[], []]
+    questions: list[Question] = []
     for n in able:
         window, first = heldout.active[n], n in right_in_first
-        halves[not first].append(_Marked(n, View(window, lent[n].marks), True))
-        halves[first].append(_Marked(n, View(window, wrong[n]), False))
-    return halves
+        questions.append(Question(n, View(window, lent[n].marks), True, _HALVES[not first]))
+        questions.append(Question(n, View(window, wrong[n]), False, _HALVES[first]))
+    return questions

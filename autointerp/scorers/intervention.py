@@ -45,6 +45,7 @@ class Intervention:
     version: ClassVar[str] = "1"
     needs_llm: ClassVar[bool] = True
     needs: ClassVar[frozenset[ScorerNeed]] = frozenset({"logprobs", "effects"})
+    controlled: ClassVar[bool] = False  # by arms of its own
 
     def templates(self) -> tuple[str, ...]:
         return (self.prompt,)

@@ -32,12 +32,12 @@ class Intruder:
     """Shows four marked active windows and a silent one and asks which does not belong; needs no explanation."""
 
     per_band: int = 2
-    """Times each decile is asked about, with other windows each time."""
+    """Times each decile is asked about, with other windows each time where it has five more."""
     threshold: float = 0.3
     """Tokens above this share of their window's maximum are marked."""
     prompt: str = "score/intruder"
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     needs_llm: ClassVar[bool] = True
     needs_explanation: ClassVar[bool] = False
     judges_strata: ClassVar[bool] = False
@@ -54,8 +54,8 @@ class Intruder:
     def protocol(self, capabilities: Capabilities) -> str:
         return (
             f"intruder {self.version}: {N_MEMBERS} active windows of a decile and a silent one, {self.per_band} "
-            f"times a decile; tokens above {self.threshold:g} of the window's maximum marked, the silent one at the "
-            "positions of another active one; no explanation"
+            f"times a decile, with other windows where there are any; tokens above {self.threshold:g} of their "
+            "window's maximum marked, the silent one at the positions of another active one; no explanation"
         )
 
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Choices:
@@ -106,13 +106,22 @@ def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[_Li
     number = 0
     for band in sorted(by_band):
         for turn in range(scorer.per_band):
-            drawn = [by_band[band][n] for n in asking.order(len(by_band[band]), "members", band, turn)]
+            drawn = _drawn(by_band[band], band, turn, asking)
             if len(drawn) <= N_MEMBERS:
                 break  # somebody shown would have to lend its marks, and two alike would give the intruder away
             views = _views(drawn[:N_MEMBERS], drawn[N_MEMBERS], intruders, number, scorer.threshold)
             if views:
                 yield _Lineup(number, band, views)
                 number += 1
+
+
+def _drawn(windows: Sequence[Window], band: int, turn: int, asking: Asking) -> list[Window]:
+    """Members and who lends its marks: other windows each time, while there are any; then any of them, in another
+    order."""
+    used = turn * (N_MEMBERS + 1)
+    if len(windows) - used > N_MEMBERS:
+        return [windows[n] for n in asking.order(len(windows), "members", band)][used:]
+    return [windows[n] for n in asking.order(len(windows), "members", band, turn)]
 
 
 def _views(

@@ -23,7 +23,11 @@ class Scorer(Protocol):
     `needs: ClassVar[frozenset[ScorerNeed]]`, without which it can't work, and `needs_windows = False`, where it also
     scores explanations of features that have no windows. `role: ClassVar[Role]`: whom it asks, else the judge.
     `needs_explanation = False`: it scores the feature itself, once, whoever explains it; its `judge` is given an
-    empty explanation.
+    empty explanation. `controlled = False`: what control explanations score is not asked unless a recipe names it.
+    One that needs `probe` also has `async write(explanation, asking) -> list[str]`: the texts that the subject is to
+    read before `judge` is called; it raises Unreadable, Refused, and the LLM's own errors. `added: ClassVar[Json]`:
+    options that earlier versions had not, at values that change nothing; at these they are not digested, so that what
+    was scored before stays done.
     """
 
     version: ClassVar[str]

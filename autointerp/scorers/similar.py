@@ -28,13 +28,14 @@ def texts_of(windows: Sequence[Window]) -> list[str]:
     return [inert(window.text) for window in windows]
 
 
-def ranked(heldout: Heldout, values: Sequence[float]) -> Ranked:
-    """One trial a held-out window, the active ones first."""
-    windows = heldout.active + heldout.silent
-    n_active = len(heldout.active)
+def ranked(heldout: Heldout, values: Sequence[float], tested: Sequence[int] | None = None) -> Ranked:
+    """One trial a value. `tested`: the held-out window of each, ascending; None: all, the active ones first."""
+    numbers = list(range(len(values))) if tested is None else list(tested)
+    every, n_active = heldout.active + heldout.silent, len(heldout.active)
+    windows = [every[n] for n in numbers]
     return Ranked(
-        window=list(range(len(windows))),
-        truth=[n < n_active for n in range(len(windows))],
+        window=numbers,
+        truth=[n < n_active for n in numbers],
         value=[round(value, 6) for value in values],
         band=bands(windows),
         stratum=strata(windows),

@@ -63,6 +63,11 @@ class Simulation:
     def needs(self) -> frozenset[ScorerNeed]:
         return frozenset({"logprobs"} if self.way == "all_at_once" else ())
 
+    @property
+    def controlled(self) -> bool:
+        """Token by token a control is too dear to be scored unasked."""
+        return self.way == "all_at_once"
+
     def templates(self) -> tuple[str, ...]:
         return (self.prompt,)
 

@@ -28,7 +28,7 @@ from autointerp.progress import Progress, Stop
 from autointerp.run import Run
 from autointerp.types import Json
 
-DeviceStage = Literal["cache", "check", "intervene"]
+DeviceStage = Literal["cache", "check", "intervene", "probe"]
 _LOG = "device.log"
 
 
@@ -177,6 +177,10 @@ def _run_stage(asked: Json, report: _Reported, stop: Stop) -> None:
         from autointerp.stages.intervene import run_intervene
 
         run_intervene(run, resolve(run.recipe), report, stop)
+    elif asked["stage"] == "probe":
+        from autointerp.stages.probe import run_probe
+
+        run_probe(run, resolve(run.recipe), report, stop)
     elif asked["stage"] == "check":
         from autointerp.stages.check import run_check
 

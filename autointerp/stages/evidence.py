@@ -16,7 +16,7 @@ from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Heldout, Shown, TokenEffects, Window
+from autointerp.types import Directions, Heldout, Json, Probed, Shown, TokenEffects, Window
 
 
 class UnitEvidence:
@@ -28,6 +28,7 @@ class UnitEvidence:
         """`windows`: the store of each feature that will be asked for."""
         self._run, self._dictionary, self._unit = run, dictionary, unit
         self._windows, self._vocabulary = windows, vocabulary
+        self._probes: dict[tuple[str, str], tuple[dict[str, Json], dict[str, Json]]] = {}
 
     def of(self, feature: str, explainer: Explainer) -> Evidence:
         """Raises RunError where something turned out to be missing that the explainer can't do without."""
@@ -46,8 +47,11 @@ class UnitEvidence:
             effects=self._effects_on(feature, windows, shown) if "effects" in uses else None,
         ).only(uses)
 
-    def heldout(self, feature: str, scorer: Scorer) -> Heldout:
-        """What a scorer gets; not for explainers."""
+    def heldout(self, feature: str, scorer: Scorer, place: tuple[str, str]) -> Heldout:
+        """What a scorer gets; not for explainers. `place`: names of explainer and scorer."""
+        if "probe" in needs_of(scorer):
+            probed = self._probed(feature, *place)
+            return dataclasses.replace(self._windows[feature].heldout(feature), probed=probed)
         heldout = self._windows[feature].heldout(feature)
         effects = self._effects.get(feature) if "effects" in uses_of(scorer) else None
         if effects is None:
@@ -57,6 +61,29 @@ class UnitEvidence:
             for scene in (effects.heldout, effects.ablated)
         )
         return dataclasses.replace(heldout, pushed=pushed, ablated=ablated)
+
+    def _probed(self, feature: str, explainer: str, scorer: str) -> Probed | None:
+        """None where no text could be written."""
+        texts, responses = self._read_probe(explainer, scorer)
+        if feature not in responses:
+            return None
+        windows = self._windows[feature]
+        active = (
+            one for of in (windows.shown, windows.select, windows.heldout) for one in of(feature).active
+        )
+        return Probed(
+            texts=tuple(texts[feature]["texts"]),
+            maxima=tuple(responses[feature]["maxima"]),
+            smallest=min((window.maximum for window in active), default=0.0),
+        )
+
+    def _read_probe(self, explainer: str, scorer: str) -> tuple[dict[str, Json], dict[str, Json]]:
+        """Texts and responses, by feature; read once."""
+        place = explainer, scorer
+        if place not in self._probes:
+            run, at = self._run, (self._dictionary, explainer, scorer)
+            self._probes[place] = run.texts(*at).read(self._unit), run.responses(*at).read(self._unit)
+        return self._probes[place]
 
     @cached_property
     def _effects(self) -> dict[str, Effects]:

@@ -2,14 +2,18 @@
 been sent is counted.
 
 The features are sampled ones where there are any, else windows of full size that could come from any run.
-Answers are the lexical backend's, which have the form that is asked for. Tokens are estimated from the texts
-(no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth for English.
+Answers are the lexical backend's, which have the form that is asked for. Where the number of requests depends on the
+answers (sequential scoring), it is that of judges of mixed quality (`stages/looks.py`). Tokens are estimated from the
+texts (no tokenizer of an LLM on a server is known here), and are meant to be right within a fifth for English.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, get_args
@@ -17,19 +21,23 @@ from typing import Final, get_args
 from autointerp import draw
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import Evidence, needs_explanation
+from autointerp.evidence import Evidence, needs_explanation, needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.lexical import LexicalLLM
 from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Role, Usage
+from autointerp.panel import controls_of, scorer_section
 from autointerp.prompting import Prompt
 from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of
+from autointerp.sequential import Sequential
 from autointerp.stages.evidence import UnitEvidence
+from autointerp.stages.looks import by_look
 from autointerp.stages.preflight import example_evidence, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
+from autointerp.stages.texts import texts_of
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import EXPLAINABLE, Heldout
 
@@ -63,7 +71,7 @@ class Expected:
 
 
 async def expected(run: Run) -> list[Expected]:
-    """For each role whose LLM costs something."""
+    """For each role whose LLM costs something, and what it is asked about controls."""
     n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
     cases = _cases(run)
     found: list[Expected] = []
@@ -78,7 +86,30 @@ async def expected(run: Run) -> list[Expected]:
         if metered.usages:
             times = n_features / len(cases) * (REFUSED if role == FALLBACK else 1)
             found.append(_scaled(role, backend.identity().model, metered, prices, times))
+        if role in EXPLAINING:
+            continue
+        metered = await _controls(run, role, cases, cached_from)
+        if metered.usages:
+            times = _n_on_panels(run) / len(cases)
+            found.append(_scaled(f"{role} of controls", backend.identity().model, metered, prices, times))
     return found
+
+
+async def _controls(run: Run, role: str, cases: Sequence[_Case], cached_from: int | None) -> Metered:
+    """What is asked about control explanations."""
+    metered = Metered(cached_from)
+    for number, case in enumerate(cases):
+        asking = Asking(metered, f"expected {number}", run.recipe.seed, run.prompts)
+        for control in controls_of(run.recipe):
+            await _leniently(role, scorer_section(run.recipe, control), asking, case)
+    return metered
+
+
+def _n_on_panels(run: Run) -> int:
+    """Features, if all that are asked for have enough windows."""
+    controls = run.recipe.controls
+    most = 0 if controls is None else controls.panel
+    return sum(min(most, len(run.asked(name))) for name in run.recipe.dictionaries)
 
 
 def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times: float) -> Expected:
@@ -86,11 +117,11 @@ def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times:
     return Expected(
         role,
         llm,
-        n_requests=round(len(usages) * times),
-        prompt_tokens=round(sum(usage.prompt_tokens for usage in usages) * times),
-        cached_tokens=round(sum(usage.cached_tokens for usage in usages) * times),
-        completion_tokens=round(sum(usage.completion_tokens for usage in usages) * times),
-        cost=None if prices is None else sum(map(prices.of, usages)) * times,
+        n_requests=round(sum(share for _, share in usages) * times),
+        prompt_tokens=round(sum(usage.prompt_tokens * share for usage, share in usages) * times),
+        cached_tokens=round(sum(usage.cached_tokens * share for usage, share in usages) * times),
+        completion_tokens=round(sum(usage.completion_tokens * share for usage, share in usages) * times),
+        cost=None if prices is None else sum(prices.of(usage) * share for usage, share in usages) * times,
     )
 
 
@@ -106,10 +137,13 @@ async def _ask(run: Run, role: str, asking: Asking, case: _Case) -> None:
     sections = run.recipe.explainers if role in EXPLAINING else run.recipe.scorers
     for section in sections.values():
         for _ in range(_times(run, role, section)):
-            try:
-                await _one(role, section, asking, case)
-            except (Unreadable, Refused, NoEvidence, LLMBadRequest):
-                continue  # what was sent until then is counted: a plug-in may ask what nobody here can answer
+            await _leniently(role, section, asking, case)
+
+
+async def _leniently(role: str, section: PluginSection, asking: Asking, case: _Case) -> None:
+    """What was sent until a plug-in gives up is counted: it may ask what nobody here can answer."""
+    with contextlib.suppress(Unreadable, Refused, NoEvidence, LLMBadRequest):
+        await _one(role, section, asking, case)
 
 
 def _times(run: Run, role: str, section: PluginSection) -> int:
@@ -125,13 +159,32 @@ async def _one(role: str, section: PluginSection, asking: Asking, case: _Case) -
             await explainer.explain(case.evidence(explainer), asking)
         return
     scorer: Scorer = instance("scorers", section)
-    if scorer.needs_llm and role_of(scorer) == role:
+    if not scorer.needs_llm or role_of(scorer) != role:
+        return
+    if "probe" in needs_of(scorer):
+        await texts_of(scorer, _EXPLANATION, asking)
+        return
+    rule: Sequential | None = getattr(scorer, "sequential", None)
+    if rule is None:
         await scorer.judge(_EXPLANATION, case.heldout, asking)
+        return
+    assert isinstance(asking.llm, Metered)
+    for number, (ended, share) in enumerate(by_look(rule)):
+        other: Scorer = instance("scorers", section | {"sequential": ended})
+        standing = dataclasses.replace(asking, llm=asking.llm.standing_for(share))
+        await other.judge(_turned(number), case.heldout, standing)
 
 
 _EXPLANATION: Final = (
     "Words for animals and birds, and what they do, in short sentences of old stories for children."
 )
+
+
+def _turned(n: int) -> str:
+    """Another explanation of the same length: a prompt cache holds nothing of what stands behind it."""
+    words = _EXPLANATION.split(" ")
+    n = (n + 1) % len(words)
+    return " ".join(words[n:] + words[:n])
 
 
 def _known(backend: object) -> tuple[Prices | None, int | None]:
@@ -176,11 +229,23 @@ class Metered(ByRequest):
     def __init__(self, cached_from: int | None, count: Callable[[str], int] | None = None) -> None:
         """`cached_from`: tokens from which on a beginning that was sent before is cached; None: none is. `count`:
         tokens of a text; None: the estimate."""
-        self.usages: list[Usage] = []
+        self.usages: list[tuple[Usage, float]] = []
+        """Of each request, and what share of a request it stands for."""
+        self._share = 1.0
         self._count = n_tokens if count is None else count
         self._cached_from = cached_from
         self._lexical = LexicalLLM()
         self._seen: set[int] = set()
+
+    def standing_for(self, share: float) -> Metered:
+        """One whose requests are counted among those of this one, each as a share of a request; both have one
+        cache."""
+        other = copy(self)
+        other._share = share
+        return other
+
+    def _use(self, usage: Usage) -> None:
+        self.usages.append((usage, self._share))
 
     async def answer(self, request: Request) -> Reply:
         *turns, last = (f"\n{turn.role}\n{turn.content}" for turn in request.prompt.messages)
@@ -194,7 +259,7 @@ class Metered(ByRequest):
         reply = await request.to(self._lexical)
         is_explanation = request.prompt.template.name.startswith("explain/")
         n_answer = EXPLANATION_TOKENS if is_explanation else min(request.max_tokens, self._count(reply.text))
-        self.usages.append(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
+        self._use(Usage(prompt_tokens=n_prompt, cached_tokens=cached, completion_tokens=n_answer))
         return reply
 
     def _seen_before(self, text: str) -> int:
@@ -208,18 +273,18 @@ class Metered(ByRequest):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         text = "".join(turn.content for turn in prompt.messages) + continuation
-        self.usages.append(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
+        self._use(Usage(prompt_tokens=n_tokens(text), completion_tokens=1))
         return [-1.0] * max(1, n_tokens(continuation))
 
     async def fill(
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         text = "".join(turn.content for turn in prompt.messages) + "".join(piece + filler for piece in pieces)
-        self.usages.append(Usage(prompt_tokens=self._count(text), completion_tokens=1))
+        self._use(Usage(prompt_tokens=self._count(text), completion_tokens=1))
         return [dict.fromkeys(labels, -1.0)] * len(pieces)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        self.usages.append(Usage(prompt_tokens=sum(map(n_tokens, texts))))
+        self._use(Usage(prompt_tokens=sum(map(n_tokens, texts))))
         return [[1.0, 0.0]] * len(texts)
 
     async def close(self) -> None:

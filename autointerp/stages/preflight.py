@@ -10,7 +10,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import DiskFull, LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import Evidence, Promoted
+from autointerp.evidence import Evidence, Promoted, needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Capabilities
@@ -20,10 +20,12 @@ from autointerp.recipe import instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers import question
+from autointerp.scorers.blocks import packing_of
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.llms import connected
+from autointerp.stages.texts import texts_of
 from autointerp.types import Heldout, Select, Shown, Stratum, Window
 
 _BYTES_A_FIRING: Final = 8
@@ -71,7 +73,8 @@ def _top_up_bytes(run: Run, firings: Mapping[str, float]) -> int:
 
 def _packing(scorer: Scorer, capabilities: Capabilities) -> int:
     """Windows a request of a scorer; one that doesn't say asks about all at once."""
-    k = question.packed(getattr(scorer, "packing", "all"), capabilities)
+    packing = packing_of(getattr(scorer, "packing", "all"), getattr(scorer, "sequential", None))
+    k = question.packed(packing, capabilities)
     return 1_000_000 if k is None else k
 
 
@@ -141,6 +144,9 @@ async def _judge_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.scorers.values():
         scorer: Scorer = instance("scorers", section)
         if scorer.needs_llm and role_of(scorer) == "judge":
+            if "probe" in needs_of(scorer):
+                await texts_of(scorer, "words for animals", asking)
+                return
             n = min(_packing(scorer, asking.llm.capabilities), run.recipe.sampling.n_heldout)
             await scorer.judge(
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking

@@ -12,12 +12,13 @@ from autointerp.errors import LLMBadRequest, RecipeChanged
 from autointerp.journal import Journal
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
-from autointerp.recipe import instance
+from autointerp.metrics.predicted import CONSTANT
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
+from autointerp.sequential import Stopping, stopping
 from autointerp.stages.asked import NOBODY, Asked
-from autointerp.trials import AnyTrials, Trials, to_4_digits
+from autointerp.trials import AnyTrials, InBlocks, Trials, to_4_digits
 from autointerp.types import Facts, Heldout, Json, Metrics, Score, ScoreStatus, digest
 
 
@@ -82,20 +83,29 @@ def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Fac
 def measured(
     trials: AnyTrials, facts: Facts, headline: Literal["accuracy"] | None = None
 ) -> tuple[ScoreStatus, Metrics, str | None]:
-    """What trials say, and whether that is a score; else why not. `headline`: as in the recipe."""
+    """What trials say, and whether that is a score; why not, or what a reader must know of it. `headline`: as in the
+    recipe."""
     metrics = measure(trials, facts)
     if headline == "accuracy" and isinstance(trials, Trials):
         metrics = by_plain_accuracy(metrics, trials)
     if metrics.value is None and not metrics.n_unreadable:
         return "untestable", metrics, "this scorer finds no windows of the feature to set against each other"
+    if CONSTANT in metrics.flags:
+        return "ok", metrics, "the same was predicted of every token, which is worth 0"
     if metrics.value is None:
         return "unreadable", metrics, f"{metrics.n_unreadable} of {metrics.n} answers unreadable"
     return "ok", metrics, None
 
 
-def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring, Asked]:
-    """What the scorer of this name does with an explanation, and whom it asks."""
-    scorer: Scorer = instance("scorers", run.recipe.scorers[name])
+def stopping_of(trials: AnyTrials) -> Stopping | None:
+    """How the test of a sequential scorer ended; None where there was none."""
+    if not isinstance(trials, InBlocks):
+        return None
+    return stopping(trials.rule, trials.looks(), in_panel=trials.in_panel)
+
+
+def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -> tuple[Scoring, Asked]:
+    """What a scorer, which the recipe has under this name, does with an explanation, and whom it asks."""
     asked = asked if scorer.needs_llm else NOBODY
     protocol = _replica(run) + scorer.protocol(asked.llm.capabilities) + _weaker(run)
     llm = str(asked.llm.identity)
@@ -124,9 +134,12 @@ def scoring(run: Run, explainer: str, name: str, asked: Asked) -> tuple[Scoring,
             metrics=metrics,
             trials=trials,
             reason=reason,
+            sequential=stopping_of(trials),
         )
         # `dataclasses.asdict` would copy every column of the trials value by value.
         fields = {name: getattr(score, name) for name in _FIELDS}
+        if score.sequential is None:
+            del fields["sequential"]
         return fields | {"trials": trial_records.record(trials)}
 
     return work, asked
