@@ -8,6 +8,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,13 +16,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from autointerp import floors
 from autointerp.bench.made_up_run import DICTIONARY, make_run
 from autointerp.cli import app
-from autointerp.controls import CONTROLS
 from autointerp.errors import RunError
+from autointerp.floors import Floor, Row
 from autointerp.journal import unit_of_feature
+from autointerp.metrics import MeanOver
 from autointerp.run import Run
+from autointerp.scored import Instance
 from autointerp.stages.sample import load_vocabulary, unit_windows
+from autointerp.trials import (
+    AnyTrials,
+    Choices,
+    Differences,
+    InBlocks,
+    Predictions,
+    Ranked,
+    Responses,
+    Trials,
+    record,
+)  # fmt: skip
 from autointerp.types import FeatureId, Json, Window
 from autointerp.view import folder as view_folder
 from autointerp.view import page as view_page
@@ -151,10 +166,11 @@ def test_with_fewer_windows_every_trial_stays(made: tuple[Run, Path], tmp_path: 
 
 def test_the_card_has_the_funnel_the_means_and_the_controls(made: tuple[Run, Path], tmp_path: Path) -> None:
     run = made[0]
-    written = '[{"instance": {}, "floors": [{"control": "random model"}]}]'
-    (run.path / CONTROLS).write_text(written)
+    mean = MeanOver(0.5, 0.4, 0.6, 9)
+    floor = Floor("random model", mean, 9, None)
+    floors.save(run, [Row(Instance(DICTIONARY, "plain", "detection"), "balanced_accuracy", mean, N, [floor])])
     write_folder(run, tmp_path / "page")
-    (run.path / CONTROLS).unlink()
+    (run.path / floors.CONTROLS).unlink()
     card = data_of(tmp_path / "page")["index"][0]["card"]
     [summary] = card["summaries"]
     assert (summary["n_asked"], summary["n_sampled"], summary["n_alive"]) == (N, N, N)
@@ -163,9 +179,10 @@ def test_the_card_has_the_funnel_the_means_and_the_controls(made: tuple[Run, Pat
         for row in run.scores().to_pylist()
         if (row["explainer"], row["scorer"]) == ("plain", "detection")
     ]
-    [mean] = [one for one in summary["scores"] if (one["explainer"], one["scorer"]) == ("plain", "detection")]
-    assert mean["value"]["value"] == pytest.approx(sum(table) / len(table))
-    assert card["controls"][0]["floors"][0]["control"] == "random model"
+    [real] = [one for one in summary["scores"] if (one["explainer"], one["scorer"]) == ("plain", "detection")]
+    assert real["value"]["value"] == pytest.approx(sum(table) / len(table))
+    [[found]] = [row["floors"] for row in summary["floors"]]
+    assert (found["control"], found["mean"]["value"]) == ("random model", 0.5)
     assert card["llms"]["judge"] == {"use": "lexical"}
 
 
@@ -226,6 +243,16 @@ def test_columns_without_content_are_left_out_and_those_without_trials_are_not()
         "kind": "judged",
         "truth": [],
     }
+
+
+def test_every_kind_of_trials_has_its_rows_in_the_page_and_only_columns() -> None:
+    script = (Path(view_page.__file__).parent / "assets" / "trials.js").read_text()
+    kinds = [Trials, InBlocks, Ranked, Choices, Predictions, Responses, Differences]
+    assert set(kinds) == set(get_args(AnyTrials))
+    for kind in kinds:
+        assert re.search(rf'^  "?{kind.kind}"?: \(trials', script, re.M), kind.kind
+        found = trials_entry(record(kind()), [])
+        assert all(isinstance(column, list) for name, column in found.items() if name != "kind")
 
 
 def test_a_text_longer_than_a_page_can_bear_is_cut_and_says_so() -> None:

@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from autointerp import floors
+from autointerp.floors import Floor, Row
+from autointerp.metrics import MeanOver
+from autointerp.scored import Instance
 from autointerp.types import Json
 from autointerp.view.columns import decimals, numbers
 from autointerp.view.folder import write_folder
@@ -37,6 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run whose texts try to be markup, script and style."""
     made = tmp_path_factory.mktemp("view")
     run = make_viewed_run(made / "run", N, hostile(1_000))
+    mean = MeanOver(0.5, 0.4, 0.6, 9)
+    floor = Floor("random model", mean, 9, None)
+    floors.save(run, [Row(Instance("bench", "plain", "detection"), "balanced_accuracy", mean, N, [floor])])
     write_folder(run, made / "page", single=False)
     return made / "page"
 
@@ -90,6 +97,9 @@ def test_it_opens_from_the_disk_with_the_run_s_card(page: Any, folder: Path) -> 
     names = page.locator("#pane h3").all_text_contents()
     assert any(name.startswith("Score histograms") for name in names)
     assert page.locator("svg.plot").count() >= 4
+    # The control is a line in its histogram, a tick on its bar and a column of the table.
+    assert page.locator("svg .mark.floor title").all_text_contents() == ["random model: 0.5"]
+    assert "random model" in page.locator("table.means").first.inner_text()
 
 
 def test_one_file_shows_the_same(page: Any, folder: Path, tmp_path: Path) -> None:

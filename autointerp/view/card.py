@@ -8,7 +8,6 @@ from typing import Final
 import orjson
 
 from autointerp import __version__
-from autointerp.controls import CONTROLS
 from autointerp.llm.protocol import Role
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.run import ENVIRONMENT, NO_EXPLAINER, Run
@@ -56,7 +55,6 @@ def card(run: Run, summaries: list[Summary]) -> Json:
         "llms": {role: _llm(recipe.llms.of(role)) for role in _ROLES},
         "summaries": [_summary(one) for one in summaries],
         "meanings": MEANINGS | STATUSES,
-        "controls": _controls(run),
         "spent": {place: asdict(total) for place, total in spent(run).items()},
     }
     return cut_all(content)
@@ -68,10 +66,5 @@ def _llm(section: PluginSection | None) -> Json | None:
 
 
 def _summary(summary: Summary) -> Json:
-    return asdict(summary) | {"n_alive": summary.n_alive, "n_explainable": summary.n_explainable}
-
-
-def _controls(run: Run) -> list[Json] | None:
-    """The table that `autointerp controls` left in the run's folder."""
-    path = run.path / CONTROLS
-    return orjson.loads(path.read_bytes()) if path.is_file() else None
+    numbers = {name: content for name, content in asdict(summary).items() if name != "path"}
+    return numbers | {"n_alive": summary.n_alive, "n_explainable": summary.n_explainable}

@@ -24,7 +24,7 @@ _OF_SAMPLE: Final = (
     "status", "contrast", "n_tokens", "n_fired", "n_rows", "n_documents", "n_windows", "rates",
 )  # fmt: skip
 _OF_EXPLANATION: Final = ("status", "text", "label", "llm", "reason", "details", "refused_by", "prompts")
-_OF_SCORE: Final = ("status", "protocol", "llm", "contrast", "reason")
+_OF_SCORE: Final = ("status", "protocol", "llm", "contrast", "reason", "sequential")
 N_PROMPTS: Final = 5
 """Of those that were continued while the feature was pushed."""
 

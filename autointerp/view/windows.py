@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from autointerp.trials import Predictions, Responses, to_4_digits
+from autointerp.trials import NO_COLUMNS, Predictions, Responses, to_4_digits
 from autointerp.types import Json, Window
 from autointerp.view.packed import LONGEST, cut
 
-_UNUSED: Final = frozenset({"document", "documents", "length", "offset"})
+_UNUSED: Final = frozenset({"document", "documents", "length", "offset", "look", *NO_COLUMNS})
 """Columns of trials that the page has from the windows, or has no use for. So is `maximum`, but of responses."""
 
 

@@ -48,7 +48,7 @@ function summaryOf(index, summary) {
 
 function meansTable(index, summary) {
   const { card } = index;
-  const controls = [...new Set((card.controls ?? []).flatMap((row) => row.floors.map((one) => one.control)))];
+  const controls = [...new Set(index.scored.flatMap((one) => index.floors(one, summary.dictionary)).map((one) => one.name))];
   return h("div", { class: "wide" }, h("table", { class: "means" },
     h("tr", null, ["", "", "mean", "chance", ...controls, "trials", "unreadable", "above chance"].map((one) => h("th", null, one))),
     summary.scores.map((one) => {
@@ -83,7 +83,7 @@ function charts(index, { open }) {
     const of = (scorer) => scored.find((one) => one.explainer === explainer && one.scorer === scorer);
     return of("detection") && of("fuzzing") ? [[of("detection"), of("fuzzing")]] : [];
   });
-  const marks = index.card.controls ? "dashed: chance; dotted: controls" : "dashed: chance";
+  const marks = scored.some((one) => index.floors(one).length) ? "dashed: chance; dotted: controls" : "dashed: chance";
   return [
     section("Score histograms", marks, histograms),
     section("Score against density", scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", againstDensity),

@@ -150,6 +150,7 @@ function scoresSection(feature, index) {
       `${metrics.n} trials`, metrics.n_unreadable ? `${metrics.n_unreadable} unreadable` : null,
       metrics.n_unreadable && metrics.bounds ? `between ${fixed(metrics.bounds[0])} and ${fixed(metrics.bounds[1])} whatever they were` : null,
       metrics.chance === null ? null : `chance ${fixed(metrics.chance)}`, metrics.p_value === null ? null : `p ${short(metrics.p_value, 2)}`,
+      score.sequential ? `sequential test: ${score.sequential.decision}${score.sequential.in_panel ? ", of the panel that was asked everything" : ""}` : null,
       ...index.floors(column).map((one) => `${one.name} ${fixed(one.value)}`), ...metrics.flags,
     ].filter(Boolean);
     return h("details", { class: "score-card" },

@@ -15,11 +15,16 @@ Index.prototype.chance = function (column) {
   return this.facts(column).chance;
 };
 
-// Means of the controls, where there are some: [{name, value}].
-Index.prototype.floors = function (column, dictionary) {
-  if (!column) return [];
-  const rows = (this.card.controls ?? []).filter(({ instance }) => instance.explainer === column.explainer && instance.scorer === column.scorer && instance.dictionary === (dictionary ?? this.dictionaries[0]));
-  return rows.flatMap((row) => row.floors.filter((one) => one.mean).map((one) => ({ name: one.control, value: one.mean.value })));
+// Means of the controls, where there are some: [{name, value}]. Control runs, and control explanations.
+Index.prototype.floors = function (column, dictionary = this.dictionaries[0]) {
+  const summary = column && this.card.summaries.find((one) => one.dictionary === dictionary);
+  if (!summary) return [];
+  const isOf = (one) => one.explainer === column.explainer && one.scorer === column.scorer;
+  const runs = summary.floors.filter((row) => isOf(row.instance)).flatMap((row) => row.floors).filter((one) => one.mean);
+  return [
+    ...runs.map((one) => ({ name: one.control, value: one.mean.value })),
+    ...summary.controls.filter(isOf).map((one) => ({ name: words(one.kind), value: one.control.value })),
+  ];
 };
 
 Index.prototype.facts = function (column) {

@@ -25,6 +25,7 @@ const ROWS_OF = {
       said: probability === null || probability === undefined ? said : `${said} (P ${fixed(probability)})`,
     };
   }),
+  "judged in blocks": (trials, contrast) => ROWS_OF.judged(trials, contrast),
   ranked: (trials, contrast) => trials.truth.map((truth, at) => {
     const value = trials.value?.[at] ?? null;
     return { ...cell(trials, at), verdict: value === null ? "unreadable" : "", said: `${yes(truth, contrast)}, ${short(value)}`, value: value ?? -Infinity };
