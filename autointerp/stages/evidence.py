@@ -57,7 +57,7 @@ class UnitEvidence:
         if effects is None:
             return heldout
         pushed, ablated = (
-            None if scene is None else self._texts(scene, heldout.active)
+            None if scene is None else scene_texts(scene, heldout.active, self._vocabulary)
             for scene in (effects.heldout, effects.ablated)
         )
         return dataclasses.replace(heldout, pushed=pushed, ablated=ablated)
@@ -96,37 +96,9 @@ class UnitEvidence:
             return None
         select = windows.select(feature)
         return EffectTexts(
-            self._texts(effects.shown, shown.active), self._texts(effects.select, select.active)
+            scene_texts(effects.shown, shown.active, self._vocabulary),
+            scene_texts(effects.select, select.active, self._vocabulary),
         )
-
-    def _texts(self, scene: Scene, active: Sequence[Window]) -> SceneTexts:
-        places = zip(scene.windows, scene.begins, scene.ends, strict=True)
-        prompts = [active[window].token_ids[begin:end] for window, begin, end in places]
-        return SceneTexts(
-            prompts=tuple("".join(self._vocabulary.pieces(ids)) for ids in prompts),
-            documents=tuple(active[window].document for window in scene.windows),
-            clean=self._continued(prompts, scene.clean),
-            steered=tuple(
-                Written(
-                    arm=one.arm,
-                    target_kl=one.target_kl,
-                    status=one.status,
-                    kl=one.kl,
-                    raised=self._tokens(one.raised),
-                    lowered=self._tokens(one.lowered),
-                    texts=self._continued(prompts, one.texts),
-                )
-                for one in scene.steered
-            ),
-        )
-
-    def _tokens(self, effects: TokenEffects) -> tuple[str, ...]:
-        return tuple(self._vocabulary.pieces([one])[0] for one in effects.ids)
-
-    def _continued(self, prompts: list[tuple[int, ...]], texts: list[list[int]]) -> tuple[str, ...]:
-        """What each text adds to its prompt; none where there are no texts."""
-        pairs = zip(prompts, texts, strict=False)
-        return tuple("".join(self._vocabulary.pieces([*ids, *text])[len(ids) :]) for ids, text in pairs)
 
     @cached_property
     def _directions(self) -> dict[str, Directions]:
@@ -142,3 +114,38 @@ class UnitEvidence:
                 for tokens in (known.promoted, known.suppressed)
             )
         )
+
+
+def scene_texts(scene: Scene, active: Sequence[Window], vocabulary: Vocabulary) -> SceneTexts:
+    """`active`: the active windows of the split that the scene is of, in the store's order."""
+    places = zip(scene.windows, scene.begins, scene.ends, strict=True)
+    prompts = [active[window].token_ids[begin:end] for window, begin, end in places]
+    return SceneTexts(
+        prompts=tuple("".join(vocabulary.pieces(ids)) for ids in prompts),
+        documents=tuple(active[window].document for window in scene.windows),
+        clean=_continued(prompts, scene.clean, vocabulary),
+        steered=tuple(
+            Written(
+                arm=one.arm,
+                target_kl=one.target_kl,
+                status=one.status,
+                kl=one.kl,
+                raised=_tokens(one.raised, vocabulary),
+                lowered=_tokens(one.lowered, vocabulary),
+                texts=_continued(prompts, one.texts, vocabulary),
+            )
+            for one in scene.steered
+        ),
+    )
+
+
+def _tokens(effects: TokenEffects, vocabulary: Vocabulary) -> tuple[str, ...]:
+    return tuple(vocabulary.pieces([one])[0] for one in effects.ids)
+
+
+def _continued(
+    prompts: list[tuple[int, ...]], texts: list[list[int]], vocabulary: Vocabulary
+) -> tuple[str, ...]:
+    """What each text adds to its prompt; none where there are no texts."""
+    pairs = zip(prompts, texts, strict=False)
+    return tuple("".join(vocabulary.pieces([*ids, *text])[len(ids) :]) for ids, text in pairs)

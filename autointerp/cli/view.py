@@ -1,0 +1,46 @@
+"""Looking at a run: view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autointerp.cli.apps import RunFolder, app, console, errors
+
+
+@app.command()
+def view(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN-view.")] = None,
+    windows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Windows kept of a feature, of those shown and of those held out each."),
+    ] = None,
+    single_file: Annotated[
+        bool | None,
+        typer.Option("--single-file/--folder", help="All in one page, or data beside it. Default: by size."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a run as a page that opens in any browser, without a server or a network.
+
+    Example: autointerp view outputs/demo --open
+    """
+    with errors():
+        from autointerp.report.progress import TerminalProgress
+        from autointerp.run import Run
+        from autointerp.view.folder import write_folder
+
+        opened = Run.open(run)
+        folder = out or run.resolve().with_name(f"{run.resolve().name}-view")
+        progress = TerminalProgress(console())
+        found = write_folder(opened, folder, n_windows=windows, single=single_file, progress=progress)
+        kept = "" if found.n_windows is None else f", at most {found.n_windows} windows of each split"
+        typer.echo(
+            f"{found.n_features:,} features{kept}: {found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB"
+        )
+        typer.echo(f"Open in a browser: {found.page}")
+        if open_page:
+            typer.launch(found.page.resolve().as_uri())

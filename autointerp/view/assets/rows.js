@@ -1,0 +1,177 @@
+"use strict";
+// The index: a row a feature. Searching, filtering and sorting give a list of rows.
+
+class Index {
+  constructor(content) {
+    this.n = content.n;
+    this.card = content.card;
+    this.featuresAShard = content.features_a_shard;
+    this.nWindows = content.n_windows;
+    this.dictionaries = content.dictionaries;
+    this.dictionary = numbersOf(content.dictionary);
+    this.number = numbersOf(content.number);
+    this.negative = numbersOf(content.negative);
+    this.statuses = content.status.names;
+    this.status = numbersOf(content.status);
+    this.explained = content.explained;
+    this.scored = content.scored.map((one) => ({
+      key: `${one.explainer}·${one.scorer}`,
+      explainer: one.explainer,
+      scorer: one.scorer,
+      headline: one.headline,
+      value: numbersOf(one.value),
+      low: numbersOf(one.low),
+      high: numbersOf(one.high),
+    }));
+    this.numeric = new Map([
+      ["density", numbersOf(content.density)],
+      ["maximum", numbersOf(content.maximum)],
+      ["windows", numbersOf(content.windows)],
+      ...this.scored.map((one) => [one.key, one.value]),
+    ]);
+    this.orders = new Map();
+    this.hay = null;
+    this.rowOf = null;
+  }
+
+  id(row) {
+    return `${this.dictionaries[this.dictionary[row]]}/${this.shortId(row)}`;
+  }
+
+  shortId(row) {
+    return `${this.number[row]}${this.negative[row] ? "-" : ""}`;
+  }
+
+  find(id) {
+    if (!this.rowOf) {
+      this.rowOf = new Map();
+      for (let row = 0; row < this.n; row++) this.rowOf.set(this.id(row), row);
+    }
+    return this.rowOf.get(id) ?? -1;
+  }
+
+  // What the explainer says of a row; without it, what the first of the others does.
+  label(row, explainer) {
+    const own = this.explained.find((one) => one.explainer === explainer);
+    for (const one of own ? [own, ...this.explained] : this.explained)
+      if (one.labels[row]) return one.labels[row];
+    return "";
+  }
+
+  // All texts one behind the other, so that a search is one scan of one string. `texts`: of each explainer, in full;
+  // none before they are there: then labels alone are searched.
+  haystack(texts) {
+    if (this.hay && !texts) return this.hay;
+    const all = new Array(this.n);
+    const starts = new Uint32Array(this.n + 1);
+    for (let row = 0, at = 0; row < this.n; row++) {
+      let text = this.id(row);
+      this.explained.forEach((one, which) => (text += `\n${one.labels[row]}\n${texts?.[which][row] ?? ""}`));
+      all[row] = `${text.toLowerCase()}\u0000`;
+      at += all[row].length;
+      starts[row + 1] = at;
+    }
+    this.hay = { text: all.join(""), starts };
+    return this.hay;
+  }
+
+  // Rows that hold every word: 1, others 0. A "phrase in quotes" is one word.
+  search(query) {
+    const words = wordsOf(query);
+    if (!words.length) return null;
+    const { text, starts } = this.haystack();
+    const [first, ...others] = words.sort((one, other) => other.length - one.length);
+    const found = new Uint8Array(this.n);
+    const next = new Map(others.map((word) => [word, -1])); // where a word comes next; each is looked for once
+    const isIn = (word, row) => {
+      if (next.get(word) < starts[row]) {
+        const place = text.indexOf(word, starts[row]);
+        next.set(word, place < 0 ? Infinity : place);
+      }
+      return next.get(word) < starts[row + 1];
+    };
+    let row = 0;
+    for (let at = text.indexOf(first); at >= 0; at = text.indexOf(first, starts[row])) {
+      row = rowAt(starts, at, row);
+      found[row] = others.every((word) => isIn(word, row)) ? 1 : 0;
+      row++;
+      if (row >= this.n) break;
+    }
+    return found;
+  }
+
+  // All rows, sorted; rows without a value last, equal ones in the order of the index.
+  order(column, descending) {
+    const key = `${descending ? "-" : ""}${column}`;
+    if (!this.orders.has(key)) {
+      if (this.orders.size > 8) this.orders.clear();
+      this.orders.set(key, this.sorted(column, descending));
+    }
+    return this.orders.get(key);
+  }
+
+  sorted(column, descending) {
+    const rows = new Uint32Array(this.n);
+    for (let row = 0; row < this.n; row++) rows[row] = row;
+    const values = this.numeric.get(column);
+    if (values) {
+      const sign = descending ? -1 : 1;
+      const keys = new Float64Array(this.n);
+      for (let row = 0; row < this.n; row++) keys[row] = Number.isNaN(values[row]) ? Infinity : sign * values[row];
+      return rows.sort((one, other) => (keys[one] === keys[other] ? one - other : keys[one] < keys[other] ? -1 : 1));
+    }
+    if (column === "label") {
+      const labels = Array.from(rows, (row) => this.label(row, "").toLowerCase());
+      const sign = descending ? -1 : 1;
+      return rows.sort((one, other) => {
+        if (labels[one] === labels[other]) return one - other;
+        if (!labels[one] || !labels[other]) return labels[one] ? -1 : 1;
+        return labels[one] < labels[other] ? -sign : sign;
+      });
+    }
+    return descending ? rows.reverse() : rows;
+  }
+
+  matching(state) {
+    const found = this.search(state.query);
+    const keep = found ?? new Uint8Array(this.n).fill(1);
+    for (const [column, range] of Object.entries(state.ranges)) {
+      const values = this.numeric.get(column);
+      if (!values) continue;
+      const { min = -Infinity, max = Infinity } = range;
+      // What is not known is in no range.
+      for (let row = 0; row < this.n; row++) if (!(values[row] >= min && values[row] <= max)) keep[row] = 0;
+    }
+    this.only(keep, this.status, state.status.map((name) => this.statuses.indexOf(name)));
+    this.only(keep, this.dictionary, state.dictionary ? [this.dictionaries.indexOf(state.dictionary)] : []);
+    return keep;
+  }
+
+  only(keep, codes, wanted) {
+    if (!wanted.length) return;
+    for (let row = 0; row < this.n; row++) if (!wanted.includes(codes[row])) keep[row] = 0;
+  }
+
+  rows(state) {
+    const keep = this.matching(state);
+    return this.order(state.sort, state.descending).filter((row) => keep[row]);
+  }
+}
+
+function wordsOf(query) {
+  const words = [];
+  for (const [, phrase, word] of query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)) words.push(phrase ?? word);
+  return words.filter((word) => word !== '"');
+}
+
+// The row in whose text a place lies, not before `row`.
+function rowAt(starts, at, row) {
+  let low = row;
+  let high = starts.length - 1;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (starts[middle] <= at) low = middle;
+    else high = middle;
+  }
+  return low;
+}

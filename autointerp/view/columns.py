@@ -1,0 +1,157 @@
+"""The index: a row a feature, in columns. Numbers are little-endian arrays in base64, texts lists.
+
+Memory: what the columns hold, some hundred bytes a feature, mostly its explanations.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from autointerp.types import FeatureId, Json
+from autointerp.view.packed import cut
+
+_MISSING: Final = -(2**15)
+_LARGEST: Final = 2**15 - 1
+_DIGITS: Final = 4
+
+
+def decimals(values: Sequence[float]) -> Json:
+    """Numbers with up to 4 digits behind the point, in 16 bits: as many as the largest of them leaves room for.
+
+    Whole multiples of a power of ten, so that a filter at 0.65 keeps a score of 0.65. NaN: there is none.
+    """
+    numbers = np.array(values, np.float64)
+    known = numbers[~np.isnan(numbers)]
+    peak = float(np.abs(known).max()) if len(known) else 1.0
+    digits = min(_DIGITS, math.floor(math.log10(_LARGEST / max(peak, 1e-9))))
+    scaled = np.where(np.isnan(numbers), _MISSING, np.rint(np.nan_to_num(numbers) * 10.0**digits))
+    return {"kind": "decimal", "digits": digits, "data": _base64(scaled, "<i2")}
+
+
+def numbers(values: Sequence[float], kind: str) -> Json:
+    """As little-endian `kind`: f4, u4, u2 or u1."""
+    return {"kind": kind, "data": _base64(np.asarray(values), f"<{kind}")}
+
+
+def _base64(values: Any, kind: str) -> str:
+    return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")
+
+
+def _doubles() -> array[float]:
+    return array("d")
+
+
+@dataclass(slots=True)
+class Scored:
+    """The column of one explainer and scorer: the headline and the ends of its interval."""
+
+    explainer: str
+    scorer: str
+    headline: str = ""
+    value: array[float] = field(default_factory=_doubles)
+    low: array[float] = field(default_factory=_doubles)
+    high: array[float] = field(default_factory=_doubles)
+
+    def add(self, record: Json | None) -> None:
+        metrics: Json = (record or {}).get("metrics") or {}
+        found = metrics.get("values", {}).get(metrics.get("headline")) or {}
+        self.headline = metrics.get("headline") or self.headline
+        self.value.append(found.get("value", math.nan))
+        self.low.append(found.get("low", math.nan))
+        self.high.append(found.get("high", math.nan))
+
+
+@dataclass(slots=True)
+class Codes:
+    """Few different names: each by its place in the list of them."""
+
+    names: dict[str, int] = field(default_factory=dict[str, int])
+    codes: array[int] = field(default_factory=lambda: array("B"))
+
+    def add(self, name: str) -> None:
+        self.codes.append(self.names.setdefault(name, len(self.names)))
+
+    def column(self) -> Json:
+        return {"names": list(self.names)} | numbers(self.codes, "u1")
+
+
+@dataclass(slots=True)
+class Explained:
+    """What one explainer says of each feature."""
+
+    explainer: str
+    labels: list[str] = field(default_factory=list[str])
+    texts: list[str] = field(default_factory=list[str])
+
+    def add(self, record: Json | None) -> None:
+        record = record or {}
+        self.labels.append(cut(record.get("label") or ""))
+        self.texts.append(cut(record.get("text") or ""))
+
+
+class Index:
+    """Grows row by row."""
+
+    def __init__(self, dictionaries: list[str], explainers: list[str], scored: list[tuple[str, str]]) -> None:
+        self._dictionaries = dictionaries
+        self._features: list[FeatureId] = []
+        self._status = Codes()
+        self._density, self._maximum = _doubles(), _doubles()
+        self._windows = array("L")
+        self._explained = [Explained(name) for name in explainers]
+        self._scored = [Scored(explainer, scorer) for explainer, scorer in scored]
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def add(
+        self, key: str, sample: Json, explained: dict[str, Json], scored: dict[tuple[str, str], Json]
+    ) -> None:
+        """A sampled feature: its records, of those that there are."""
+        self._features.append(FeatureId.parse(key))
+        self._status.add(sample["status"])
+        self._density.append(sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else math.nan)
+        self._maximum.append(sample["maximum"])
+        self._windows.append(sample["n_windows"])
+        for column in self._explained:
+            column.add(explained.get(column.explainer))
+        for column in self._scored:
+            column.add(scored.get((column.explainer, column.scorer)))
+
+    def texts(self) -> list[list[str]]:
+        """What each explainer says of each feature, in full: most of the index, and only searched."""
+        return [one.texts for one in self._explained]
+
+    def content(self) -> Json:
+        """What the page reads first."""
+        places = {name: number for number, name in enumerate(self._dictionaries)}
+        return {
+            "n": len(self),
+            "dictionaries": self._dictionaries,
+            "dictionary": numbers([places[one.dictionary] for one in self._features], "u2"),
+            "number": numbers([one.index for one in self._features], "u4"),
+            "negative": numbers([one.pole == "-" for one in self._features], "u1"),
+            "status": self._status.column(),
+            "density": numbers(self._density, "f4"),
+            "maximum": numbers(self._maximum, "f4"),
+            "windows": numbers(self._windows, "u4"),
+            "explained": [{"explainer": one.explainer, "labels": one.labels} for one in self._explained],
+            "scored": [
+                {
+                    "explainer": one.explainer,
+                    "scorer": one.scorer,
+                    "headline": one.headline,
+                    "value": decimals(one.value),
+                    "low": decimals(one.low),
+                    "high": decimals(one.high),
+                }
+                for one in self._scored
+            ],
+        }

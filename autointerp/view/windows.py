@@ -1,0 +1,67 @@
+"""Windows and trials of one feature, as the page takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from autointerp.trials import NO_COLUMNS, Predictions, Responses, to_4_digits
+from autointerp.types import Json, Window
+from autointerp.view.packed import LONGEST, cut
+
+_UNUSED: Final = frozenset({"document", "documents", "length", "offset", "look", *NO_COLUMNS})
+"""Columns of trials that the page has from the windows, or has no use for. So is `maximum`, but of responses."""
+
+
+def chosen(windows: Sequence[Window], most: int | None) -> list[int]:
+    """Places of at most so many windows, ascending: one of each decile and stratum after another, in the order in
+    which they were drawn. None: all."""
+    if most is None or len(windows) <= most:
+        return list(range(len(windows)))
+    seen: dict[object, int] = {}
+    rounds: list[tuple[int, int]] = []
+    for at, window in enumerate(windows):
+        cell = window.stratum or window.band
+        rounds.append((seen.setdefault(cell, 0), at))
+        seen[cell] += 1
+    return sorted(at for _, at in sorted(rounds)[:most])
+
+
+def entry(at: int, window: Window) -> Json:
+    """`at`: its place among the windows of its split, by which trials name it."""
+    fires = [place for place, value in enumerate(window.activations) if value > 0]
+    is_short = sum(map(len, window.texts)) <= LONGEST
+    return {
+        "at": at,
+        "tokens": window.texts if is_short else [cut(text) for text in window.texts],
+        "places": fires,
+        "values": [to_4_digits(window.activations[place]) for place in fires],
+        "band": window.band,
+        "stratum": window.stratum,
+        "document": window.document,
+        "position": window.position,
+    }
+
+
+def trials_entry(trials: Json, heldout: Sequence[Window]) -> Json:
+    """A record's trials without columns in which nothing stands. `window` is added to predictions: the place of the
+    held-out window with these activations."""
+    is_of_texts = trials["kind"] == Responses.kind
+    unused = _UNUSED if is_of_texts else _UNUSED | {"maximum"}
+    found: Json = {name: column for name, column in trials.items() if name not in unused and _says(column)}
+    if is_of_texts:
+        found["text"] = [cut(text) for text in trials["text"]]
+    if trials["kind"] == Predictions.kind:
+        places = {_seen_as(one): at for at, one in enumerate(heldout)}
+        keys = zip(trials["document"], trials["actual"], strict=True)
+        found["window"] = [places.get((document, tuple(actual))) for document, actual in keys]
+    return found
+
+
+def _says(column: Any) -> bool:
+    """Also where there is no trial at all: the page counts them."""
+    return not column or isinstance(column, str) or any(one is not None and one != [] for one in column)
+
+
+def _seen_as(window: Window) -> tuple[str, tuple[float, ...]]:
+    return window.document[:8], tuple(map(to_4_digits, window.activations))

@@ -1,0 +1,358 @@
+"""The explorer in a real browser, from the disk: Debian's Chromium, driven by playwright.
+
+`make test-view` installs what it needs; elsewhere the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autointerp import floors
+from autointerp.floors import Floor, Row
+from autointerp.metrics import MeanOver
+from autointerp.scored import Instance
+from autointerp.types import Json
+from autointerp.view.columns import decimals, numbers
+from autointerp.view.folder import write_folder
+from autointerp.view.packed import packed, script
+from viewed import data_of, features_of, hostile, make_viewed_run
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    _CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="Chromium and playwright are not installed (apt-get install chromium; make test-view)",
+)
+
+N = 6
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run whose texts try to be markup, script and style."""
+    made = tmp_path_factory.mktemp("view")
+    run = make_viewed_run(made / "run", N, hostile(1_000))
+    mean = MeanOver(0.5, 0.4, 0.6, 9)
+    floor = Floor("random model", mean, 9, None)
+    floors.save(run, [Row(Instance("bench", "plain", "detection"), "balanced_accuracy", mean, N, [floor])])
+    write_folder(run, made / "page", single=False)
+    return made / "page"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page whose test fails where anything goes wrong in it that no test looks at."""
+    context = browser.new_context(viewport={"width": 1300, "height": 800})
+    opened, faults = context.new_page(), list[str]()
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def look(page: Any, folder: Path, address: str = "") -> None:
+    page.goto("about:blank")
+    page.goto(f"{(folder / 'index.html').resolve().as_uri()}#{address}")
+    page.wait_for_selector("#pane > *", timeout=120_000)
+
+
+def until(page: Any, condition: str) -> None:
+    """`wait_for_function` would evaluate inside the page, which its policy forbids."""
+    ends = time.monotonic() + 60
+    while not page.evaluate(condition):
+        assert time.monotonic() < ends, condition
+        page.wait_for_timeout(20)
+
+
+def listed(page: Any) -> list[str]:
+    return page.locator("#rows .id").all_text_contents()
+
+
+def test_it_opens_from_the_disk_with_the_run_s_card(page: Any, folder: Path) -> None:
+    look(page, folder)
+    assert listed(page) == [str(128 * number) for number in range(N)]
+    assert page.locator("#count").text_content() == f"{N} features"
+    assert page.locator("#pane h2").text_content() == "run"
+    # detection and fuzzing of two explainers, and the intruder: a histogram each that has scores
+    names = page.locator("#pane h3").all_text_contents()
+    assert any(name.startswith("Score histograms") for name in names)
+    assert page.locator("svg.plot").count() >= 4
+    # The control is a line in its histogram, a tick on its bar and a column of the table.
+    assert page.locator("svg .mark.floor title").all_text_contents() == ["random model: 0.5"]
+    assert "random model" in page.locator("table.means").first.inner_text()
+
+
+def test_one_file_shows_the_same(page: Any, folder: Path, tmp_path: Path) -> None:
+    from autointerp.run import Run
+
+    write_folder(Run.open(folder.parent / "run"), tmp_path / "one")
+    seen = []
+    for place in (folder, tmp_path / "one"):
+        look(page, place, "f=bench/128")
+        page.wait_for_selector(".cards")
+        seen.append(page.locator("#pane").inner_text())
+    assert seen[0] == seen[1]
+
+
+def test_a_click_opens_a_feature_with_its_windows_and_trials(page: Any, folder: Path) -> None:
+    feature = features_of(folder)[2]
+    look(page, folder)
+    page.locator("#rows .row").nth(2).click()
+    page.wait_for_selector(".cards")
+    assert page.url.endswith("#f=bench%2F256")
+    assert page.locator("#pane .crumbs").inner_text().startswith("bench/256")
+    texts = page.locator(".explanation").all_text_contents()
+    assert len(texts) == len(feature["explanations"]) == 2
+    trials = next(one for one in feature["scores"] if one["scorer"] == "detection")["trials"]
+    pairs = list(zip(trials["truth"], trials["answer"], strict=True))
+    n_wrong = sum(answer is not None and answer != truth for truth, answer in pairs)
+    assert page.locator(".square.wrong").count() == n_wrong
+    assert page.locator(".strips .square").count() == len(pairs)
+    if n_wrong:
+        assert page.locator(".trial").count() == page.locator(".trial.wrong").count() == n_wrong
+    page.get_by_role("button", name=f"all {len(pairs)}").click()
+    assert page.locator(".trial").count() == len(pairs)
+
+
+def test_hovering_a_token_says_its_activation(page: Any, folder: Path) -> None:
+    look(page, folder, "f=bench/0")
+    token = page.locator(".window .fires[style]").first
+    token.scroll_into_view_if_needed()
+    token.hover()
+    said = page.locator("#tip").text_content()
+    assert said.endswith("% of the maximum")
+    values = [value for one in features_of(folder)[0]["windows"]["shown"] for value in one["values"]]
+    assert float(said.split(" ")[0]) in [pytest.approx(value, rel=1e-3) for value in values]
+
+
+def test_search_filter_and_sort_stand_in_the_address(page: Any, folder: Path) -> None:
+    [index] = data_of(folder)["index"]
+    key = next(
+        f"{one['explainer']}·{one['scorer']}" for one in index["scored"] if one["scorer"] == "detection"
+    )
+    look(page, folder, f"sort=-{key}")
+    values = [float(text) for text in page.locator("#rows .score:nth-of-type(3) .number").all_text_contents()]
+    assert values == sorted(values, reverse=True)
+    page.locator("#search").fill("bench/256")
+    assert listed(page) == ["256"]
+    assert "q=bench%2F256" in page.url
+    page.locator("#search").fill("")
+    middle = sorted(values)[N // 2]
+    look(page, folder, f"min.{key}={middle}")
+    assert page.locator("#count").text_content() == f"{sum(one >= middle for one in values)} of {N}"
+    page.locator("#filters-button").click()
+    page.get_by_role("button", name="Clear all").click()
+    assert page.locator("#count").text_content() == f"{N} features"
+    page.go_back()
+
+
+def test_a_search_that_finds_nothing_says_so(page: Any, folder: Path) -> None:
+    look(page, folder, "q=no-such-words-anywhere")
+    assert listed(page) == []
+    assert "No feature matches" in page.locator("#rows").inner_text()
+
+
+def test_keys_walk_through_the_features(page: Any, folder: Path) -> None:
+    look(page, folder)
+
+    def is_open(number: int) -> None:
+        until(page, f"document.querySelector('#pane .crumbs').textContent.startsWith('bench/{number}')")
+
+    for key, number in (("j", 0), ("j", 128), ("ArrowDown", 256), ("k", 128), ("ArrowUp", 0), ("k", 0)):
+        page.keyboard.press(key)
+        is_open(number)
+    page.keyboard.press("r")
+    until(page, "document.querySelector('#pane h2').textContent === 'run'")
+    page.keyboard.press("/")
+    page.keyboard.type("bench/384")
+    page.keyboard.press("Enter")
+    is_open(384)
+    page.keyboard.press("?")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    page.keyboard.press("f")
+    assert page.locator("#filters").is_visible()
+    page.go_back()
+    until(page, "document.querySelector('#pane h2').textContent === 'run'")
+
+
+def test_the_theme_is_the_system_s_until_it_is_chosen(browser: Any, folder: Path) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    look(page, folder)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    page.keyboard.press("t")
+    light = page.evaluate(colour)
+    assert (dark, light) == ("rgb(21, 23, 27)", "rgb(255, 255, 255)")
+    page.reload()
+    page.wait_for_selector("#pane > *")
+    assert page.evaluate(colour) == light
+    context.close()
+
+
+# --- text that tries to be something else -------------------------------------------------------------------
+
+
+def test_hostile_text_stays_text_everywhere(page: Any, folder: Path) -> None:
+    """Every feature is opened and every list of trials unfolded: nothing runs, no element comes of text, and what
+    would reorder or hide its neighbours is said by its code."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    look(page, folder)
+    allowed = set(page.evaluate("[...document.querySelectorAll('*')].map(one => one.tagName.toLowerCase())"))
+    seen = ""
+    for number in range(N):
+        look(page, folder, f"f=bench/{128 * number}")
+        page.wait_for_selector(".cards")
+        for tab in page.locator("[role=tab]").all():
+            tab.click()
+            everything = page.locator(".choices button", has_text="all ")
+            if everything.count():
+                everything.first.click()
+        seen += page.locator("#pane").text_content()
+        found = page.evaluate(
+            "[...document.querySelectorAll('#pane *')].map(one => one.tagName.toLowerCase())"
+        )
+        assert not set(found) & {"script", "img", "iframe", "style", "link", "object", "textarea"}
+        attributes = "[...document.querySelectorAll('*')].flatMap(one => one.getAttributeNames())"
+        assert not [name for name in page.evaluate(attributes) if name.startswith("on") or name == "srcdoc"]
+    assert page.evaluate("window.hacked") is None
+    assert "script" in allowed
+    assert page.locator("#search").is_visible()
+    assert all(url.startswith("file:") or url == "about:blank" for url in asked)
+    for text in (
+        "<img src=x onerror=window.hacked=1>",
+        "</script><script>window.hacked=1</script>",
+        "${7*7}",
+        "漢字かな",
+    ):
+        assert text in seen
+    assert "⟨202E⟩esrever" in seen
+    for hidden in "\u202e\u2066\u200b\ufeff\x00\x07\u2028":
+        assert hidden not in seen
+
+
+@pytest.fixture
+def faulty(browser: Any) -> Iterator[Any]:
+    """A page in which something is missing, which the browser says."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
+def test_what_the_page_does_not_carry_cannot_run(faulty: Any, folder: Path) -> None:
+    """The policy stops what would come of a mistake: an inline handler, a script of text, a picture."""
+    look(faulty, folder)
+    faulty.evaluate(
+        """() => {
+            document.addEventListener("securitypolicyviolation", () => window.stopped = (window.stopped ?? 0) + 1);
+            const box = document.createElement("div");
+            box.innerHTML = '<img src="data:image/png;base64,AAAA" onerror="window.hacked=1">';
+            document.body.append(box);
+            const script = document.createElement("script");
+            script.textContent = "window.hacked=1";
+            document.body.append(script);
+        }"""
+    )
+    until(faulty, "window.stopped >= 2")
+    assert faulty.evaluate("window.hacked") is None
+
+
+def test_a_shard_that_is_missing_is_said(faulty: Any, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "page")
+    (tmp_path / "page" / "data" / "s00000.js").unlink()
+    look(faulty, tmp_path / "page", "f=bench/0")
+    faulty.wait_for_selector("#pane .empty")
+    assert "data/s00000.js is missing" in faulty.locator("#pane").inner_text()
+
+
+# --- a hundred thousand -------------------------------------------------------------------------------------
+
+
+def many_texts() -> list[str]:
+    draw = random.Random(0)
+    words = "river legal clause bracket python verb dosage city hexadecimal apology comma gradient".split()
+    return [" ".join(draw.choices(words, k=20)) + f" number {at}" for at in range(MANY)]
+
+
+def many(index: Json, texts: list[str]) -> Json:
+    """The index with 100,000 rows of other numbers and labels; shards are those of the few."""
+    draw = random.Random(0)
+    values = [round(draw.random(), 2) if at % 10 else math.nan for at in range(MANY)]
+    scored = {name: decimals(values) for name in ("value", "low", "high")}
+    return index | {
+        "n": MANY,
+        "dictionary": numbers([0] * MANY, "u2"),
+        "number": numbers(range(MANY), "u4"),
+        "negative": numbers([0] * MANY, "u1"),
+        "status": index["status"] | numbers([0] * MANY, "u1"),
+        **{name: numbers([draw.random() for _ in range(MANY)], "f4") for name in ("density", "maximum")},
+        "windows": numbers(range(MANY), "u4"),
+        "explained": [one | {"labels": [text[:30] for text in texts]} for one in index["explained"]],
+        "scored": [one | scored for one in index["scored"]],
+    }
+
+
+@pytest.fixture(scope="module")
+def large(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("large") / "page"
+    shutil.copytree(folder, made)
+    index, texts = data_of(folder)["index"][0], many_texts()
+    (made / "data" / "index.js").write_bytes(script("index", [packed(many(index, texts))]))
+    (made / "data" / "texts.js").write_bytes(script("texts", [packed([texts for _ in index["explained"]])]))
+    return made
+
+
+def test_a_hundred_thousand_features_are_searched_sorted_and_scrolled(page: Any, large: Path) -> None:
+    """Bounds are far above what a quiet machine takes: they tell a scan from a scan for every row."""
+    began = time.monotonic()
+    look(page, large)
+    assert time.monotonic() - began < 60
+    assert page.locator("#count").text_content() == "100,000 features"
+    assert page.locator("#rows .row").count() < 100  # only those in sight
+    until(page, "performance.getEntriesByName('searchable').length === 1")
+    milliseconds = page.evaluate(
+        """() => {
+            index.haystack();
+            const began = performance.now();
+            const found = index.rows({...state, query: "number 77777"});
+            return [performance.now() - began, found.length, index.shortId(found[0])];
+        }"""
+    )
+    assert milliseconds[1:] == [1, "77777"]
+    assert milliseconds[0] < 2_000
+    page.locator("#search").fill('"number 4242"')
+    assert page.locator("#count").text_content() == "11 of 100,000"  # 4242 and 42420 to 42429
+    page.locator("#search").fill("")
+    page.evaluate("document.getElementById('scroll').scrollTop = 1e9")
+    until(page, "document.querySelector('#rows .row:last-child .id').textContent === '99999'")
+    page.locator("#head button").nth(2).click()  # the first score, the best first
+    page.evaluate("document.getElementById('scroll').scrollTop = 0")
+    until(page, "document.querySelector('#rows .row .score .number').textContent === '1.00'")
+    # Those without a score come last, whichever way it is sorted.
+    for _ in range(2):
+        page.evaluate("document.getElementById('scroll').scrollTop = 1e9")
+        until(page, "document.querySelector('#rows .row:last-child .score .number').textContent === '–'")
+        page.locator("#head button").nth(2).click()
