@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from autointerp.llm.spellings import Spellings
+from autointerp.llm.label_tokens import Spellings
 from autointerp.types import Json
 
 _SHORTEST_PREFIX: Final = 16

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from autointerp.llm.engine_child import end_on_fault, leave, run
-from autointerp.llm.spellings import Spellings
+from autointerp.llm.label_tokens import Spellings
 from autointerp.types import Json
 
 _T = TypeVar("_T")
