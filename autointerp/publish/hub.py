@@ -68,8 +68,9 @@ class Uploaded:
 
 
 @contextmanager
-def hub_errors(repository: str) -> Generator[None]:
-    """Turns what the client library raises into HubError; other errors pass."""
+def hub_errors(repository: str, stays: str) -> Generator[None]:
+    """Turns what the client library raises into HubError; other errors pass. `stays`: what is there already when the
+    same command is given again."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -96,13 +97,13 @@ def hub_errors(repository: str) -> Generator[None]:
         raise HubError(f"the dataset '{repository}' has no such revision ({_line(error)}).") from error
     except HfHubHTTPError as error:
         raise HubError(
-            f"the hub refused for '{repository}': {_line(error)} What was uploaded stays: the same command goes on. "
-            f"(401 and 403: the token may not write there.)"
+            f"the hub refused for '{repository}': {_line(error)} What was {stays} stays: the same command goes on. "
+            f"(401 and 403: the token may not do that there.)"
         ) from error
     except (HTTPError, RuntimeError, OSError) as error:
         # RuntimeError is what a failed upload of a large file is raised as.
         raise HubError(
-            f"the hub can't be reached, or broke off ({_line(error.__cause__ or error)}). What was uploaded stays: "
+            f"the hub can't be reached, or broke off ({_line(error.__cause__ or error)}). What was {stays} stays: "
             f"the same command goes on."
         ) from error
 
@@ -123,7 +124,7 @@ def look(target: Target) -> Remote:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     api, repository = _api(), target.repository
-    with hub_errors(repository):
+    with hub_errors(repository, "uploaded"):
         api.whoami()
         try:
             sha = api.repo_info(repository, repo_type=KIND, revision=target.revision).sha
@@ -159,7 +160,7 @@ def upload(built: Built, target: Target, remote: Remote, progress: Progress, sto
         for name in remote.content
         if name.startswith("data/") and name.endswith(".parquet") and name not in built.manifest.files
     ]
-    with hub_errors(repository):
+    with hub_errors(repository, "uploaded"):
         if not remote.exists or not target.create_pr:
             api.create_repo(repository, repo_type=KIND, private=target.private or None, exist_ok=True)
         if target.revision and not target.revision.startswith("refs/") and not target.create_pr:
@@ -253,5 +254,5 @@ def fetch(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = source.removeprefix(PREFIX).partition("@")
-    with hub_errors(repository):
+    with hub_errors(repository, "fetched"):
         return Path(snapshot_download(repository, repo_type=KIND, revision=revision or None))

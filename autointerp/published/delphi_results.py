@@ -65,8 +65,8 @@ def read_results(folder: Path) -> Results:
     explanations, scores = folder / "explanations", folder / "scores"
     if not explanations.is_dir() or not scores.is_dir():
         raise PublishedError(
-            f"{folder} holds no explanations/ and scores/, as a delphi run does. Give the folder of its results that "
-            f"holds both."
+            f"{folder} holds no explanations/ and scores/, as a delphi run does, and no manifest.json, as a set does "
+            f"that `autointerp publish` made. Give the folder of either."
         )
     for key, path in _files(explanations):
         text = _json(path)

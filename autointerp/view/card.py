@@ -9,6 +9,7 @@ import orjson
 
 from autointerp import __version__
 from autointerp.llm.protocol import Role
+from autointerp.publish.local import without_places
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.run import ENVIRONMENT, NO_EXPLAINER, Run
 from autointerp.sections import PluginSection
@@ -57,7 +58,7 @@ def card(run: Run, summaries: list[Summary]) -> Json:
         "meanings": MEANINGS | STATUSES,
         "spent": {place: asdict(total) for place, total in spent(run).items()},
     }
-    return cut_all(content)
+    return cut_all(without_places(content))
 
 
 def _llm(section: PluginSection | None) -> Json | None:

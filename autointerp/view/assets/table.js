@@ -24,7 +24,7 @@ class Table {
     this.columns = columns;
     this.space.style.height = `${Math.min(TALLEST, rows.length * ROW)}px`;
     this.scroll.setAttribute("aria-rowcount", rows.length);
-    const grid = `4.6rem minmax(0, 1fr) repeat(${columns.length}, 6.6rem) 4.4rem`;
+    const grid = `4.6rem minmax(5.6rem, 1fr) repeat(${columns.length}, minmax(var(--score), 6.6rem)) 4.4rem`;
     document.documentElement.style.setProperty("--grid", grid);
     this.head.style.paddingRight = `${12 + this.scroll.offsetWidth - this.scroll.clientWidth}px`; // the scroll bar
     this.drawHead(sort);
