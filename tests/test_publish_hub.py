@@ -179,7 +179,7 @@ def test_a_secret_stops_everything_before_the_hub_hears_of_it(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "token may not do that"), (403, "token may not write"), (500, "refused")]
+    ("status", "said"), [(401, "token may not do that"), (403, "token may not do that"), (500, "refused")]
 )
 def test_what_the_hub_refuses_is_said_in_one_line(
     run: Run, hub: WritableHub, tmp_path: Path, status: int, said: str
