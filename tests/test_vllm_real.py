@@ -219,7 +219,7 @@ def test_choices_and_schemas_hold(engine: VllmLLM, loop: asyncio.AbstractEventLo
         return await asyncio.gather(*chosen), await asyncio.gather(*filled)
 
     chosen, filled = loop.run_until_complete(work())
-    assert {reply.text for reply in chosen} == {"yes", "no"}
+    assert {reply.text for reply in chosen} <= {"yes", "no"}  # a model of random weights may prefer one
     for reply in filled:
         assert orjson.loads(reply.text).keys() == {"answer", "sure"}
 
