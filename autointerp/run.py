@@ -203,7 +203,7 @@ class Run:
         if given is None:
             model["dtype"] = self.recipe.model.dtype
         # Of firings that delphi cached nothing is encoded, and without vectors there are no sinks.
-        names = ("sink_ratio", "encode_in") if given is None or given.format != "delphi" else ()
+        names = ("sink_ratio", "encode_in") if given is None or not given.has_firings else ()
         made_from: Json = {
             "version": CACHE_VERSION,
             "rows": self.rows().digest,
@@ -541,9 +541,14 @@ class Run:
         return all(self.is_cached(name) and self.is_topped_up(name) for name in self.recipe.dictionaries)
 
     @property
+    def is_published(self) -> bool:
+        """Whether its windows are those that somebody published, and there are no others."""
+        return self.recipe.activations is not None and self.recipe.activations.is_published
+
+    @property
     def has_ready_firings(self) -> bool:
         """Whether what fires is read from files, and nobody knows the dictionary's weights."""
-        return self.recipe.activations is not None and self.recipe.activations.format == "delphi"
+        return self.recipe.activations is not None and self.recipe.activations.has_firings
 
     def without_directions(self, dictionary: str) -> list[FeatureId]:
         """Features asked for of which the weights have not been read yet, ascending."""

@@ -44,7 +44,7 @@ LAYERS = [
     {"stages"},
     {"scored", "verify", "floors"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
-    | {"controls", "bridge", "comparison", "published", "publish", "view"},
+    | {"controls", "bridge", "comparison", "published", "publish", "view", "neuronpedia"},
     {"cli"},
     {"__main__"},
 ]
