@@ -11,7 +11,6 @@ import typer
 from autointerp.cli.apps import RunFolder, app, console, errors, say, stoppable
 from autointerp.cli.running import print_outcome
 
-
 _NEURONPEDIA: Final = "neuronpedia:"
 
 

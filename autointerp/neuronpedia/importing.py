@@ -202,8 +202,8 @@ def _of_windows(counts: Counts, texts: TokenTexts, run: Run) -> Iterator[str]:
     n_used = counts.n_windows - counts.n_repeated - counts.n_empty
     yield (
         f"{counts.n_windows:,} windows were published: {n_used:,} texts of their features, {counts.n_repeated:,} "
-        f"that repeat one of these; {counts.n_silent:,} are silent. Windows of {run.recipe.sampling.width} tokens are "
-        f"cut from them"
+        f"that repeat one of these; {counts.n_silent:,} are silent. Windows of {run.recipe.sampling.width} tokens "
+        f"are cut from them"
     )
     if counts.n_empty or counts.n_at_front:
         yield (

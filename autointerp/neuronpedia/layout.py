@@ -47,7 +47,8 @@ SCORE_TYPES: Final = {
 
 NEURON: Final[Json] = {
     "modelId": "", "layer": "", "index": "", "sourceSetName": None, "creatorId": None, "maxActApprox": None,
-    "hasVector": False, "vector": [], "hookName": None, "topkCosSimIndices": [], "topkCosSimValues": [],
+    "hasVector": False, "vector": [], "vectorLabel": None, "vectorDefaultSteerStrength": 10, "hookName": None,
+     "topkCosSimIndices": [], "topkCosSimValues": [],
     "neuron_alignment_indices": [], "neuron_alignment_values": [], "neuron_alignment_l1": [],
     "correlated_neurons_indices": [], "correlated_neurons_pearson": [], "correlated_neurons_l1": [],
     "correlated_features_indices": [], "correlated_features_pearson": [], "correlated_features_l1": [],
@@ -62,7 +63,8 @@ ACTIVATION: Final[Json] = {
     "id": "", "modelId": "", "layer": "", "index": "", "tokens": [], "values": [], "maxValue": 0.0,
     "maxValueTokenIndex": 0, "minValue": 0.0, "binMin": None, "binMax": None, "binContains": None,
     "qualifyingTokenIndex": None, "dfaValues": [], "dfaMaxValue": None, "dfaTargetIndex": None, "lossValues": [],
-    "logitContributions": None, "dataIndex": None, "dataSource": None, "creatorId": "",
+    "zQIndices": [], "zKIndices": [], "zValues": [], "logitContributions": None, "dataIndex": None,
+     "dataSource": None, "creatorId": "",
 }  # fmt: skip
 
 EXPLANATION: Final[Json] = {
