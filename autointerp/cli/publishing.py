@@ -1,4 +1,4 @@
-"""Verbs that take runs to others, and back: publish, import, export."""
+"""Verbs that take runs to others, and back: publish, import."""
 
 from __future__ import annotations
 
