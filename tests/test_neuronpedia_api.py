@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,18 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NEURONPEDIA_BASE_URL", raising=False)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 features, of which one has no windows: three calls of 128, 128 and 43."""
+    folder = tmp_path_factory.mktemp("imported")
     few = [feature(at, n_windows=3, n_silent=0) for at in range(299)]
     features = [*few, feature(299, n_windows=0, n_silent=0)]
-    return import_neuronpedia(write_dashboard(tmp_path / "source", [features]), tmp_path / "run").run
+    return import_neuronpedia(write_dashboard(folder / "source", [features]), folder / "run").run.path
+
+
+@pytest.fixture
+def run(imported: Path, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(imported, tmp_path / "run"))
 
 
 def send(run: Run, server: NeuronpediaServer, **asked: Any) -> Uploaded:
