@@ -358,8 +358,29 @@ def test_what_is_exported_is_imported_again_with_its_explanations(scored: Run, t
         key: one.heldout.bands for key, one in samples(scored).items()
     }
     export_bulk(again, tmp_path / "second", Asked())
+    second = tmp_path / "second/tiny-model" / NAME
     for name in ("features", "activations", "explanations"):
-        assert table(tmp_path / "second/tiny-model" / NAME, name) == table(folder, name)
+        assert table(second, name) == table(folder, name)
+
+
+def test_explanations_that_came_along_are_scored_beside_ones_own(scored: Run, tmp_path: Path) -> None:
+    """The same text on the same windows has the same score, under the id that it came with."""
+    (folder,) = export_bulk(scored, tmp_path / "out", Asked()).folders
+    again = import_neuronpedia(tmp_path / "out", tmp_path / "again").run
+    again = score(again, explainers={"mine": {"use": "logits"}})
+    values = {
+        (row["feature"], row["scorer"]): row["value"]
+        for row in again.scores().to_pylist()
+        if row["explainer"] == "published"
+    }
+    expected = {(row["feature"], row["scorer"]): row["value"] for row in scored.scores().to_pylist()}
+    assert values == expected and len(values) == 24
+    ids = {row["id"] for row in table(folder, "explanations")}
+    export_bulk(again, tmp_path / "second", Asked())
+    second = tmp_path / "second/tiny-model" / NAME
+    assert sum(row["explanationId"] in ids for row in table(second, "scores")) == 24
+    rows = table(second, "explanations")  # counting says now what it said then: that is one explanation
+    assert len(rows) == 24 and len({row["id"] for row in rows}) == 24
 
 
 def test_rows_of_a_table_have_the_same_columns_and_ids_are_stable(scored: Run, tmp_path: Path) -> None:

@@ -217,11 +217,8 @@ def _rows(names: Names, feature: Exported) -> Iterator[tuple[str, Json]]:
             {"id": names.id("activation", feature.index, number)} | one | place | {"creatorId": names.creator}
         )
         yield "activations", _row(ACTIVATION, row)
-    for number, one in enumerate(feature.explanations):
-        row = (
-            {"id": names.id("explanation", feature.index, number)} | one | place | {"authorId": names.creator}
-        )
-        yield "explanations", _row(EXPLANATION, row)
+    for one in feature.explanations:
+        yield "explanations", _row(EXPLANATION, one | place | {"authorId": names.creator})
     for one in feature.scores:
         yield "scores", _row(SCORE, one)
 

@@ -70,10 +70,18 @@ class Exporter:
                 index = FeatureId.parse(key).column(run.identities.poles[dictionary])
                 activations = [] if windows is None else _activations(samples[key], windows, key)
                 one = Exported(index, self._neuron(samples[key], directions.get(key)), activations)
+            for number, row in enumerate(one.explanations):
+                row["id"] = row.get("id") or self._names.id("explanation", one.index, number)
             for name, records in explained.items():
                 if key in records and records[key]["status"] == "ok":
-                    row = self._explanation(one.index, name, records[key])
-                    one.explanations.append(row)
+                    came_along = run.recipe.explainers[name]["use"] == "published" and key in published
+                    if came_along:
+                        row = one.explanations[0]
+                    else:
+                        row = self._explanation(one.index, name, records[key])
+                        if any(row["id"] == other["id"] for other in one.explanations):
+                            continue  # this very explanation came along
+                        one.explanations.append(row)
                     of_it = {
                         scorer: of[key] for (who, scorer), of in scored.items() if who == name and key in of
                     }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -28,7 +29,10 @@ from autointerp.recipe import ActivationsSection, CacheSection, DictionarySectio
 from autointerp.run import PACKED, VOCABULARY, Run
 from autointerp.stages.sample import save_samples
 from autointerp.subject.sites import parse_hook
-from autointerp.types import Directions, Json, TokenEffects, digest
+from autointerp.types import Directions, Explanation, Json, TokenEffects, digest
+
+PUBLISHED: Final = "published"
+"""The explainer whose explanations came along."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class _Found:
     n_tokens: int
     """Of all of them."""
     hook: str | None
+    n_explained: int = 0
+    """Features that an explanation came with."""
 
 
 def import_neuronpedia(folder: Path, out: Path) -> Imported:
@@ -93,6 +99,7 @@ def _look(sources: list[Source]) -> list[_Found]:
                 lengths = [len(window["tokens"]) for window in feature.activations]
                 one.longest, one.n_tokens = max([one.longest, *lengths]), one.n_tokens + sum(lengths)
                 one.hook = one.hook or feature.neuron.get("hookName")
+                one.n_explained += bool(feature.explanations)
                 digests.append(digest(dataclasses.astuple(feature)))
         one.identity = digest("neuronpedia", source.model, source.name, source.said, digests)
         found.append(one)
@@ -127,6 +134,8 @@ def _run(folder: Path, out: Path, found: list[_Found], longest: int) -> Run:
             mask_first=False,
         ),
         sampling=settings_for(longest),
+        explainers=({PUBLISHED: {"use": PUBLISHED}} if any(one.n_explained for one in found) else {})
+        | Recipe().explainers,
         features=FeatureSection(ids=[text for one in found for text in _ids(one, alone=len(found) == 1)]),
     )
     models = sorted({one.source.model for one in found})
@@ -167,7 +176,38 @@ def _write(run: Run, one: _Found, texts: TokenTexts) -> Counts:
             ):
                 save_samples(journal, sampled)
         _write_directions(run, one.name, features, texts)
+        _write_explanations(run, one.name, features)
     return counts
+
+
+def _write_explanations(run: Run, name: str, features: Sequence[Published]) -> None:
+    for unit, group in groupby(features, lambda feature: unit_of_feature(feature.index)):
+        explained = [feature for feature in group if feature.explanations]
+        if explained:
+            with Part(run.explain(name, PUBLISHED), unit) as part:
+                for feature in explained:
+                    part.append(f"{name}/{feature.index}", _explanation(f"{name}/{feature.index}", feature))
+
+
+def _explanation(key: str, feature: Published) -> Json:
+    """The first that is there; `details` says of what type it is, and how many more came."""
+    first = feature.explanations[0]
+    record = Explanation(
+        feature=key,
+        explainer=PUBLISHED,
+        status="ok",
+        text=first["description"],
+        label=None,
+        llm=first.get("explanationModelName") or "unknown",
+        prompts={},
+        details={"type": first.get("typeName"), "n_others": len(feature.explanations) - 1},
+    )
+    left_out = ("feature", "refused_by")  # the key says the one, and nobody refused
+    return {
+        field.name: getattr(record, field.name)
+        for field in dataclasses.fields(Explanation)
+        if field.name not in left_out
+    }
 
 
 def _write_directions(run: Run, name: str, features: Sequence[Published], texts: TokenTexts) -> None:
@@ -223,6 +263,8 @@ def _of_windows(counts: Counts, texts: TokenTexts, run: Run) -> Iterator[str]:
 
 def _of_sources(found: Sequence[_Found]) -> Iterator[str]:
     for one in found:
+        if one.n_explained:
+            yield f"{one.name}: {one.n_explained:,} features came with an explanation, by explainer '{PUBLISHED}'"
         if not (one.source.said.get("num_prompts") and one.source.said.get("num_tokens_in_prompt")):
             yield (
                 f"{one.name}: how many tokens were looked at is not said; counts of firings are of {PER:,} tokens"
