@@ -105,6 +105,8 @@ def test_silence_on_windows_of_others_is_assumed_with_its_probability_and_said(s
     silent = [w for both in windows(scored, f"{NAME}/3").values() for w in both[1]]
     assert one.assumed.n_known + one.assumed.n_assumed == len(silent) > one.assumed.n_known
     assert all("silent ones also of other features" in row["protocol"] for row in scored.scores().to_pylist())
+    for record in scored.existing("score", NAME, "plain", "detection").records():
+        assert record["facts"] == {"density": 0.0005, "prevalence": None, "mass": []}
     shown = CliRunner().invoke(app, ["show", str(scored.path), "3"]).output
     assert "only assumed to be: the probability that a random window is silent is 0.984" in shown
     assert "p >= 0.9" in CliRunner().invoke(app, ["status", str(scored.path)]).output

@@ -121,7 +121,7 @@ def _activation(row: Json, cuts: Cuts) -> Json | None:
         tokens, values = tokens[begin : begin + MOST_TOKENS], values[begin : begin + MOST_TOKENS]
     made: Json = {"tokens": tokens, "values": values}
     low, high, share = (row.get(name) for name in ("binMin", "binMax", "binContains"))
-    if None in (low, high, share) or not 0 <= share <= 1 or max(low, high) > MOST_QUANTILE:
+    if low is None or high is None or share is None or not 0 <= share <= 1 or max(low, high) > MOST_QUANTILE:
         return made  # the strongest windows are of no interval
     return made | {"quantileMin": low, "quantileMax": high, "quantileFraction": share}
 

@@ -19,7 +19,7 @@ from autointerp.sampling.store import Windows
 from autointerp.sampling.text import SPLITS
 from autointerp.stages.sample import unit_windows
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import EXPLAINABLE, FeatureId, Json, Window
+from autointerp.types import EXPLAINABLE, FeatureId, Heldout, Json, Window
 
 N_TOP: Final = 20
 """The strongest windows are of no interval, as SAEDashboard has them."""
@@ -65,31 +65,34 @@ class Exporter:
         for key in keys:
             windows = stores.get(key)
             if key in published:
-                one = _as_published(published[key])
+                one = _as_published(published[key], self._names)
             else:
                 index = FeatureId.parse(key).column(run.identities.poles[dictionary])
                 activations = [] if windows is None else _activations(samples[key], windows, key)
                 one = Exported(index, self._neuron(samples[key], directions.get(key)), activations)
-            for number, row in enumerate(one.explanations):
-                row["id"] = row.get("id") or self._names.id("explanation", one.index, number)
+            heldout = None if windows is None else windows.heldout(key)
             for name, records in explained.items():
                 if key in records and records[key]["status"] == "ok":
-                    came_along = run.recipe.explainers[name]["use"] == "published" and key in published
-                    if came_along:
-                        row = one.explanations[0]
-                    else:
-                        row = self._explanation(one.index, name, records[key])
-                        if any(row["id"] == other["id"] for other in one.explanations):
-                            continue  # this very explanation came along
-                        one.explanations.append(row)
                     of_it = {
                         scorer: of[key] for (who, scorer), of in scored.items() if who == name and key in of
                     }
-                    heldout = None if windows is None else windows.heldout(key)
-                    found = scores_of(run, self._names, row["id"], of_it, heldout)
-                    one.scores += found.rows
-                    one.n_without_value += found.n_without_value
+                    self._add(one, name, records[key], of_it, heldout)
             yield one
+
+    def _add(
+        self, one: Exported, explainer: str, record: Json, scored: dict[str, Json], heldout: Heldout | None
+    ) -> None:
+        """An explanation, and its scores by scorer. One that came along with the feature is there already."""
+        row = self._explanation(one.index, explainer, record)
+        if self._run.recipe.explainers[explainer]["use"] == "published" and one.explanations:
+            row = one.explanations[0]
+        elif any(row["id"] == other["id"] for other in one.explanations):
+            return
+        else:
+            one.explanations.append(row)
+        found = scores_of(self._run, self._names, row["id"], scored, heldout)
+        one.scores += found.rows
+        one.n_without_value += found.n_without_value
 
     def _neuron(self, sample: Json, directions: Json | None) -> Json:
         counts: dict[str, int] = sample["histogram"]
@@ -130,13 +133,17 @@ def bare(llm: str) -> str | None:
     return None if llm == "none" else llm.partition("@")[0].rpartition("/")[2].lower()
 
 
-def _as_published(feature: Published) -> Exported:
+def _as_published(feature: Published, names: Names) -> Exported:
     activations = list(map(_with_extremes, feature.activations))
     neuron = dict(feature.neuron)
     if neuron.get("maxActApprox") is None:
         neuron["maxActApprox"] = max((one["maxValue"] for one in activations), default=0.0)
     neuron["hasVector"] = bool(neuron.get("vector"))
-    return Exported(feature.index, neuron, activations, [dict(one) for one in feature.explanations])
+    explanations = [
+        one | {"id": one.get("id") or names.id("explanation", feature.index, number)}
+        for number, one in enumerate(feature.explanations)
+    ]
+    return Exported(feature.index, neuron, activations, explanations)
 
 
 def _with_extremes(row: Json) -> Json:

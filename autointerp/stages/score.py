@@ -67,7 +67,7 @@ Scoring = Callable[[Windows, Heldout, Json, str, Asking], Awaitable[Json]]
 and an LLM in, its record out. Raises LLMErrors."""
 
 
-def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Facts:
+def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int, are_chosen: bool = False) -> Facts:
     """What is known of a feature beside its trials.
 
     The prevalence is `n_windows` windows of `width` tokens over all tokens looked at: the share of the corpus
@@ -75,18 +75,17 @@ def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Fac
     exact but for short rows. With `anchored` ones it is a little too low, since of two that overlap one is
     dropped; and precision rises with prevalence, so what is said of it stays on the safe side. Where the cache
     kept only some rows of a feature, `n_windows` is an estimate by their weights. Of windows that somebody chose to
-    publish neither this nor the mass of their bands says anything of all.
+    publish (`are_chosen`) neither this nor the mass of their bands says anything of all.
     """
     n_tokens: int = sample["n_tokens"]
     prevalence: float | None = None
-    is_chosen = sample.get("assumed") is not None
-    if sample["contrast"] == "silent" and n_tokens and not is_chosen:
+    if sample["contrast"] == "silent" and n_tokens and not are_chosen:
         prevalence = to_4_digits(min(1.0, sample["n_windows"] * width / n_tokens))
     return Facts(
         density=to_4_digits(sample["n_fired"] / n_tokens if n_tokens else 0.0),
         prevalence=prevalence,
         mass=[]
-        if is_chosen
+        if are_chosen
         else [to_4_digits(share) for share in windows.mass_by_band(sample["key"], n_bands)],
     )
 
@@ -125,7 +124,13 @@ def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -
         trials: AnyTrials = Trials()
         metrics: Metrics | None = None
         sampling = run.recipe.sampling
-        facts = facts_of(sample, windows, width=sampling.width, n_bands=sampling.n_bands)
+        facts = facts_of(
+            sample,
+            windows,
+            width=sampling.width,
+            n_bands=sampling.n_bands,
+            are_chosen=run.is_published,
+        )
         graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
             trials = await scorer.judge(text, heldout, asking)
