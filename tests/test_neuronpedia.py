@@ -295,6 +295,21 @@ def test_damaged_files_give_one_clear_error_or_a_run(
         assert not (folder / "run").exists()
 
 
+def test_what_python_writes_and_json_does_not_know_is_read(tmp_path: Path) -> None:
+    """NaN, lone surrogates and numbers of any length in fields that nobody reads; a depth that nobody can keep."""
+    odd = feature(0) | {"correlated_features_pearson": [float("nan"), 10**40], "note": "half \ud800"}
+    source = write_dashboard(tmp_path / "source", [[odd, *[feature(at) for at in range(1, 5)]]])
+    run = import_neuronpedia(source, tmp_path / "run").run
+    (folder,) = export_bulk(run, tmp_path / "out", Asked()).folders
+    assert table(folder, "features")[0]["correlated_features_pearson"] == [None, 1e40]
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    source = write_dashboard(tmp_path / "deep", [[feature(0) | {"note": nested}]])
+    with pytest.raises(PublishedError, match="can't be kept"):
+        import_neuronpedia(source, tmp_path / "other")
+
+
 def test_folders_of_nothing_and_of_several_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PublishedError, match="no folder"):
         import_neuronpedia(tmp_path / "none", tmp_path / "run")

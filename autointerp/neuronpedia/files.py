@@ -55,11 +55,16 @@ def _object(content: bytes, place: str) -> Json:
 
 def _leniently(content: bytes, place: str, strict: orjson.JSONDecodeError) -> Any:
     try:
-        return _well_formed(json.loads(content, parse_constant=lambda _: None))
+        return _well_formed(json.loads(content, parse_constant=lambda _: None, parse_int=_number))
     except (ValueError, RecursionError) as error:
         raise PublishedError(
             f"{place} is not JSON ({strict}): damaged, or cut short. Copy it again, or take it out."
         ) from error
+
+
+def _number(text: str) -> int | float:
+    """As orjson reads and writes it: whole numbers have 64 bits."""
+    return int(text) if len(text) < 19 else float(text)
 
 
 def _well_formed(value: Any) -> Any:

@@ -100,10 +100,19 @@ def _look(sources: list[Source]) -> list[_Found]:
                 one.longest, one.n_tokens = max([one.longest, *lengths]), one.n_tokens + sum(lengths)
                 one.hook = one.hook or feature.neuron.get("hookName")
                 one.n_explained += bool(feature.explanations)
-                digests.append(digest(dataclasses.astuple(feature)))
+                digests.append(_digest_of(feature, source))
         one.identity = digest("neuronpedia", source.model, source.name, source.said, digests)
         found.append(one)
     return found
+
+
+def _digest_of(feature: Published, source: Source) -> str:
+    try:
+        return digest(feature.index, feature.neuron, feature.activations, feature.explanations)
+    except orjson.JSONEncodeError as error:
+        raise PublishedError(
+            f"feature {feature.index} of {source.name} holds what can't be kept ({error}): take that field out."
+        ) from error
 
 
 def _name(name: str) -> str:

@@ -20,9 +20,11 @@ _LONGEST: Final = 4
 
 def bytes_of(tokens: Sequence[str]) -> tuple[list[bytes], bool]:
     """[T]: of each token; and whether the sequence was spelled byte by byte."""
-    spelled = [_as_bytes(token) for token in tokens]
-    if _is_spelled("".join(tokens), b"".join(spelled)):
-        return spelled, True
+    text = "".join(tokens)
+    if not text.isascii():
+        spelled = [_as_bytes(token) for token in tokens]
+        if _is_spelled(text, b"".join(spelled)):
+            return spelled, True
     return [token.encode("utf-8", "replace") for token in tokens], False
 
 
@@ -37,8 +39,6 @@ def _as_bytes(token: str) -> bytes:
 
 
 def _is_spelled(text: str, content: bytes) -> bool:
-    if text.isascii():
-        return False
     begin = 0
     while begin < min(_LONGEST - 1, len(content)) and content[begin] & 0xC0 == 0x80:
         begin += 1
