@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,17 @@ def test_bench_llm_reports_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     report.print_llm_bench(console := Console(record=True), LLMBenches(quarter, quarter))
     assert quarter.bare is None and "SDK" not in (printed := console.export_text())
     assert "(1.00 x)" in printed
+
+
+def test_peak_memory_is_that_of_the_program_not_of_who_started_it() -> None:
+    """200 MB here are not the child's, whose own 100 MB are."""
+    held = bytearray(b"x" * 200_000_000)
+    program = (
+        "from autointerp.bench.memory import peak_rss; a = peak_rss(); b = b'x' * 10**8; print(a, peak_rss())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    before, behind = map(int, done.stdout.split())
+    assert 1e6 < before < 100e6 and 90e6 < behind - before < 120e6 and len(held) == 200_000_000
 
 
 CACHE = ("cache", "--tokens", "2000", "--width", "256", "--k", "8", "--d-model", "64", "--layers", "2")

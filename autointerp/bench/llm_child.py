@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import resource
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ import orjson
 
 from autointerp.bench.instant_server import answer_to
 from autointerp.bench.llm import LLMBench, Pace
+from autointerp.bench.memory import peak_rss
 from autointerp.llm import chat_format, pacing
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import Dialect
@@ -184,7 +184,7 @@ def _sum(paces: Sequence[Pace]) -> Pace:
 def _measure(folder: Path, url: str, n_features: int, n_in_flight: int, compare: bool) -> LLMBench:
     bench = _Bench(folder, url, n_in_flight)
     path = bench.path(n_features)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_rss()
     if not compare:
         return LLMBench(n_features, n_in_flight, peak, path)
     a_turn = max(1, n_features // (2 * N_TURNS))
