@@ -87,7 +87,8 @@ class LLMBenches:
 
     @property
     def growth(self) -> float:
-        """Peak memory with four times the features: 1 where it doesn't grow."""
+        """Peak memory with four times the features: 1 where it doesn't grow. (Of fewer than two units of 256
+        features it does: as many are open at once as it takes to have enough in flight.)"""
         return self.whole.peak_rss / self.quarter.peak_rss
 
 
