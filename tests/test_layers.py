@@ -25,6 +25,7 @@ LAYERS = [
         "demo",
         "progress",
         "children",
+        "garbage",
     },
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
