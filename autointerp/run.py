@@ -44,11 +44,11 @@ from autointerp.lock import locked
 from autointerp.panel import Control, controls_of
 from autointerp.portion import WHOLE, Portion, is_front
 from autointerp.prompting import load_template
-from autointerp.recipe import Recipe, dump, instance, parse, read_file
+from autointerp.recipe import Recipe, dump, parse, read_file
 from autointerp.resolve import Resolved
 from autointerp.sampling.settings import digested
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, PluginSection, fallback_of
+from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import EXPLAINABLE, FeatureId, Json
 
