@@ -48,7 +48,7 @@ from autointerp.recipe import Recipe, dump, parse, read_file
 from autointerp.resolve import Resolved
 from autointerp.sampling.settings import digested
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
+from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance, without_fallback
 from autointerp.subject.corpus_spec import RANDOM
 from autointerp.types import EXPLAINABLE, FeatureId, Json
 
@@ -286,11 +286,22 @@ class Run:
             "llms": {"explainer": self._llm("explainer", plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
+        if (judge := self.judge_of_candidates(plugin)) is not None:
+            made_from["llms"]["judge"] = judge
         if "directions" in uses_of(plugin):
             made_from["directions"] = self.directions(dictionary).digest
         if "effects" in uses_of(plugin) and self.needs_effects:
             made_from["effects"] = self.intervene(dictionary).digest
         return self._journal(f"explain/{dictionary}/{explainer}", made_from)
+
+    def judge_of_candidates(self, plugin: object) -> Json | None:
+        """Who judges an explainer's candidates, as it is digested; None where it doesn't choose between any, or who
+        explains judges them as well."""
+        llms = self.recipe.llms
+        if llms.judge is None or llms.explainer is None or not getattr(plugin, "chooses", False):
+            return None
+        judge = self._llm_of(llms.judge)
+        return None if judge == self._llm_of(without_fallback(llms.explainer)) else judge
 
     def texts(self, dictionary: str, explainer: str, scorer: str) -> Journal:
         """What was written for explanations, for the subject to read."""

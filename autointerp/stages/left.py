@@ -59,6 +59,8 @@ class Explains:
     journal: Journal
     work: Explaining
     asked: Asked
+    judge: Asked | None
+    """Of candidates, where the explainer chooses between some and another LLM judges them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Line:
                 plugin := instance("explainers", section),
                 run.explain(dictionary, name),
                 *explaining(run, name, plugin, llms["explainer"]),
+                None if run.judge_of_candidates(plugin) is None else llms["judge"],
             )
             for name, section in run.recipe.explainers.items()
         }
