@@ -24,6 +24,7 @@ from autointerp.llm.dialects import Addressed
 from autointerp.llm.protocol import Prices, Role
 from autointerp.panel import controls_of, scorer_section
 from autointerp.run import Run
+from autointerp.run.made_from import judge_of_candidates
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
 from autointerp.sequential import Sequential
@@ -117,7 +118,7 @@ async def _ask(run: Run, role: str, metered: Metered, number: int, case: Case) -
     asking, nobody = _asking(run, metered, number), Metered(None)
     if role in EXPLAINING:
         for section in run.recipe.explainers.values():
-            is_judged = run.judge_of_candidates(instance("explainers", section)) is not None
+            is_judged = judge_of_candidates(run.recipe.llms, instance("explainers", section)) is not None
             judge = nobody if is_judged else None
             await _leniently(role, section, dataclasses.replace(asking, judge=judge), case)
         return
@@ -125,7 +126,7 @@ async def _ask(run: Run, role: str, metered: Metered, number: int, case: Case) -
         for _ in range(_times(run, section)):
             await _leniently(role, section, asking, case)
     for section in run.recipe.explainers.values() if role == "judge" else ():
-        if run.judge_of_candidates(instance("explainers", section)) is not None:
+        if judge_of_candidates(run.recipe.llms, instance("explainers", section)) is not None:
             of_judge = dataclasses.replace(asking, llm=nobody, judge=metered)
             await _leniently("explainer", section, of_judge, case)
 
