@@ -79,11 +79,11 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_given_up() -> None:
 
 def test_the_share_by_hand() -> None:
     """Of six texts five were written and one has no token: four are usable; 2.0 and 0.5 reach the 0.5 of the
-    weakest window, 0.4 and 0 do not. By any activation 0.4 counts too."""
+    weakest window, 0.4 and 0 do not. As in the paper, by any activation 0.4 counts too."""
     probed = Probed(("a", "b", "c", "d", "e"), (2.0, 0.5, 0.4, 0.0, None), smallest=0.5)
     heldout = Heldout((), (), probed=probed)
     to = asking(lambda prompt, index: "")
-    found = asyncio.run(Sensitivity(n=6).judge("x", heldout, to))
+    found = asyncio.run(Sensitivity(n=6, active="as sampled").judge("x", heldout, to))
     assert found.active == [True, True, False, False, None, None] and found.threshold == [0.5] * 6
     numbers = measure(found)
     # Clopper and Pearson's interval of 2 of 4
@@ -91,7 +91,7 @@ def test_the_share_by_hand() -> None:
     assert value is not None and value.value == 0.5
     assert (value.low, value.high) == (pytest.approx(0.0676, abs=1e-4), pytest.approx(0.9324, abs=1e-4))
     assert (numbers.n, numbers.n_unreadable) == (6, 2)
-    at_all = asyncio.run(Sensitivity(n=6, active="above 0").judge("x", heldout, to))
+    at_all = asyncio.run(Sensitivity(n=6).judge("x", heldout, to))  # the paper's, and so the default
     assert at_all.active == [True, True, True, False, None, None]
     unwritten = measure(asyncio.run(Sensitivity(n=6).judge("x", Heldout((), ()), to)))
     assert unwritten.value is None and unwritten.n_unreadable == 6
