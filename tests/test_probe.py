@@ -264,7 +264,7 @@ def test_a_packed_run_keeps_what_was_read_and_reads_no_more(scored: Path, tmp_pa
     assert list(done.score(*PLACE).records()) == scores
     shutil.rmtree(tmp_path / "packed" / "score")
     shutil.rmtree(tmp_path / "packed" / "probe")
-    with pytest.raises(RunError, match="packed .* scorer 'sensitivity' has the model read texts"):
+    with pytest.raises(RunError, match=r"packed .* scorer 'sensitivity' has the model read texts"):
         pipeline.run_line(Run.open(tmp_path / "packed"))
 
 
