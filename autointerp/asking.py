@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,12 @@ class Asking:
     seed: int = 0
     prompts: Path | None = None
     """The user's own prompt folder, looked into first."""
+    judge: LLM | None = None
+    """Who judges the candidates of an explainer that chooses; None: who is asked for them."""
+
+    def of_judge(self) -> Asking:
+        """The same, of who judges candidates."""
+        return self if self.judge is None else replace(self, llm=self.judge, judge=None)
 
     def prompt(self, name: str, **variables: object) -> Prompt:
         """Template `name` with these variables."""

@@ -15,7 +15,8 @@ from autointerp.cli import app
 from autointerp.run import Run
 from autointerp.scorers.question import Packing
 from autointerp.sections import instance
-from autointerp.stages.expected import expected, n_tokens
+from autointerp.stages.expected import expected
+from autointerp.stages.metered import n_tokens
 from autointerp.stages.packing import cheapest
 from autointerp.stages.spent import spent
 from autointerp.types import Json

@@ -440,10 +440,13 @@ def test_resamples_are_keyed_by_seed_and_purpose_and_leave_global_state_alone() 
     assert repr(np.random.get_state()) == state
 
 
-def test_interval_over_many_features_is_that_of_the_normal_law() -> None:
-    """100,000 features, drawn in several chunks: mean +- 1.96 sd / sqrt(n)."""
+@pytest.mark.parametrize("distinct", [True, False])
+def test_interval_over_many_features_is_that_of_the_normal_law(distinct: bool) -> None:
+    """100,000 features, drawn in several chunks: mean +- 1.96 sd / sqrt(n); also where no two are equal."""
     rng = np.random.default_rng(5)
-    values = (rng.integers(0, 1001, 100_000) / 1000).tolist()
+    numbers = rng.random(100_000) ** 3 if distinct else rng.integers(0, 1001, 100_000) / 1000
+    values = numbers.tolist()
     mean = over(values)
     half = 1.96 * float(np.std(values)) / 100_000**0.5
+    assert mean.value == pytest.approx(float(np.mean(values)))
     assert (mean.low, mean.high) == pytest.approx((mean.value - half, mean.value + half), abs=0.1 * half)

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from autointerp import pipeline
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import reader_of
-from autointerp.errors import RecipeChanged, RecipeError, Unreadable
+from autointerp.errors import RecipeChanged, RecipeError, RunError, Unreadable
 from autointerp.llm.clauses import matches, written_for
 from autointerp.metrics import measure
 from autointerp.needs import check_needs
+from autointerp.pack import pack
 from autointerp.progress import Silent
 from autointerp.prompting import Prompt, View
 from autointerp.resolve import resolve
@@ -79,11 +80,11 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_given_up() -> None:
 
 def test_the_share_by_hand() -> None:
     """Of six texts five were written and one has no token: four are usable; 2.0 and 0.5 reach the 0.5 of the
-    weakest window, 0.4 and 0 do not. By any activation 0.4 counts too."""
+    weakest window, 0.4 and 0 do not. As in the paper, by any activation 0.4 counts too."""
     probed = Probed(("a", "b", "c", "d", "e"), (2.0, 0.5, 0.4, 0.0, None), smallest=0.5)
     heldout = Heldout((), (), probed=probed)
     to = asking(lambda prompt, index: "")
-    found = asyncio.run(Sensitivity(n=6).judge("x", heldout, to))
+    found = asyncio.run(Sensitivity(n=6, active="as sampled").judge("x", heldout, to))
     assert found.active == [True, True, False, False, None, None] and found.threshold == [0.5] * 6
     numbers = measure(found)
     # Clopper and Pearson's interval of 2 of 4
@@ -91,7 +92,7 @@ def test_the_share_by_hand() -> None:
     assert value is not None and value.value == 0.5
     assert (value.low, value.high) == (pytest.approx(0.0676, abs=1e-4), pytest.approx(0.9324, abs=1e-4))
     assert (numbers.n, numbers.n_unreadable) == (6, 2)
-    at_all = asyncio.run(Sensitivity(n=6, active="above 0").judge("x", heldout, to))
+    at_all = asyncio.run(Sensitivity(n=6).judge("x", heldout, to))  # the paper's, and so the default
     assert at_all.active == [True, True, True, False, None, None]
     unwritten = measure(asyncio.run(Sensitivity(n=6).judge("x", Heldout((), ()), to)))
     assert unwritten.value is None and unwritten.n_unreadable == 6
@@ -240,6 +241,31 @@ def test_what_a_kill_left_out_is_made_again_to_the_byte(scored: Path, tmp_path: 
     with device_here():
         pipeline.run_line(Run.open(out))
     assert contents(out) == before
+
+
+@pytest.mark.child
+def test_a_child_reads_the_texts_as_this_process_does(scored: Path, tmp_path: Path) -> None:
+    """The process that a user's run starts for the stage; of one that is whole it starts none."""
+    before = contents(scored)
+    out = tmp_path / "run"
+    shutil.copytree(scored, out)
+    shutil.rmtree(Run.open(out).responses(*PLACE).folder)
+    outcome = pipeline.run_line(Run.open(out))
+    assert contents(out) == before and (out / "device.log").exists()
+    assert "probe" in outcome.seconds
+    assert "probe" not in pipeline.run_line(Run.open(out)).seconds
+
+
+def test_a_packed_run_keeps_what_was_read_and_reads_no_more(scored: Path, tmp_path: Path) -> None:
+    """What is there is served; without any of it the run says where it can be had."""
+    pack(Run.open(scored), tmp_path / "packed", with_requests=False)
+    scores = list(Run.open(scored).score(*PLACE).records())
+    done = pipeline.run_line(Run.open(tmp_path / "packed")).run
+    assert list(done.score(*PLACE).records()) == scores
+    shutil.rmtree(tmp_path / "packed" / "score")
+    shutil.rmtree(tmp_path / "packed" / "probe")
+    with pytest.raises(RunError, match=r"packed .* scorer 'sensitivity' has the model read texts"):
+        pipeline.run_line(Run.open(tmp_path / "packed"))
 
 
 def test_the_plan_counts_a_request_a_feature(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import pytest
 
 from autointerp import explain
 from autointerp.errors import RecipeError
+from autointerp.journal import unit_of_feature
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.recipe import merge, parse, read_file
 from autointerp.run import Run
 from autointerp.sampling import pools
 from autointerp.sampling.settings import SamplingSettings
-from autointerp.stages.sample import load_sample
+from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.trials import Trials
-from autointerp.types import Sample, WindowRefs
+from autointerp.types import FeatureId, Sample, WindowRefs
 from tiny import Tiny
 
 REPLICAS = ("delphi", "paper", "saebench")
@@ -81,7 +83,8 @@ def test_apart_deals_the_strongest_and_the_drawn_out_and_takes_no_window_twice()
 @pytest.mark.parametrize(
     "over",
     [{"sampling": {"pool": "shared", "n_select": 0, "n_same_token": 0, "n_neighbour": 0}},
-     {"sampling": {"silence": "assumed"}}, {"headline": "accuracy"}],
+     {"sampling": {"silence": "assumed"}}, {"headline": "accuracy"},
+     {"scorers": {"fuzzing": {"use": "fuzzing", "marks": "delphi"}}}],
 )  # fmt: skip
 def test_only_a_replica_may_break_the_promises(over: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="only a recipe that says so may have it: replica: NAME"):
@@ -93,9 +96,15 @@ def test_only_a_replica_may_break_the_promises(over: dict[str, Any]) -> None:
 def test_corrected_recipes_differ_from_their_replicas_in_the_faults_alone(name: str) -> None:
     replica, corrected = (parse(merge(DEMO, read_file(f))) for f in (name, f"{name}-corrected"))
     assert (replica.replica, corrected.replica) == (name, None)
-    kept = ("cache", "explainers", "scorers")
+    kept = ("cache", "explainers")
     assert all(getattr(replica, section) == getattr(corrected, section) for section in kept)
+    marked = {
+        key: section | {"marks": name} for key, section in corrected.scorers.items() if key == "fuzzing"
+    }
+    assert replica.scorers == corrected.scorers | marked
     faults = {"pool", "silence", "minimum_documents"}
+    if name == "saebench":  # its windows, centred, tell where to look, and its draw is of its own
+        faults |= {"window", "context_before", "importance_power"}
     fields = SamplingSettings.__dataclass_fields__.keys() - faults
     assert all(getattr(replica.sampling, f) == getattr(corrected.sampling, f) for f in fields)
 
@@ -123,6 +132,16 @@ def active(refs: WindowRefs) -> set[tuple[int, int]]:
     return set(zip(refs.rows[:n], refs.starts[:n], strict=True))
 
 
+def fired_in_windows(run: Run, found: list[Sample]) -> Iterator[tuple[float, ...]]:
+    """Activations of each active window that is tested."""
+    vocabulary = load_vocabulary(run)
+    for sample in found:
+        feature = FeatureId.parse(sample.feature)
+        unit = unit_of_feature(feature.index)
+        store = unit_windows(run, feature.dictionary, unit, [sample.feature], vocabulary)[sample.feature]
+        yield from (window.activations for window in store.heldout(sample.feature).active)
+
+
 @pytest.mark.parametrize("name", REPLICAS)
 def test_each_replica_runs_and_every_score_says_what_it_is(made: Tiny, tmp_path: Path, name: str) -> None:
     run = run_of(made, name, tmp_path)
@@ -134,6 +153,7 @@ def test_each_replica_runs_and_every_score_says_what_it_is(made: Tiny, tmp_path:
     if name == "saebench":
         assert set(both) == {0}
         assert {sample.heldout.n_active for sample in found} == {4}
+        assert all(len(values) == 21 and values[10] > 0 for values in fired_in_windows(run, found))
         assert {score["headline"] for score in scores} == {"accuracy"}
         assert {round(score["chance"], 3) for score in scores} == {0.714}
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from autointerp.metrics import measure
 from autointerp.prompting import Prompt
 from autointerp.scorers.detection import Detection
 from autointerp.sections import instance
+from autointerp.stages.expected import expected
 from autointerp.types import Heldout, Json, Select, Shown, Window
 from tiny import Tiny
 
@@ -259,6 +261,56 @@ def test_refine_ends_without_mistakes_and_where_nothing_better_can_be_had() -> N
         refined([-1])
 
 
+def test_the_judge_judges_where_there_is_one() -> None:
+    """Who explains is asked for texts alone, and its own opinion of them has no part in the choice."""
+    asked: dict[str, set[str]] = {"explainer": set(), "judge": set()}
+
+    def who(role: str, likes: str) -> Answer:
+        def answer(prompt: Prompt, index: int) -> str:
+            kind = prompt.template.name.partition("/")[0]
+            asked[role].add(kind)
+            if kind == "explain":
+                n_marked = sum(len(example.view.marks) for example in prompt.variables["examples"])
+                return f"EXPLANATION: text {n_marked}\nLABEL: {n_marked}"
+            return judge(prompt, 1.0 if prompt.variables["explanation"] == likes else 0.5)
+
+        return answer
+
+    race = Race(among={"few": {"use": "plain", "threshold": 0.7}, "many": {"use": "plain"}})
+    alone = asking(who("explainer", "text 6"))
+    apart = replace(alone, judge=ScriptedLLM(LLMIdentity("other"), who("judge", "text 12")))
+    found = asyncio.run(race.explain(EVIDENCE, apart))
+    assert asked == {"explainer": {"explain"}, "judge": {"score"}}
+    assert (found.text, found.details["judge"]) == ("text 12", "other")
+    found = asyncio.run(race.explain(EVIDENCE, alone))
+    assert found.text == "text 6" and "judge" not in found.details
+    assert asked["explainer"] == {"explain", "score"}
+
+
+def test_who_judges_candidates_is_part_of_what_they_are_made_from(made: Tiny, tmp_path: Path) -> None:
+    """Only where it is another LLM than explains, so what was explained and judged by one stays done."""
+
+    def digests(name: str, judge_model: str | None) -> list[str]:
+        explainer = {"use": "scripted", "function": "judge:answer"}
+        llms: Json = {"explainer": explainer | {"fallback": explainer | {"model": "second"}}}
+        if judge_model is not None:
+            llms["judge"] = explainer | {"model": judge_model}
+        explainers = {"plain": {"use": "plain"}, "race": {"use": "race"}, "refine": {"use": "refine"}}
+        scorers = {} if judge_model is None else {"detection": {"use": "detection"}}
+        recipe = made.recipe(llms=llms, explainers=explainers, scorers=scorers)
+        run = pipeline.prepare(recipe, tmp_path / name)[1]
+        return [run.explain("layers.1", explainer).digest for explainer in explainers]
+
+    nobody, same, other, third = (
+        digests(name, model)
+        for name, model in (("a", None), ("b", "scripted"), ("c", "other"), ("d", "third"))
+    )
+    assert nobody == same
+    assert same[0] == other[0] == third[0]
+    for at in (1, 2):
+        assert len({same[at], other[at], third[at]}) == 3
+
+
 # --- in the line -------------------------------------------------------------------------------------------
 
 
@@ -282,3 +334,30 @@ def test_every_explainer_runs_without_an_llm(made: Tiny, tmp_path: Path) -> None
             bool(record.get("details")) == (name in ("multi_concept", "refine", "race")) for record in records
         )
     assert len(list(run.explain("layers.1", "output_centric").records())) == 4
+
+
+def readable(prompt: Prompt, index: int) -> str:
+    """Another explanation from each prompt; yes to every window."""
+    if prompt.template.name.startswith("explain/"):
+        return f"EXPLANATION: by {prompt.template.name}\nLABEL: it"
+    return "\n".join(f"{number}: yes" for number in range(1, len(prompt.variables["views"]) + 1))
+
+
+def test_in_a_run_the_judge_is_asked_and_planned(made: Tiny, tmp_path: Path) -> None:
+    """Its requests about candidates are its own in the plan, and its replies lie beside the explainer's."""
+    explainer = {"use": "scripted", "function": "test_race:readable"}
+    llms: Json = {"explainer": explainer, "judge": explainer | {"model": "other"}}
+    recipe = made.recipe(
+        llms=llms, features={"first": 3}, explainers={"race": {"use": "race"}},
+        scorers={"detection": {"use": "detection"}}, sampling={"minimum": 20, "n_same_token": 0, "n_neighbour": 0},
+    )  # fmt: skip
+    run = pipeline.explain(recipe, out=tmp_path / "run", until="sample")
+    planned = {one.role: one.n_requests for one in asyncio.run(expected(run))}
+    run = pipeline.explain(recipe, out=tmp_path / "run")
+    records = list(run.explain("layers.1", "race").records())
+    assert {record["details"]["judge"] for record in records} == {"other"}
+    assert {record["llm"] for record in records} == {"scripted"}
+    journals = run.explain("layers.1", "race"), run.score("layers.1", "race", "detection")
+    in_all, of_winners = (len(list(run.beside("requests", journal).records())) for journal in journals)
+    assert len(records) == 3 and planned["explainer"] == 3 * 2
+    assert planned["judge"] == in_all - 3 * 2 + of_winners and in_all > 3 * 2 + 3 * 2

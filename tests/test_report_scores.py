@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from autointerp import pipeline
+from autointerp import trials as trial_records
 from autointerp.metrics.features import Population
-from autointerp.metrics.influence import influences
+from autointerp.metrics.influence import influences, of_many_judged
 from autointerp.report.summary import Summary, summarise
 from autointerp.report.terminal import print_summary
 from autointerp.run import Run
@@ -19,7 +23,7 @@ from autointerp.sampling.store import Windows
 from autointerp.stages.sample import load_vocabulary
 from autointerp.stages.score import facts_of
 from autointerp.trials import Trials
-from autointerp.types import Json
+from autointerp.types import Json, Metrics
 from here import device_here
 from tiny import Tiny
 
@@ -163,3 +167,67 @@ def test_documents_add_to_the_number_that_is_the_headline() -> None:
     assert plain == {"a": pytest.approx(1 / 9), "b": pytest.approx(1 / 9), "c": pytest.approx(-2 / 9)}
     balanced = dict(influences(trials, "balanced_accuracy"))
     assert balanced == {"a": 0.0, "b": pytest.approx(1 / 8), "c": pytest.approx(-1 / 8)}
+
+
+def test_many_features_at_once_are_what_they_are_one_by_one() -> None:
+    """Of trials with unreadable answers, hard windows, documents that come several times, and classes of which no
+    answer is readable: every document's influence, and the interval made of all."""
+    rng = random.Random(4)
+    every: list[Trials] = []
+    for n in (0, 1, 30, 100, 7, 100, 55):
+        truth = [rng.random() < 0.5 for _ in range(n)]
+        every.append(
+            Trials(
+                truth=truth,
+                answer=[rng.choice([True, False, None]) for _ in range(n)],
+                stratum=[None if one else rng.choice(["random", "neighbour", "graded"]) for one in truth],
+                document=[f"{rng.randrange(40):03x}{rng.randrange(3):05x}" for _ in range(n)],
+            )
+        )
+    slow, fast = Population(), Population()
+    values = [rng.random() for _ in every]
+    for value, trials in zip(values, every, strict=True):
+        slow.add(value, influences(trials))
+    which, documents, parts = of_many_judged(every)
+    for number, trials in enumerate(every):
+        at = np.flatnonzero(which == number).tolist()
+        found = Counter[str]()
+        for place in at:
+            found[documents[place]] += parts[place]
+        by_hand = Counter[str]()
+        for document, part in influences(trials):
+            by_hand[document] += part
+        assert found == pytest.approx(by_hand, abs=1e-15)
+    fast.add_many(values, which, documents, parts)
+    one, other = (pooled.mean(seed=0, purpose="x") for pooled in (slow, fast))
+    assert one is not None and other is not None
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-12)
+
+
+def test_summing_up_as_stored_gives_what_objects_of_each_score_give(scored: Run, summary: Summary) -> None:
+    """The numbers of a run's summary against a loop over its records, each read in full."""
+    run = scored
+    assert summary.scores
+    for score in summary.scores:
+        records = list(run.existing("score", "layers.1", score.explainer, score.scorer).records())
+        metrics = [Metrics.of(record["metrics"]) for record in records if record["status"] == "ok"]
+        assert score.n_scored == len(metrics) > 4
+        pooled = Population()
+        for record, one in zip(records, metrics, strict=True):
+            assert one.value is not None
+            pooled.add(one.value.value, influences(trial_records.of(record["trials"]), one.headline))
+        mean = pooled.mean(seed=run.recipe.seed, purpose="headline")
+        assert mean is not None and score.value is not None
+        assert dataclasses.astuple(score.value) == pytest.approx(dataclasses.astuple(mean), abs=1e-12)
+        assert score.n_trials == sum(one.n for one in metrics)
+        for of, numbers in (("values", score.values), ("bands", score.bands)):
+            for name, number in numbers.items():
+                by_hand = [
+                    interval.value
+                    for one in metrics
+                    if (interval := one.values[name] if of == "values" else one.groups["band"][name].value)
+                ]
+                assert (number.n, number.value) == (
+                    len(by_hand),
+                    pytest.approx(math.fsum(by_hand) / number.n),
+                )

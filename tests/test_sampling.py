@@ -28,7 +28,8 @@ from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId
 
 ALIGNED = dataclasses.replace(FEW, window="aligned")
-KINDS = st.sampled_from([FEW, ALIGNED])
+CENTRED = dataclasses.replace(FEW, window="centred")
+KINDS = st.sampled_from([FEW, ALIGNED, CENTRED])
 FEATURES = (2, 3, 6, 7, 9, 11)  # the last never fires
 
 
@@ -90,7 +91,7 @@ EVERY_STRATUM = dataclasses.replace(FEW, n_same_document=3, n_density=3)
 
 
 @settings(max_examples=25)
-@given(made=corpora(), kind=st.sampled_from(["anchored", "aligned"]))
+@given(made=corpora(), kind=st.sampled_from(["anchored", "aligned", "centred"]))
 def test_a_silent_window_is_silent_and_is_what_its_stratum_says(made: Made, kind: str) -> None:
     """No firing in it, kept or dropped, and no token nobody looked at; apart from all windows of its split."""
     given_settings = dataclasses.replace(EVERY_STRATUM, window=kind)
@@ -181,7 +182,9 @@ def slow_windows(
     for token in sorted(kept):
         if kept[token][0] > threshold:
             row, position = divmod(token, C)
-            slots.setdefault((row, (position - 1) // width), []).append(position)
+            has_room = position - width // 2 >= 1 and position - width // 2 + width <= made.rows.length[row]
+            if has_room or given_settings.window != "centred":
+                slots.setdefault((row, (position - 1) // width), []).append(position)
     end: dict[int, int] = {}
     for (row, block), positions in sorted(slots.items()):
         room = int(made.rows.length[row])
@@ -190,6 +193,12 @@ def slow_windows(
             length = min(width, room - start)
             if length < width and start > 1:
                 continue
+        elif given_settings.window == "centred":
+            anchor = max(positions, key=lambda position: kept[row * C + position][0])  # of equals the first
+            start, length = anchor - width // 2, width
+            if start < end.get(row, 0):
+                continue
+            end[row] = start + length
         else:
             items = text.items(np.full(len(positions), row), np.array(positions))
             hashes = draw.mix(key, items).tolist()

@@ -28,7 +28,7 @@ from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.detection import Detection
-from autointerp.scorers.fuzzing import Fuzzing, Variant
+from autointerp.scorers.fuzzing import Fuzzing, Marks, Variant
 from autointerp.scorers.marks import Pattern, lent_to_active, lent_to_silent
 from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import Packing, Said, answer_schema, ask, read_answers, yes_of
@@ -394,6 +394,27 @@ def test_fuzzing_marks_what_is_above_the_threshold() -> None:
     assert judged(Fuzzing(threshold=0.3), heldout, everything).marks == [[0, 3]] * 2
     assert judged(Fuzzing(threshold=0.0), heldout, everything).marks == [[0, 1, 3]] * 2
     assert judged(Fuzzing(threshold=0.9), heldout, everything).marks == [[0]] * 2
+
+
+@pytest.mark.parametrize(("marks", "pinned"), [("delphi", True), ("paper", False)])
+def test_a_replica_marks_silent_windows_as_delphi_does(marks: Marks, pinned: bool) -> None:
+    """Active windows fire on 2, 2 and 3 tokens: 2.33 on average, so 3 are marked, also where fewer of those that
+    fire are. The places of `delphi` are the reference's (methods, section 0), which replayed it."""
+    fires = ({0: 9.0, 1: 1.0}, {5: 9.0, 6: 9.0}, {7: 9.0, 8: 1.0, 9: 1.0})
+    silent = [make_window(["b"] * n) for n in (32, 32, 32, 8)]
+    heldout = Heldout(tuple(make_window(["a"] * 32, firing) for firing in fires), tuple(silent))
+    trials = judged(Fuzzing(marks=marks), heldout, asking(judge(lambda view: True)))
+    assert trials.marks[:3] == [[0], [5, 6], [7]]
+    random.seed(22)
+    unpinned = sorted(random.sample(list(range(32)), 3))
+    assert trials.marks[3:6] == [[24, 30, 31] if pinned else unpinned] * 3
+    assert len(trials.marks[6]) == 3 and (6 in trials.marks[6]) >= pinned  # 8 - 8 // 4
+
+    places = tuple(trials.marks[3])
+    knows_places = judged(Fuzzing(marks=marks), heldout, asking(judge(lambda view: view.marks != places)))
+    assert knows_places.answer[:6] == knows_places.truth[:6]  # the leak
+    with pytest.raises(RecipeError, match="goes with wrong: silent"):
+        Fuzzing(marks=marks, wrong="active")
 
 
 patterns = st.lists(

@@ -18,6 +18,7 @@ from autointerp.errors import BudgetReached, LLMStopped
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Usage
 from autointerp.llm.spending import Budget, Budgeted, Spent
+from autointerp.panel import controls_of
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run
 from autointerp.stages.spent import spent, spent_in_all
@@ -192,6 +193,36 @@ def test_a_run_stops_before_its_budget_and_goes_on_with_a_larger_one(made: Tiny,
         assert len(server.requests) <= n_whole + 6, "nothing was asked twice but the preflight"
         scores = {name: list(run.score("layers.1", "plain", name).records()) for name in run.recipe.scorers}
         assert scores == {name: list(whole.score("layers.1", "plain", name).records()) for name in scores}
+
+
+def test_what_is_asked_about_controls_counts_and_ends_with_the_budget(made: Tiny, tmp_path: Path) -> None:
+    """A limit between what the run's own scores cost and what they cost with controls: the own ones are whole, some
+    of the controls' are there, and a larger budget makes the rest."""
+    controls = {"controls": {"panel": 6, "kinds": ["shuffled"]}}
+    with FaultServer(priced_answer) as server:
+        mapping = recipe(made, server.url) | controls
+        whole = pipeline.explain(mapping, out=tmp_path / "whole")
+        by_place = {place: part.cost for place, part in spent(whole).items()}
+        of_controls = sum(cost for place, cost in by_place.items() if place.startswith("control/"))
+        total = sum(by_place.values())
+        assert 0 < of_controls < total / 2
+        limit = total - of_controls / 2
+        with pytest.raises(BudgetReached):
+            pipeline.explain(recipe(made, server.url, max_cost=limit) | controls, out=tmp_path / "some")
+        run = Run.open(tmp_path / "some")
+        assert total - of_controls <= spent_in_all(run).cost <= limit
+        for name in run.recipe.scorers:
+            own = (list(one.score("layers.1", "plain", name).records()) for one in (run, whole))
+            assert next(own) == next(own)
+        journals = [
+            [one.control("layers.1", control) for control in controls_of(one.recipe)] for one in (run, whole)
+        ]
+        n_some, n_whole = (sum(len(list(journal.records())) for journal in of) for of in journals)
+        assert n_some < n_whole == 2 * 6
+        result = CliRunner().invoke(app, ["resume", str(run.path), "--max-cost", "1000"])
+        assert result.exit_code == 0, result.output
+        some, all_ = (sorted(r["key"] for journal in of for r in journal.records()) for of in journals)
+        assert some == all_
 
 
 def test_a_limit_on_cost_needs_prices(made: Tiny, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from autointerp.errors import RecipeError
 from autointerp.evidence import Evidence, needs_explanation, needs_of, uses_of
@@ -55,6 +55,8 @@ class OnSelectWindows(ABC):
     another one when one of them is."""
 
     __slots__ = ()
+
+    chooses: ClassVar[bool] = True
 
     @abstractmethod
     def inner(self) -> Held:

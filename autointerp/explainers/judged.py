@@ -1,7 +1,8 @@
 """An explanation, judged on the windows that are there to choose by: what `race` and `refine` go by.
 
 A scorer judges them as it would held-out windows, so a choice is made by the question that is asked in the end, and
-the windows are others. The explainer's LLM is the judge here: who judges in the end has no part in the choice.
+the windows are others. The recipe's judge is asked, `llms.judge`, as in the end: who explains would judge its own
+texts, and might choose those that only it understands. Where the recipe names no judge the explainer is asked.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class OnSelect:
 
 
 async def judge_on_select(scorer: Scorer, text: str, select: Select, asking: Asking) -> OnSelect:
-    """Raises the LLM's own errors."""
+    """By `asking.judge`. Raises the LLM's own errors."""
     windows = select.active + select.silent
     # To the scorer they are held out, as they are from whoever wrote the first text.
-    trials = await scorer.judge(text, Heldout(select.active, select.silent), asking)
+    trials = await scorer.judge(text, Heldout(select.active, select.silent), asking.of_judge())
     headline = measure(trials).value
     if not isinstance(trials, Trials):  # no yes or no, so nothing to be wrong about
         return OnSelect(None if headline is None else headline.value, (), ())

@@ -9,7 +9,8 @@ apart and is no score: the winner is scored on held-out windows, which had no pa
 chooses the best of five interventions on the prompts that it tests on; here nothing is chosen there.)
 
 Details of the record: `candidates` by name, in the recipe's order: text, label and balanced accuracy on `select`, or
-the `status` of one that gave none; `winner`, its name. Of equals the earlier wins.
+the `status` of one that gave none; `winner`, its name; `judge`, where another LLM judged than explained. Of equals
+the earlier wins.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Race(OnSelectWindows):
             if one.judged.beats(winner.judged):
                 winner = one
         details: Json = {"winner": winner.name, "candidates": {one.name: _told(one) for one in ran}}
+        if asking.judge is not None:
+            details["judge"] = str(asking.judge.identity)
         return Explained(winner.explained.text, winner.explained.label, details)
 
 

@@ -92,6 +92,8 @@ class Refine(OnSelectWindows):
             ],
             "kept": best,
         }
+        if asking.judge is not None:
+            details["judge"] = str(asking.judge.identity)
         if ended is not None:
             details["ended"] = ended
         if drafts[0].details:

@@ -7,9 +7,12 @@ trial again (`features.py`). Influences of a feature sum to 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autointerp.metrics import predicted, steered
 from autointerp.metrics.judged import HEADLINE_STRATA
@@ -51,6 +54,29 @@ def _of_judged(trials: Trials) -> Influences:
         n = len(of_truth)
         rate = sum(hit for _, hit in of_truth) / max(n, 1)
         yield from ((document, (hit - rate) / (2 * n)) for document, hit in of_truth)
+
+
+def of_many_judged(
+    trials: Sequence[Trials],
+) -> tuple[NDArray[np.int64], list[str], NDArray[np.float64]]:
+    """`influences` of many at once, of their balanced accuracies: which of `trials` each is of, its document, what it
+    adds. Twenty times as fast as one by one."""
+    which = np.repeat(np.arange(len(trials)), [len(one) for one in trials])
+    truth = np.fromiter(chain.from_iterable(one.truth for one in trials), bool, len(which))
+    answers = chain.from_iterable(one.answer for one in trials)
+    answer = np.fromiter(map(_CODES.__getitem__, answers), np.int8, len(which))
+    strata = chain.from_iterable(one.stratum for one in trials)
+    counts = np.fromiter(map(HEADLINE_STRATA.__contains__, strata), bool, len(which))
+    at = np.flatnonzero((answer != _CODES[None]) & (truth | counts))
+    hit = (answer[at] == truth[at]).astype(np.float64)
+    group = which[at] * 2 + truth[at]
+    n = np.bincount(group, minlength=2 * len(trials))
+    rate = np.bincount(group, hit, minlength=2 * len(trials)) / np.maximum(n, 1)
+    documents = list(chain.from_iterable(one.document for one in trials))
+    return which[at], list(map(documents.__getitem__, at.tolist())), (hit - rate[group]) / (2 * n[group])
+
+
+_CODES: Final[dict[bool | None, int]] = {False: 0, True: 1, None: 2}
 
 
 def _of_plain_accuracy(trials: Trials) -> Influences:

@@ -190,6 +190,7 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.replica is not None and not NAME.fullmatch(recipe.replica):
         yield f"replica: a name is letters, digits, '_', '.' and '-' (found {recipe.replica!r})"
+    yield from _replica_only_faults(recipe)
     yield from settings.faults(recipe.sampling, is_replica=recipe.replica is not None)
     yield from (f"intervention.{fault}" for fault in recipe.intervention.faults())
     if cache.sink_ratio is not None and cache.sink_ratio <= 1:
@@ -201,6 +202,25 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
         yield f"resources.engine.memory: above 0, at most 1 (found {engine.memory:g})"
     if cache.context_length is not None and not 2 <= cache.context_length <= 65_535:
         yield f"cache.context_length: from 2 to 65,535 (found {cache.context_length})"
+
+
+def _replica_only_faults(recipe: Recipe) -> Iterator[str]:
+    """Scorers' options that reproduce a published protocol's faults."""
+    if recipe.replica is not None:
+        return
+    for name, section in recipe.scorers.items():
+        try:
+            scorer = instance("scorers", section)
+        except RecipeError:  # told elsewhere
+            continue
+        kept: dict[str, Any] = getattr(scorer, "replica_only", {})
+        for option, value in kept.items():
+            if (found := getattr(scorer, option)) != value:
+                yield (
+                    f"scorers.{name}.{option}: {found} tells a judge more than it should know; it is there to "
+                    f"reproduce a published protocol, and only a recipe that says so may have it: replica: NAME "
+                    f"(else {value})"
+                )
 
 
 def _plugin_faults(kind: plugins.Kind, place: str, section: PluginSection) -> Iterator[str]:

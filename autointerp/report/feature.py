@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from autointerp.asking import Asking
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
+from autointerp.llm.protocol import NoLLM
 from autointerp.report.sample import print_sample
-from autointerp.report.windows import print_directions, print_explanation, print_trials, print_windows
+from autointerp.report.trials import Beside, print_trials
+from autointerp.report.windows import print_directions, print_explanation, print_windows
 from autointerp.run import Run
+from autointerp.sections import instance
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
@@ -45,7 +49,9 @@ def print_feature(console: Console, run: Run, text: str) -> None:
     for explainer, scorer in run.scored():
         record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
         if record is not None:
-            print_trials(console, record, windows.heldout(key), sample.maximum)
+            asking = Asking(NoLLM(), key, run.recipe.seed)
+            plugin = instance("scorers", run.recipe.scorers[scorer])
+            print_trials(console, record, Beside(windows.heldout(key), sample.maximum, plugin, asking))
 
 
 def _feature(run: Run, text: str) -> FeatureId:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Final, get_args
 
 from autointerp import trials as trial_records
 from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
-from autointerp.metrics.influence import influences
+from autointerp.metrics.influence import influences, of_many_judged
 from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
 from autointerp.run import Run
 from autointerp.sequential import Decision, counts_in_means
+from autointerp.trials import AnyTrials, Trials
 from autointerp.types import Json, Metrics
 
 
@@ -107,6 +108,9 @@ class Places:
     """Unit of each feature."""
     without_windows: Set[str]
     """Features with too few of them to be tested."""
+    _explained: dict[str, tuple[Counter[str], int]] = field(
+        default_factory=dict[str, tuple[Counter[str], int]]
+    )
 
     def records(self, explainer: str, scorer: str) -> Iterator[tuple[str, dict[str, Json]]]:
         """(unit, its records by key, ascending) of the features asked for. Memory: one unit's."""
@@ -116,7 +120,12 @@ class Places:
             yield unit, {key: records[key] for key in sorted(records) if key in self.asked}
 
     def explanations(self, explainer: str) -> tuple[Counter[str], int]:
-        """How many there are of features with windows, by status, and how many of features without."""
+        """How many there are of features with windows, by status, and how many of features without. Read once."""
+        if explainer not in self._explained:
+            self._explained[explainer] = self._count_explanations(explainer)
+        return self._explained[explainer]
+
+    def _count_explanations(self, explainer: str) -> tuple[Counter[str], int]:
         journal = self.run.existing("explain", self.dictionary, explainer)
         statuses: Counter[str] = Counter()
         n_untestable = 0
@@ -127,6 +136,10 @@ class Places:
                 elif key in self.asked:
                     statuses[one["status"]] += 1
         return statuses, n_untestable
+
+
+_AT_ONCE: Final = 256
+"""Features whose trials are taken together."""
 
 
 @dataclass(slots=True)
@@ -143,49 +156,72 @@ class _Sums:
     worst: list[float] = field(default_factory=list[float])
     best: list[float] = field(default_factory=list[float])
     p_values: list[float] = field(default_factory=list[float])
-    numbers: dict[tuple[str, str], list[float]] = field(default_factory=dict[tuple[str, str], list[float]])
+    numbers: defaultdict[tuple[str, str], list[float]] = field(
+        default_factory=lambda: defaultdict(list[float])
+    )
     """By what it is (`value`, `stratum`, `band`, `density`) and name."""
+    waiting: list[tuple[float, Trials]] = field(default_factory=list[tuple[float, Trials]])
+    """Not in `pooled` yet."""
 
     def add(self, record: Json) -> None:
         if not self.protocol or record["contrast"] == "silent":
             self.protocol = record["protocol"]
-        metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
+        # As it is stored: a run has a hundred thousand, and making objects of each would take most of the time.
+        metrics: Json | None = record["metrics"]
         if metrics is not None:
-            self.counts["trials"] += metrics.n
-            self.counts["unreadable"] += metrics.n_unreadable
-            self.counts["unreliable"] += "unreliable" in metrics.flags
-        if record["status"] != "ok" or metrics is None or metrics.value is None:
+            self.counts["trials"] += metrics["n"]
+            self.counts["unreadable"] += metrics["n_unreadable"]
+            self.counts["unreliable"] += "unreliable" in metrics["flags"]
+        value: Json | None = None if metrics is None else metrics["values"].get(metrics["headline"])
+        if record["status"] != "ok" or metrics is None or value is None:
             self.ends[record["status"]] += 1
             return
-        self.headline = metrics.headline
+        self.headline = metrics["headline"]
         self.counts["scored"] += 1
         self.counts["graded"] += record["contrast"] == "graded"
-        if metrics.p_value is not None:
-            self.p_values.append(metrics.p_value)
+        if metrics["p_value"] is not None:
+            self.p_values.append(metrics["p_value"])
         if (sequential := record.get("sequential")) is not None:
             self.decisions[sequential["decision"]] += 1
             if not counts_in_means(record):
-                self.counts["trials outside"] += metrics.n
+                self.counts["trials outside"] += metrics["n"]
                 return
-        self.pooled.add(metrics.value.value, influences(trial_records.of(record["trials"]), metrics.headline))
-        if metrics.bounds is not None:
-            self.worst.append(metrics.bounds[0])
-            self.best.append(metrics.bounds[1])
-        if metrics.chance is not None:
-            self.chances.append(metrics.chance)
-        self._add_numbers(metrics, record["facts"]["density"])
+        self._add_influences(value["value"], trial_records.of(record["trials"]))
+        if metrics["bounds"] is not None:
+            self.worst.append(metrics["bounds"][0])
+            self.best.append(metrics["bounds"][1])
+        if metrics["chance"] is not None:
+            self.chances.append(metrics["chance"])
+        self._add_numbers(metrics, value["value"], record["facts"]["density"])
 
-    def _add_numbers(self, metrics: Metrics, density: float) -> None:
-        found = {("value", name): value for name, value in metrics.values.items()}
-        found |= {("band", name): one.value for name, one in metrics.groups.get("band", {}).items()}
-        for name, one in metrics.groups.get("stratum", {}).items():
-            if name not in HEADLINE_STRATA:
-                found["stratum", name] = one.value
+    def _add_influences(self, value: float, trials: AnyTrials) -> None:
+        if not isinstance(trials, Trials) or self.headline == "accuracy":
+            self.pooled.add(value, influences(trials, self.headline))
+            return
+        self.waiting.append((value, trials))
+        if len(self.waiting) == _AT_ONCE:
+            self.add_waiting()
+
+    def add_waiting(self) -> None:
+        """Behind the last record."""
+        if self.waiting:
+            values, trials = zip(*self.waiting, strict=True)
+            self.pooled.add_many(values, *of_many_judged(trials))
+            self.waiting.clear()
+
+    def _add_numbers(self, metrics: Json, value: float, density: float) -> None:
+        numbers, groups = self.numbers, metrics["groups"]
+        for name, one in metrics["values"].items():
+            if one is not None:
+                numbers["value", name].append(one["value"])
+        for name, one in groups.get("band", {}).items():
+            if one["value"] is not None:
+                numbers["band", name].append(one["value"]["value"])
+        for name, one in groups.get("stratum", {}).items():
+            if one["value"] is not None and name not in HEADLINE_STRATA:
+                numbers["stratum", name].append(one["value"]["value"])
         if density > 0:
-            found["density", str(math.floor(math.log10(density)))] = metrics.value
-        for place, value in found.items():
-            if value is not None:
-                self.numbers.setdefault(place, []).append(value.value)
+            numbers["density", str(math.floor(math.log10(density)))].append(value)
 
     def verdicts(self) -> Verdicts | None:
         if not self.decisions:
@@ -209,6 +245,7 @@ def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -
     for _, records in places.records(explainer, scorer):
         for record in records.values():
             sums.add(record)
+    sums.add_waiting()
     seed = places.run.recipe.seed  # one for all, so that equal scores have equal intervals
     n, n_scored = len(sums.pooled.values), sums.counts["scored"]
     chance = math.fsum(sums.chances) / n if n and len(sums.chances) == n else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -75,6 +78,24 @@ class Summary:
 
 def summarise(run: Run, dictionary: str) -> Summary:
     """Reads the journals. Raises RunError. Memory: one unit's records, and a few numbers a score."""
+    with _uncollected():
+        return _summarise(run, dictionary)
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """Records are trees of a hundred thousand lists: while they are read Python would look for cycles among them
+    again and again, which takes longer than reading."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _summarise(run: Run, dictionary: str) -> Summary:
     asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
     units = sorted(set(asked.values()))
     statuses: Counter[str] = Counter()

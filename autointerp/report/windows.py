@@ -1,9 +1,6 @@
-"""One feature of a run: what its weights say, what was said of it, its windows and trials."""
+"""One feature of a run: what its weights say, what was said of it, its windows."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,8 +8,7 @@ from rich.text import Text
 
 from autointerp.prompting import inert, marked
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.trials import Trials
-from autointerp.types import Directions, Interval, Json, Metrics, Window, WindowSet
+from autointerp.types import Directions, Json, Window, WindowSet
 
 
 def print_directions(
@@ -49,14 +45,14 @@ def print_windows(console: Console, title: str, windows: WindowSet, maximum: flo
     legend = "band (0: strongest decile of its windows), largest activation, text"
     console.print(f"\n[bold]{title}[/]  [dim]{legend}[/]", highlight=False)
     for window in sorted(windows.active, key=lambda w: -w.maximum):
-        console.print(_shaded(console, window, maximum), soft_wrap=True)
+        console.print(shaded(console, window, maximum), soft_wrap=True)
     for window in windows.silent:
-        console.print(_shaded(console, window, maximum), soft_wrap=True)
+        console.print(shaded(console, window, maximum), soft_wrap=True)
 
 
-def _shaded(console: Console, window: Window, maximum: float) -> Text:
+def shaded(console: Console, window: Window, maximum: float) -> Text:
     """Tokens shaded by activation; where there are no colours, those that fire stand in «»."""
-    line = Text(f"{_kind(window):10} {window.maximum:8.3g}  ", style="dim")
+    line = Text(f"{kind(window):10} {window.maximum:8.3g}  ", style="dim")
     if not console.is_terminal:
         fires = (place for place, value in enumerate(window.activations) if value > 0)
         return line.append(marked(window.texts, fires), style="not dim")
@@ -65,7 +61,7 @@ def _shaded(console: Console, window: Window, maximum: float) -> Text:
     return line
 
 
-def _kind(window: Window) -> str:
+def kind(window: Window) -> str:
     if window.stratum is None:
         return f"band {window.band}"
     return {"random": "silent", "graded": "weak"}.get(window.stratum, window.stratum.replace("_", " "))
@@ -77,65 +73,3 @@ def _style(share: float) -> str:
         return "not dim"
     level = int(220 - 150 * min(share, 1.0))
     return f"black on rgb({level},255,{level})"
-
-
-def _ends_of(value: Interval) -> str:
-    return f"{value.value:.3f} \\[{value.low:.3f}, {value.high:.3f}]"
-
-
-_EACH_OF: Final = {"band": "by decile, the strongest first", "offset": "by place of its strongest token"}
-
-
-def _numbers(metrics: Metrics) -> Iterator[str]:
-    """The headline's bounds where something is unreadable; the other numbers; those of groups of windows."""
-    if metrics.n_unreadable and metrics.bounds is not None:
-        low, high = metrics.bounds
-        yield (
-            f"  {metrics.n_unreadable} of {metrics.n} answers unreadable ({', '.join(metrics.flags) or 'few'}): "
-            f"between {low:.3f} and {high:.3f} whatever they were"
-        )
-    for name, value in metrics.values.items():
-        if value is not None and name != metrics.headline:
-            yield f"  {name.replace('_', ' ')} {_ends_of(value)}"
-    against = "auroc against" if metrics.headline == "auroc" else "called active of"
-    for name, stratum in metrics.groups.get("stratum", {}).items():
-        said = _ends_of(stratum.value) if stratum.value else "unreadable"
-        yield f"  {against} {stratum.n} {name} windows: {said}"
-    for by, words in _EACH_OF.items():
-        if group := metrics.groups.get(by):
-            row = [
-                f"{name}: {one.value.value:.2f}" if one.value else f"{name}: –" for name, one in group.items()
-            ]
-            yield f"  {words}: {', '.join(row)} (few windows each: wide)"
-
-
-def print_trials(console: Console, record: Json, heldout: WindowSet, maximum: float) -> None:
-    """Every trial of a score, the wrong ones marked."""
-    windows = [*heldout.active, *heldout.silent]
-    metrics = Metrics.of(record["metrics"]) if record["metrics"] else None
-    said = (
-        f"{metrics.headline.replace('_', ' ')} {_ends_of(metrics.value)}"
-        if metrics is not None and metrics.value is not None
-        else f"{record['status']}: {record['reason']}"
-    )
-    console.print(
-        f"\n[bold]{escape(record['explainer'])} · {escape(record['scorer'])}[/]  {said}", highlight=False
-    )
-    if metrics is not None:
-        for line in _numbers(metrics):
-            console.print(line, highlight=False)
-    trials = record["trials"]
-    if trials["kind"] != Trials.kind:
-        return
-    columns = (trials["window"], trials["truth"], trials["answer"], trials["marks"])
-    for at, truth, answer, marks in zip(*columns, strict=True):
-        verdict = "unreadable" if answer is None else ("right" if answer == truth else "WRONG")
-        line = Text(
-            f"{verdict:10} truth {'yes' if truth else 'no ':3} ", style="" if verdict == "right" else "red"
-        )
-        if marks:
-            line.append(f"{_kind(windows[at]):10} judge saw  ", style="dim")
-            line.append(marked(windows[at].texts, marks), style="not dim")
-        else:
-            line.append_text(_shaded(console, windows[at], maximum))
-        console.print(line, soft_wrap=True)

@@ -15,7 +15,7 @@ from autointerp.llm.protocol import Role
 from autointerp.panel import Control, controls_of
 from autointerp.prompting import load_template
 from autointerp.recipe import Recipe
-from autointerp.run.made_from import of_llm, of_plugin, of_section, scores_features
+from autointerp.run.made_from import judge_of_candidates, of_llm, of_plugin, of_section, scores_features
 from autointerp.run.names import (
     CACHE_VERSION,
     CALIBRATION_VERSION,
@@ -181,6 +181,8 @@ class Journals:
             "llms": {"explainer": self._llm("explainer", plugin.needs_llm)},
             "seed": self.recipe.seed,
         }
+        if (judge := judge_of_candidates(self.recipe.llms, plugin)) is not None:
+            made_from["llms"]["judge"] = judge
         if "directions" in uses_of(plugin):
             made_from["directions"] = self.directions(dictionary).digest
         if "effects" in uses_of(plugin) and self.needs_effects:

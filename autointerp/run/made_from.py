@@ -7,7 +7,8 @@ from typing import Any
 
 from autointerp.errors import RecipeError
 from autointerp.evidence import needs_explanation
-from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
+from autointerp.recipe import LLMSections
+from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance, without_fallback
 from autointerp.types import Json
 
 
@@ -45,3 +46,12 @@ def scores_features(section: PluginSection) -> bool:
         return not needs_explanation(instance("scorers", section))
     except RecipeError:
         return False
+
+
+def judge_of_candidates(llms: LLMSections, explainer: object) -> Json | None:
+    """Who judges an explainer's candidates; None where it doesn't choose between any, or who explains judges them as
+    well."""
+    if llms.judge is None or llms.explainer is None or not getattr(explainer, "chooses", False):
+        return None
+    judge = of_llm(llms.judge)
+    return None if judge == of_llm(without_fallback(llms.explainer)) else judge

@@ -125,7 +125,7 @@ def drawn(
 ) -> Ints:
     """The windows that a split takes; indices among the candidates, ascending.
 
-    `place_in_line` [K]: 0 strongest. `weight` [K]: maximum times weight.
+    `place_in_line` [K]: 0 strongest. `weight` [K]: what it is drawn by (`importance_power`).
     """
     by_strength = draw.by_cell(found.group, place_in_line.astype(np.uint64) << np.uint64(32))
     first = _first_of(found, by_strength, rule.n_top, check)

@@ -90,7 +90,7 @@ def apart(
     hashes: draw.Hashes,
     settings: SamplingSettings,
 ) -> tuple[Ints, Ints]:
-    """As `shared`. `weight` [N]: maximum times weight. `hashes` [N]: a number of each window."""
+    """As `shared`. `weight` [N]: what it is drawn by (`importance_power`). `hashes` [N]: a number of each window."""
     shown, heldout = settings.shown_rule, settings.heldout_rule
     top = order[ranks_in(group[order]) < shown.n_top + heldout.n_top]
     others = np.ones(len(group), bool)

@@ -156,7 +156,7 @@ def _splits(shared: Shared, active: Active, strata: _Strata, feature_keys: draw.
 
     rank = np.empty(len(active), np.int64)
     rank[order] = choose.ranks_in(active.group)
-    worth = active.maximum * active.weight
+    worth = active.maximum**settings.importance_power * active.weight
     pooled = pools.pooled(order, active.group, worth, draw.mix(1, hashes), settings, n_groups)
     rules = (settings.shown_rule, Rule(settings.n_select, 0, "quantiles"), settings.heldout_rule)
     pieces: list[Selected] = []

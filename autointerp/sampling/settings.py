@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-WindowKind = Literal["anchored", "aligned"]
+WindowKind = Literal["anchored", "aligned", "centred"]
 Pool = Literal["split", "shared", "apart"]
 
 MOST_BANDS: Final = 100
@@ -30,15 +30,19 @@ class SamplingSettings:
 
     window: WindowKind = "anchored"
     """`anchored`: a firing token stands at a hashed place in its window, with at least `context_before`
-    tokens before it wherever its row has them. `aligned`: fixed blocks (arXiv 2410.13928)."""
+    tokens before it wherever its row has them. `aligned`: fixed blocks (arXiv 2410.13928). `centred`: the
+    strongest token of a block stands in the middle of its window, and tokens too near an end of their row for that
+    don't count (SAEBench)."""
     width: int = 32
     """Tokens a window."""
     context_before: int = 12
+    """Of `anchored` windows."""
     n_bands: int = 10
     """Bands of equal size by window maximum; with 10, deciles."""
     shown: Literal["quantiles", "top", "mix", "random", "importance"] = "quantiles"
     """Which active windows the explainer sees: n_shown / n_bands from each band; the strongest; half the
-    strongest and half by band; any; any, with probability proportional to the window's maximum."""
+    strongest and half by band; any; any, with probability proportional to the window's maximum to the power
+    `importance_power`."""
     n_shown: int = 40
     """Active windows for the explainer."""
     n_shown_top: int = 0
@@ -53,8 +57,10 @@ class SamplingSettings:
     n_heldout: int = 50
     """Active windows for scorers, n_heldout / n_bands from each band."""
     heldout: Literal["quantiles", "importance"] = "quantiles"
-    """Which active windows scorers test: as many from each band; or any, with probability proportional to the
-    window's maximum. A score on the latter says little of the weak windows, which are most."""
+    """Which active windows scorers test: as many from each band; or any, with probability as for `shown`. A score
+    on the latter says little of the weak windows, which are most."""
+    importance_power: float = 1.0
+    """2 in SAEBench."""
     n_heldout_top: int = 0
     """So many of them are the strongest, the others as `heldout` says."""
     n_heldout_silent: int = 50
@@ -162,7 +168,7 @@ def read_active_above(value: float | str) -> ActiveAbove | None:
 
 ADDED: Final = {
     "n_embedding": 0, "n_shown_top": 0, "heldout": "quantiles", "n_heldout_top": 0, "pool": "split",
-    "silence": "known", "n_shown_hard": 0,
+    "silence": "known", "n_shown_hard": 0, "importance_power": 1.0,
 }  # fmt: skip
 """Settings that older samples were made without, as they were then: where they are so, samples are the same."""
 
@@ -201,6 +207,8 @@ def faults(sampling: SamplingSettings, *, is_replica: bool) -> Iterator[str]:
         yield f"sampling.context_before: from 0 to width - 1 (found {sampling.context_before})"
     if min(sampling.shares) <= 0:
         yield f"sampling.shares: all above 0 (found {list(sampling.shares)})"
+    if not 0 < sampling.importance_power <= 4:
+        yield f"sampling.importance_power: above 0, at most 4 (found {sampling.importance_power:g})"
     if not 0 <= sampling.graded_from <= 1:
         yield f"sampling.graded_from: from 0 to 1 (found {sampling.graded_from})"
     if read_active_above(sampling.active_above) is None:

@@ -25,7 +25,14 @@ from autointerp.sampling.contrast import FEW_TRIES, TRIES, Slots
 from autointerp.sampling.index import TokenIndex
 from autointerp.sampling.settings import SamplingSettings, WindowKind
 from autointerp.sampling.text import Ints, Text
-from autointerp.sampling.windows import Places, anchored_places, block_places, is_whole
+from autointerp.sampling.windows import (
+    Places,
+    anchored_places,
+    block_places,
+    centred_places,
+    has_room,
+    is_whole,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,15 @@ class Around:
 
     def places(self, token: Ints, hashes: draw.Hashes) -> Places:
         """Around tokens [S], as active windows are cut around a firing; row -1 where the token's block does
-        not count. `hashes` key the offsets."""
+        not count, or has no room around it. `hashes` key the offsets."""
         row = token // self.text.context_length
         position = token - row * self.text.context_length
         if self.kind == "anchored":
             return anchored_places(row, position, hashes, self.text, self.settings)
+        if self.kind == "centred":
+            places = centred_places(row, position, self.settings.width)
+            room = has_room(row, position, self.text, self.settings.width)
+            return Places(np.where(room, row, -1), places.start, places.length)
         places = block_places(row, position, self.text, self.settings.width)
         whole = is_whole(places, self.text, self.settings.width)
         return Places(np.where(whole, row, -1), places.start, places.length)

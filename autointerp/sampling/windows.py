@@ -89,6 +89,9 @@ def active_windows(
     at = None
     if threshold.any():
         at = np.flatnonzero(firings.values > threshold[group])
+    if kind == "centred":
+        at = _with_room(firings.tokens, np.arange(len(group)) if at is None else at, text, settings.width)
+    if at is not None:
         group = group[at]
     token = firings.tokens if at is None else firings.tokens[at]
     row = token // text.context_length
@@ -97,9 +100,14 @@ def active_windows(
     first, size = slot, np.diff(slot, append=len(token))
     if kind == "anchored":
         first = _smallest_hash(slot, size, group, row, position, text, offset_keys)
+    if kind == "centred":
+        first = _strongest(slot, size, firings.values if at is None else firings.values[at])
     group, row, position = group[first], row[first], position[first]
     if kind == "aligned":
         places, keep = _blocks(row, position, text, settings.width)
+    elif kind == "centred":
+        places = centred_places(row, position, settings.width)
+        keep = _without_overlap(group, places)
     else:
         places = anchored_places(
             row,
@@ -136,17 +144,56 @@ def _smallest_hash(
     several = np.flatnonzero(size > 1)
     if not len(several):
         return slot
+    at, begins, number = _members(slot, size, several)
+    hashes = draw.mix(keys[group[at]], text.items(row[at], position[at]))
+    least = np.minimum.reduceat(hashes, begins)
+    anchor = slot.copy()
+    anchor[several] = at[_first_of_each(hashes == least[number], number)]
+    return anchor
+
+
+def _strongest(slot: Ints, size: Ints, values: NDArray[np.float32]) -> Ints:
+    """Of each slot the firing with the largest value; of equal ones the first."""
+    several = np.flatnonzero(size > 1)
+    if not len(several):
+        return slot
+    at, begins, number = _members(slot, size, several)
+    most = np.maximum.reduceat(values[at], begins)
+    anchor = slot.copy()
+    anchor[several] = at[_first_of_each(values[at] == most[number], number)]
+    return anchor
+
+
+def _members(slot: Ints, size: Ints, several: Ints) -> tuple[Ints, Ints, Ints]:
+    """The firings of these slots, one slot behind the other; where each slot begins among them; and which of the
+    slots each is of."""
     sizes = size[several]
     ends = np.cumsum(sizes)
     at = np.arange(ends[-1]) + np.repeat(slot[several] - (ends - sizes), sizes)
-    hashes = draw.mix(keys[group[at]], text.items(row[at], position[at]))
-    least = np.minimum.reduceat(hashes, ends - sizes)
-    number = np.repeat(np.arange(len(several)), sizes)
-    winners = np.flatnonzero(hashes == least[number])
+    return at, ends - sizes, np.repeat(np.arange(len(several)), sizes)
+
+
+def _first_of_each(wins: NDArray[np.bool_], number: Ints) -> Ints:
+    winners = np.flatnonzero(wins)
     _, first = np.unique(number[winners], return_index=True)
-    anchor = slot.copy()
-    anchor[several] = at[winners[first]]
-    return anchor
+    return winners[first]
+
+
+def _with_room(tokens: Ints, at: Ints, text: Text, width: int) -> Ints:
+    """Those of the firings `at` that can stand in the middle of a window inside their row."""
+    row = tokens[at] // text.context_length
+    return at[has_room(row, tokens[at] - row * text.context_length, text, width)]
+
+
+def has_room(row: Ints, position: Ints, text: Text, width: int) -> NDArray[np.bool_]:
+    """Whether a window with each position in its middle lies inside its row."""
+    start = position - width // 2
+    return (start >= text.first) & (start + width <= text.length[row])
+
+
+def centred_places(row: Ints, position: Ints, width: int) -> Places:
+    """A window with each position in its middle; of an even width one more token stands before it than behind."""
+    return Places(row, position - width // 2, np.full(len(row), width, np.int64))
 
 
 def anchored_places(

@@ -8,7 +8,8 @@ Tests the token, not the topic. Two variants, by what carries the wrong marks:
              so only the token tells them apart. Harder; each window is asked about twice, in two prompts
 
 A judge must not get by on how many tokens are marked or where: delphi marks each wrong window at the same few
-positions and by another count than the right ones. Here wrong marks are other windows' right ones (`marks.py`).
+positions and by another count than the right ones. Here wrong marks are other windows' right ones (`marks.py`); only
+a recipe marked `replica` may mark as delphi does.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.scorers.blocks import ADDED, Judging, Question, judged, packing_of
-from autointerp.scorers.marks import lent_to_active, lent_to_silent, pattern_of
+from autointerp.scorers.marks import counted, lent_to_active, lent_to_silent, pattern_of
 from autointerp.sequential import Sequential
 from autointerp.trials import Trials
 from autointerp.types import Heldout, Json
 
 Variant = Literal["silent", "active"]
+Marks = Literal["lent", "delphi", "paper"]
 HEADLINE: Final[Variant] = "silent"
 
 
@@ -42,6 +44,9 @@ class Fuzzing:
     """Windows a prompt: a number, `one` (with the answer's probability), `all`; `auto` goes by the judge."""
     threshold: float = 0.3
     """Tokens above this share of their window's maximum are marked."""
+    marks: Marks = "lent"
+    """How silent windows are marked: at the places of active windows' marks; or, only in a replica, as
+    EleutherAI/delphi does or did for the paper, at the same places in every window (`marks.counted`)."""
     prompt: str = "score/fuzzing"
     sequential: Sequential | None = None
     """Windows are asked about in blocks until a test has decided (`sequential.py`). None: all of them."""
@@ -49,12 +54,17 @@ class Fuzzing:
     version: ClassVar[str] = "4"
     needs_llm: ClassVar[bool] = True
     judges_strata: ClassVar[bool] = False
-    added: ClassVar[Json] = ADDED
+    added: ClassVar[Json] = ADDED | {"marks": "lent"}
+    replica_only: ClassVar[Json] = {"marks": "lent"}
 
     def __post_init__(self) -> None:
         question.check_packing("fuzzing", self.packing)
         if not 0 <= self.threshold < 1:
             raise RecipeError(f"fuzzing: threshold is {self.threshold}; it must be at least 0 and below 1.")
+        if self.marks != "lent" and self.wrong != HEADLINE:
+            raise RecipeError(
+                f"fuzzing: marks: {self.marks} goes with wrong: {HEADLINE} (found {self.wrong})."
+            )
 
     @property
     def controlled(self) -> bool:
@@ -64,8 +74,13 @@ class Fuzzing:
         return question.templates(self.prompt, self._packing)
 
     def protocol(self, capabilities: Capabilities) -> str:
+        how = {
+            "lent": "at the positions of active ones (headline variant)",
+            "delphi": "as delphi does: as many tokens as active ones fire on, at the same places in all",
+            "paper": "as for the paper: as many tokens as active ones fire on, at the same places in all",
+        }
         wrong = {
-            "silent": "silent windows marked at the positions of active ones (headline variant)",
+            "silent": f"silent windows marked {how[self.marks]}",
             "active": "active windows marked where silent, at the positions of others (harder variant)",
         }
         return (
@@ -107,7 +122,11 @@ def _on_silent(scorer: Fuzzing, heldout: Heldout, asking: Asking) -> list[Questi
         for n, window in enumerate(heldout.silent)
         if window.stratum in HEADLINE_STRATA
     ]
-    marks = lent_to_silent(lent, [window for _, window in silent], asking)
+    windows = [window for _, window in silent]
+    if scorer.marks == "lent":
+        marks = lent_to_silent(lent, windows, asking)
+    else:
+        marks = counted(heldout.active, windows, scorer.threshold, pinned=scorer.marks == "delphi")
     wrong = [
         Question(n, View(window, its), False, _HALVES[0])
         for (n, window), its in zip(silent, marks, strict=True)

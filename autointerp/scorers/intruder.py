@@ -61,7 +61,7 @@ class Intruder:
     async def judge(self, explanation: str, heldout: Heldout, asking: Asking) -> Choices:
         """One trial a line-up; `explanation` is not looked at. None without a silent window, or where no decile
         has four active ones."""
-        lineups = list(_lineups(heldout, self, asking))
+        lineups = self.lineups(heldout, asking)
         picked = await question.all_of([self._pick(one, asking) for one in lineups])
         return Choices(
             right=[0] * len(lineups),
@@ -71,7 +71,11 @@ class Intruder:
             documents=[[view.window.document[:8] for view in one.views] for one in lineups],
         )
 
-    async def _pick(self, lineup: _Lineup, asking: Asking) -> int | None:
+    def lineups(self, heldout: Heldout, asking: Asking) -> list[Lineup]:
+        """What the judge is asked about, trial by trial; no LLM is asked."""
+        return list(_lineups(heldout, self, asking))
+
+    async def _pick(self, lineup: Lineup, asking: Asking) -> int | None:
         """Which of its views the judge picks; asked once more, in another order, where that can't be read."""
         n = len(lineup.views)
         numbers = [str(number) for number in range(1, n + 1)]
@@ -89,14 +93,16 @@ class Intruder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lineup:
+class Lineup:
+    """Windows of which one does not belong."""
+
     number: int
     band: int
     views: tuple[View, ...]
     """The intruder first; how they are shown is drawn."""
 
 
-def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[_Lineup]:
+def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[Lineup]:
     silent = [window for window in heldout.silent if window.stratum in HEADLINE_STRATA]
     intruders = [silent[n] for n in asking.order(len(silent), "intruders")]
     by_band: dict[int, list[Window]] = {}
@@ -111,7 +117,7 @@ def _lineups(heldout: Heldout, scorer: Intruder, asking: Asking) -> Iterator[_Li
                 break  # somebody shown would have to lend its marks, and two alike would give the intruder away
             views = _views(drawn[:N_MEMBERS], drawn[N_MEMBERS], intruders, number, scorer.threshold)
             if views:
-                yield _Lineup(number, band, views)
+                yield Lineup(number, band, views)
                 number += 1
 
 

@@ -1,12 +1,13 @@
 """Which tokens a window is shown with as marked: where it fires, or where another one does.
 
 A judge must not get by on how many tokens are marked or where. So a wrong mark is always another window's right
-one: wrong and right marks have the same patterns, each as often.
+one: wrong and right marks have the same patterns, each as often. `counted` is what published protocols do instead.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -113,3 +114,32 @@ def _costs(patterns: Sequence[Pattern], windows: Sequence[Window]) -> NDArray[np
                 cost_NN[lender, borrower] = _FORBIDDEN
     np.fill_diagonal(cost_NN, _LEFT_OUT)
     return cost_NN
+
+
+DELPHI_SEED: Final = 22
+"""Part of the protocol, not of a run, and the generator starts anew for every window."""
+
+
+def counted(
+    active: Sequence[Window], silent: Sequence[Window], threshold: float, *, pinned: bool
+) -> list[tuple[int, ...]]:
+    """Marks for each silent window as published protocols place them (EleutherAI/delphi at 3c2e139,
+    scorers/classifier/sample.py and fuzz.py; `pinned` False: its branch article_version).
+
+    As many tokens as active windows fire on, on average and rounded up: all they fire on, though of active windows
+    only those above the threshold are marked, so the count tells. Drawn by Python's generator with one seed for every
+    window, so that windows of one length have the same places; `pinned`: one of them is always that at three
+    quarters of the window. A judge may learn either.
+    """
+    if not active:
+        return [()] * len(silent)
+    n_fired = [sum(activation > 0 for activation in window.activations) for window in active]
+    n = math.ceil(sum(n_fired) / len(n_fired))
+    marks: list[tuple[int, ...]] = []
+    for window in silent:
+        below = [at for at, one in enumerate(window.activations) if one <= threshold * window.maximum]
+        first = [at for at in below if pinned and at == len(window.texts) - len(window.texts) // 4]
+        rest = [at for at in below if at not in first]
+        n_more = min(n, len(below)) - len(first)
+        marks.append(tuple(sorted([*first, *random.Random(DELPHI_SEED).sample(rest, n_more)])))
+    return marks

@@ -27,7 +27,8 @@ class Scorer(Protocol):
     One that needs `probe` also has `async write(explanation, asking) -> list[str]`: the texts that the subject is to
     read before `judge` is called; it raises Unreadable, Refused, and the LLM's own errors. `added: ClassVar[Json]`:
     options that earlier versions had not, at values that change nothing; at these they are not digested, so that what
-    was scored before stays done.
+    was scored before stays done. `replica_only: ClassVar[Json]`: options that may differ from these values only in
+    a recipe marked `replica`, for they let a judge get by without reading.
     """
 
     version: ClassVar[str]

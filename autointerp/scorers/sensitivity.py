@@ -6,8 +6,10 @@ Sparse Autoencoder Feature Sensitivity".)
     judge    the share on which the feature is active
 
 It tests the other direction than detection: whether whatever answers to the explanation activates the feature, also
-what the corpus has none of. Differs: the paper's LLM writes from activating examples, without an explanation, to ask
-how sensitive the feature is; here a bad score may be the explanation's fault or the feature's.
+what the corpus has none of. As in the paper ten texts are written, and one counts where the feature fires on it
+at all (its code takes 1e-6 for zero: nathanhu0/sae-sensitivity, src/run.py). Differs: the paper's LLM writes from
+activating examples, without an explanation, to ask how sensitive the feature is; here a bad score may be the
+explanation's fault or the feature's.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ class Sensitivity:
 
     n: int = 10
     """Texts."""
-    active: Literal["as sampled", "above 0"] = "as sampled"
-    """From what activation on a text counts: the smallest maximum of any active window that was sampled, so that
-    it is as active as what is called active elsewhere; or any activation at all, which is the larger share."""
+    active: Literal["as sampled", "above 0"] = "above 0"
+    """From what activation on a text counts: any at all, as in the paper; or the smallest maximum of any active
+    window that was sampled, so that it is as active as what is called active elsewhere: the smaller share."""
     prompt: str = "score/sensitivity"
 
     version: ClassVar[str] = "1"

@@ -12,6 +12,7 @@ not opened.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -131,7 +132,10 @@ class _OpenUnit:
 
     async def _explain(self, explainer: Explains, feature: str) -> Json:
         asked = [explainer.asked, *self._line.fallbacks] if explainer.plugin.needs_llm else [explainer.asked]
-        askings = [self._asking(explainer.journal, one, feature) for one in asked]
+        judge = explainer.judge and self._memories.of(explainer.journal, explainer.judge)
+        askings = [
+            dataclasses.replace(self._asking(explainer.journal, one, feature), judge=judge) for one in asked
+        ]
         return await explainer.work(self._evidence.of(feature, explainer.plugin), askings)
 
     def close(self) -> None:

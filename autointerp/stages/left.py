@@ -10,6 +10,7 @@ from autointerp.evidence import needs_windows
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.run import NO_EXPLAINER, Run
+from autointerp.run.made_from import judge_of_candidates
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import FALLBACK, fallback_of, instance
 from autointerp.stages.asked import NOBODY, Asked
@@ -59,6 +60,8 @@ class Explains:
     journal: Journal
     work: Explaining
     asked: Asked
+    judge: Asked | None
+    """Of candidates, where the explainer chooses between some and another LLM judges them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Line:
                 plugin := instance("explainers", section),
                 run.explain(dictionary, name),
                 *explaining(run, name, plugin, llms["explainer"]),
+                None if judge_of_candidates(run.recipe.llms, plugin) is None else llms["judge"],
             )
             for name, section in run.recipe.explainers.items()
         }

@@ -22,7 +22,7 @@ from autointerp.prompting import load_template
 from autointerp.recipe import Recipe
 from autointerp.scorers import question
 from autointerp.sections import PluginSection, instance
-from autointerp.stages.expected import n_tokens
+from autointerp.stages.metered import n_tokens
 
 CHOICES: Final = (1, 10, 20)
 WINDOW_TOKENS: Final = 37

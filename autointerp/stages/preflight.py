@@ -10,7 +10,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import DiskFull, LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import Evidence, Promoted, needs_of
+from autointerp.evidence import needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Capabilities
@@ -24,9 +24,10 @@ from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import instance
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
+from autointerp.stages.examples import example_evidence, example_pushes, example_windows, few_pushes
 from autointerp.stages.llms import connected
 from autointerp.stages.texts import texts_of
-from autointerp.types import Heldout, Select, Shown, Stratum, Window
+from autointerp.types import Heldout
 
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4
@@ -135,8 +136,8 @@ async def _explain_once(run: Run, asking: Asking) -> None:
     for section in run.recipe.explainers.values():
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
-            with contextlib.suppress(NoEvidence):  # made-up windows come without what pushing a feature does
-                await explainer.explain(example_evidence(run), asking)
+            with contextlib.suppress(NoEvidence):
+                await explainer.explain(example_evidence(run, few=True), asking)
                 return
 
 
@@ -147,44 +148,14 @@ async def _judge_once(run: Run, asking: Asking) -> None:
             if "probe" in needs_of(scorer):
                 await texts_of(scorer, "words for animals", asking)
                 return
+            if "effects" in needs_of(scorer):
+                active, _ = example_windows(run, run.recipe.sampling.n_heldout, 0)
+                pushed = example_pushes(few_pushes(run.recipe.intervention), active, active, active)
+                if pushed is not None:
+                    await scorer.judge("words for animals", Heldout((), (), pushed.heldout), asking)
+                return
             n = min(_packing(scorer, asking.llm.capabilities), run.recipe.sampling.n_heldout)
             await scorer.judge(
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
             )
             return
-
-
-_WORDS: Final = " the cat sat on a warm stone and looked at some birds that sang in an old tree".split(" ")[
-    1:
-]
-
-
-_TOKENS: Final = tuple(f" {word}" for word in _WORDS[:10])
-
-
-def example_evidence(run: Run) -> Evidence:
-    """Of full size, with everything that an explainer may need."""
-    sampling = run.recipe.sampling
-    active, silent = example_windows(run, sampling.n_shown, sampling.n_shown_silent)
-    return Evidence(
-        shown=Shown(active, silent + example_windows(run, 0, sampling.n_shown_hard or 0, "same_token")[1]),
-        select=Select(*example_windows(run, sampling.n_select, sampling.n_select)),
-        directions=Promoted(_TOKENS, _TOKENS),
-    )
-
-
-def example_windows(
-    run: Run, n_active: int, n_silent: int, stratum: Stratum = "random"
-) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
-    """Windows of full width that could come from any run."""
-    width = run.recipe.sampling.width
-    texts = tuple(f" {_WORDS[n % len(_WORDS)]}" for n in range(width))
-    fires = tuple(float(n % 16 == min(13, width - 1)) for n in range(width))
-    ids = tuple(range(width))
-    rolled = [texts[n:] + texts[:n] for n in range(len(_WORDS))]
-    active = tuple(Window(f"{n:016x}", 0, ids, rolled[n % len(_WORDS)], fires, 0) for n in range(n_active))
-    silent = tuple(
-        Window(f"{n:016x}", 0, ids, rolled[n % len(_WORDS)], (0.0,) * width, None, stratum)
-        for n in range(n_silent)
-    )
-    return active, silent
