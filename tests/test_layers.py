@@ -56,6 +56,8 @@ FENCES = {
     "openai": {"llm/endpoints.py", "bench/llm_child.py"},
     "asyncio_throttle": {"llm/pacing.py"},
     "typer": {"cli/"},
+    "matplotlib": {"report/plots.py"},
+    "wandb": {"tracking.py"},
 }
 TORCH_AT_IMPORT = (
     "subject/",

@@ -31,13 +31,13 @@ from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
 from autointerp.publish.local import public
 from autointerp.publish.manifest import Manifest, Options
-from autointerp.publish.markdown import escaped, fenced
 from autointerp.publish.quoting import visible
 from autointerp.publish.schema import EXAMPLES, SCORES, explanations
 from autointerp.publish.secrets import Guard
 from autointerp.publish.stores import HIDDEN
 from autointerp.published.delphi_results import NO_EXPLANATION
 from autointerp.published.importing import import_delphi
+from autointerp.report.markdown import escaped, fenced
 from autointerp.report.summary import summarise
 from autointerp.rescore import rescore
 from autointerp.run import Run

@@ -9,6 +9,7 @@ from rich.table import Table
 from autointerp.llm.protocol import Capabilities
 from autointerp.llm.spending import Spent
 from autointerp.recipe import instance
+from autointerp.report.templates import dollars
 from autointerp.run import Run
 from autointerp.scorers import question
 from autointerp.scorers.blocks import packing_of
@@ -125,8 +126,6 @@ def spending(by_place: dict[str, Spent]) -> Table:
 
 def _cells(part: Spent) -> list[str]:
     counts = [part.prompt_tokens, part.cached_tokens, part.completion_tokens, part.reasoning_tokens]
-    known = f"{part.cost:,.4f}" if part.n_unpriced < part.n_requests else ""
-    cost = f"{known} + {part.n_unpriced:,} unpriced" if known and part.n_unpriced else known or "unknown"
     return [
-        f"{part.n_requests:,}", *map(_short, counts), cost, f"{part.latency_s / max(1, part.n_requests):.2f}"
+        f"{part.n_requests:,}", *map(_short, counts), dollars(part), f"{part.latency_s / max(1, part.n_requests):.2f}"
     ]  # fmt: skip

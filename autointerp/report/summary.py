@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 
 from autointerp.floors import Row, load
 from autointerp.journal import unit_of_feature
-from autointerp.report.panel import ControlSummary, control_summaries
+from autointerp.report.panel import BesideControl, ControlSummary, beside_controls, control_summaries
 from autointerp.report.scores import (
     Beside,
     PairSummary,
@@ -20,6 +21,7 @@ from autointerp.report.scores import (
     score_summary,
 )
 from autointerp.run import Run
+from autointerp.scored import Instance
 from autointerp.types import EXPLAINABLE
 
 MEANINGS: Final[dict[str, str]] = {
@@ -109,6 +111,14 @@ def summarise(run: Run, dictionary: str) -> Summary:
         controls=list(control_summaries(run, dictionary)),
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
     )
+
+
+def beside_all(summaries: Sequence[Summary]) -> Iterator[tuple[Instance, BesideControl]]:
+    """Every score beside each of its controls."""
+    for summary in summaries:
+        for score in summary.scores:
+            for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+                yield Instance(summary.dictionary, score.explainer, score.scorer), one
 
 
 def _explainer(
