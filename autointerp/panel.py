@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +58,12 @@ def controls_of(recipe: Recipe) -> list[Control]:
                 Control(kind, explainer, scorer) for explainer in explainers for scorer in _scorers(recipe)
             ]
     return found
+
+
+def control_places(run: Path, dictionary: str) -> list[str]:
+    """Of the journals of control scores that are there, as `Control.place` names them. `run`: its folder."""
+    folder = run / "control" / dictionary
+    return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")})
 
 
 def stand_in(recipe: Recipe, kind: ControlKind) -> str | None:

@@ -29,7 +29,7 @@ from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
 from autointerp.needs import check_needs, with_hard_windows
-from autointerp.pack import check_packed
+from autointerp.pack import check_made_here, check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve
@@ -205,6 +205,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     recipes.check_shape(mapping)
     if (out / "recipe.yaml").is_file():
         before = Run.open(out)
+        check_made_here(before)
         mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
         if before.is_packed:  # told before model and corpus are looked for, which may not be here
             check_packed(Run(out, recipes.parse(mapping), before.identities))

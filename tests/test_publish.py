@@ -95,7 +95,7 @@ def all_records(run: Run) -> dict[str, list[Json]]:
     """Every record that a reader of results looks at, by journal."""
     folders = {
         path.parent.relative_to(run.path)
-        for stage in ("sample", "directions", "explain", "score")
+        for stage in ("sample", "directions", "intervene", "explain", "score", "control")
         for path in (run.path / stage).rglob("*.jsonl")
     }
     return {str(place): list(run.existing(*place.parts).records()) for place in folders}

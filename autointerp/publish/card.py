@@ -21,7 +21,7 @@ from autointerp.report.funnel import n_open, steps
 from autointerp.report.summary import beside_all, summarise
 from autointerp.report.templates import markdown_template
 from autointerp.run import NO_EXPLAINER, Run
-from autointerp.stages.spent import spent_in_all
+from autointerp.stages.spent import in_all, spent
 
 _TEMPLATE: Final = Path(__file__).with_name("card.md.jinja")
 
@@ -42,6 +42,8 @@ def card(run: Run, manifest: Manifest, published: Published) -> str:
     by = authors(manifest.journals)
     names = ", ".join(run.recipe.dictionaries)
     title = _one_line(f"What features of {public(run.recipe.model.path or 'an unknown model')} do: {names}")
+    spent_by = spent(run)
+    configs = list(_configs(run, manifest))
     return markdown_template(_TEMPLATE).render(
         metadata=metadata(run.recipe, manifest, published.licence, title),
         title=title,
@@ -54,14 +56,16 @@ def card(run: Run, manifest: Manifest, published: Published) -> str:
         options=manifest.options,
         summaries=summaries,
         drawn={one.dictionary: list(drawn(run, one.dictionary)) for one in summaries},
-        configs=list(_configs(run, manifest)),
+        configs=configs,
+        tables_there={table for _, table, _, _ in configs},
         first=next(iter(run.recipe.dictionaries)),
         funnels={one.dictionary: list(steps(one)) for one in summaries},
         n_open=sum(n_open(one) for one in summaries),
         authors=by,
         prompts=prompts(run, manifest.journals),
         dates=_dates(run),
-        spent=spent_in_all(run),
+        spent=in_all(spent_by),
+        spent_by=spent_by,
         controls=list(beside_all(summaries)),
         no_explainer=NO_EXPLAINER,
         recipe_text=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),

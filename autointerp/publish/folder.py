@@ -24,7 +24,7 @@ from autointerp.publish.card import Published, card
 from autointerp.publish.local import public_recipe
 from autointerp.publish.manifest import CARD, File, Manifest, Options, sha256_of
 from autointerp.publish.rows import Rows
-from autointerp.publish.schema import TABLES, TableName, schema_of
+from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
 from autointerp.publish.shards import (
     Shard,
@@ -33,10 +33,12 @@ from autointerp.publish.shards import (
     n_rows_of,
     rows_of,
     shards,
+    tables_of,
     write_shard,
 )
 from autointerp.report.authors import journals_of
 from autointerp.run import ENVIRONMENT, Run
+from autointerp.stages.spent import spent
 
 RUN: Final = "run"
 VOCABULARY: Final = f"{RUN}/vocabulary.parquet"
@@ -98,7 +100,7 @@ def build(
         progress.end()
     guard.check()
     _write_run(run, folder, files)
-    manifest = Manifest(files, journals_of(run), options)
+    manifest = Manifest(files, journals_of(run), options, spent(run))
     text = card(run, manifest, Published(to, licence))
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
@@ -121,10 +123,9 @@ def _shard(
     files: dict[str, File],
 ) -> int:
     """Makes what is missing of a shard's tables, and enters them; how many were made."""
-    tables: tuple[TableName, ...] = tuple(name for name in TABLES if options.examples or name != "examples")
     source = made_from(run, shard, {"max_quote": options.max_quote})
     n_made = 0
-    for table in tables:
+    for table in tables_of(run, shard, options):
         name = shard.path(table)
         known = there(name, source) if there else None
         if known is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autointerp.errors import UnknownName
 from autointerp.journal import MADE_FROM
+from autointerp.panel import control_places
 from autointerp.prompting import source_of
 from autointerp.publish.local import without_places
 from autointerp.run import Run
@@ -37,9 +38,10 @@ def journals_of(run: Run) -> dict[str, Json]:
     (`score/layers.2/plain/detection`); without paths of this machine."""
     found: dict[str, Json] = {}
     for dictionary in run.recipe.dictionaries:
-        folders = [("sample", dictionary), ("directions", dictionary)]
+        folders = [(stage, dictionary) for stage in ("sample", "directions", "intervene")]
         folders += [("explain", dictionary, name) for name in run.recipe.explainers]
         folders += [("score", dictionary, *pair) for pair in run.scored()]
+        folders += [("control", dictionary, place) for place in control_places(run.path, dictionary)]
         for place in folders:
             path = run.path.joinpath(*place)
             if (path / MADE_FROM).is_file():
@@ -52,8 +54,13 @@ def authors(journals: Mapping[str, Json]) -> list[Author]:
     return list(dict.fromkeys(_authors(journals)))
 
 
+def _of_explanations(journals: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
+    """Without those of controls, which are made otherwise and told in a table of their own."""
+    return ((place, made_from) for place, made_from in journals.items() if not place.startswith("control/"))
+
+
 def _authors(journals: Mapping[str, Json]) -> Iterator[Author]:
-    for place, made_from in journals.items():
+    for place, made_from in _of_explanations(journals):
         for kind in ("explainers", "scorers"):
             for name, section in made_from.get(kind, {}).items():
                 llms = [llm for llm in made_from.get("llms", {}).values() if llm]
@@ -82,7 +89,7 @@ def is_imported(journals: Mapping[str, Json]) -> bool:
 def prompts(run: Run, journals: Mapping[str, Json]) -> list[Prompted]:
     """By name."""
     digests: dict[str, str] = {}
-    for made_from in journals.values():
+    for _, made_from in _of_explanations(journals):
         for kind in ("explainers", "scorers"):
             for section in made_from.get(kind, {}).values():
                 digests |= section.get("prompts", {})

@@ -6,13 +6,20 @@ from rich.console import Console
 
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
+from autointerp.panel import control_places
 from autointerp.report.sample import print_sample
-from autointerp.report.windows import print_directions, print_explanation, print_trials, print_windows
+from autointerp.report.windows import (
+    print_controls,
+    print_directions,
+    print_explanation,
+    print_trials,
+    print_windows,
+)
 from autointerp.run import Run
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
-from autointerp.types import EXPLAINABLE, FeatureId, Metrics
+from autointerp.types import EXPLAINABLE, FeatureId, Json, Metrics
 
 
 def print_feature(console: Console, run: Run, text: str) -> None:
@@ -46,6 +53,16 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
         if record is not None:
             print_trials(console, record, windows.heldout(key), sample.maximum)
+    print_controls(console, _controls(run, dictionary, unit, key))
+
+
+def _controls(run: Run, dictionary: str, unit: str, feature: str) -> list[Json]:
+    """Its control scores; none of a feature that is not on the panel."""
+    found: list[Json] = []
+    for place in control_places(run.path, dictionary):
+        records = run.existing("control", dictionary, *place.split("/")).read(unit)
+        found += [record for key, record in sorted(records.items()) if key.partition("<")[0] == feature]
+    return found
 
 
 def _feature(run: Run, text: str) -> FeatureId:

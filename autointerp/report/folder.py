@@ -21,7 +21,7 @@ from autointerp.report.funnel import n_open
 from autointerp.report.summary import beside_all
 from autointerp.report.templates import markdown_template
 from autointerp.run import NO_EXPLAINER, Run
-from autointerp.stages.spent import spent_in_all
+from autointerp.stages.spent import in_all
 
 REPORT: Final = "report.md"
 _TEMPLATE: Final = Path(__file__).with_name("report.md.jinja")
@@ -108,7 +108,7 @@ def markdown(run: Run, content: Shown, images: list[tuple[str, str]]) -> str:
         "controls": list(beside_all(summaries)),
         "drawn": {one.dictionary: list(drawn(run, one.dictionary)) for one in summaries},
         "spent": content.spent,
-        "spent_in_all": spent_in_all(run),
+        "spent_in_all": in_all(content.spent),
         "authors": by,
         "is_lexical": is_lexical(by),
         "imported": is_imported(journals),

@@ -17,6 +17,7 @@ from autointerp.sequential import Sequential
 from autointerp.stages.expected import Expected
 from autointerp.stages.looks import shares_by_look
 from autointerp.stages.preflight import Plan
+from autointerp.stages.spent import in_all
 
 
 def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | None) -> Iterator[str]:
@@ -115,12 +116,10 @@ def spending(by_place: dict[str, Spent]) -> Table:
     table.add_column("")
     for name in ("requests", "tokens in", "cached", "out", "of it thought", "US dollars", "seconds each"):
         table.add_column(name, justify="right")
-    total = Spent()
     for place, part in by_place.items():
-        total.add(part)
         table.add_row(place, *_cells(part))
     if len(by_place) > 1:
-        table.add_row("all", *_cells(total))
+        table.add_row("all", *_cells(in_all(by_place)))
     return table
 
 
