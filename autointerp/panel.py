@@ -60,10 +60,17 @@ def controls_of(recipe: Recipe) -> list[Control]:
     return found
 
 
-def control_places(run: Path, dictionary: str) -> list[str]:
-    """Of the journals of control scores that are there, as `Control.place` names them. `run`: its folder."""
+def control_places(run: Path, recipe: Recipe, dictionary: str) -> list[str]:
+    """Of the journals of control scores that are there and that the recipe names, as `Control.place` has them. `run`:
+    its folder."""
     folder = run / "control" / dictionary
-    return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")})
+    found = {path.parent.relative_to(folder) for path in folder.rglob("*.jsonl")}
+    named = (
+        place
+        for place in found
+        if place.name in recipe.scorers and all(name in recipe.explainers for name in place.parts[1:-1])
+    )
+    return sorted(place.as_posix() for place in named)
 
 
 def stand_in(recipe: Recipe, kind: ControlKind) -> str | None:

@@ -50,6 +50,7 @@ from autointerp.stages.packing import with_packing
 from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.subject.corpus import check_first_documents
+from autointerp.tracking import check_tracking, tracked
 
 Stage = Literal["cache", "sample", "intervene", "explain", "score"]
 STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "intervene", "explain", "score")
@@ -95,7 +96,7 @@ def run_line(
             f"{run.path} is portion {run.portion} of a cache, and what comes behind needs all of it. Stop there "
             f"with --until cache, merge the portions (`autointerp merge`), and resume the merged run."
         )
-    with run.lock():
+    with run.lock(), tracked(run, progress) as progress:
         extending = resolved is not None
         if extending:
             run.check()
@@ -218,6 +219,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_dialects(recipe)
         if not (out / "recipe.yaml").is_file():
             recipe = with_packing(recipe)
+    check_tracking(recipe)
     resolved = resolve(recipe)
     if STAGES.index(until) >= STAGES.index("explain"):
         check_needs(resolved)

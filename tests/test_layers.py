@@ -43,7 +43,19 @@ LAYERS = [
     {"run"},
     {"stages"},
     {"scored", "verify", "floors"},
-    {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
+    {
+        "pipeline",
+        "tracking",
+        "prefetch",
+        "repair",
+        "rescore",
+        "merge",
+        "union",
+        "pack",
+        "report",
+        "bench",
+        "check",
+    }
     | {"controls", "bridge", "comparison", "published", "publish", "view"},
     {"cli"},
     {"__main__"},

@@ -150,7 +150,7 @@ class Rows:
 
     def _controls(self, unit: str) -> Iterator[Row]:
         found: list[tuple[FeatureId, str, Json]] = []
-        for place in control_places(self._run.path, self._dictionary):
+        for place in control_places(self._run.path, self._run.recipe, self._dictionary):
             for key, record in self._records("control", *place.split("/"), unit=unit).items():
                 found.append((FeatureId.parse(key.partition("<")[0]), place, record))
         for feature, place, record in sorted(found, key=lambda one: (*one[:2], one[2]["lender"] or "")):

@@ -81,7 +81,7 @@ def tables_of(run: Run, shard: Shard, options: Options) -> list[TableName]:
     """Those that may have rows."""
     folder = run.path / "control" / shard.dictionary
     of_stage = {
-        "controls": [folder / place for place in control_places(run.path, shard.dictionary)],
+        "controls": [folder / place for place in control_places(run.path, run.recipe, shard.dictionary)],
         "effects": [run.path / "intervene" / shard.dictionary],
     }
     return [
@@ -100,7 +100,7 @@ def made_from(run: Run, shard: Shard, options: Json) -> str:
     folders += [run.path.joinpath("score", shard.dictionary, *pair) for pair in run.scored()]
     folders += [
         run.path / "control" / shard.dictionary / place
-        for place in control_places(run.path, shard.dictionary)
+        for place in control_places(run.path, run.recipe, shard.dictionary)
     ]
     for folder in folders:
         for unit in shard.units:

@@ -41,7 +41,9 @@ def journals_of(run: Run) -> dict[str, Json]:
         folders = [(stage, dictionary) for stage in ("sample", "directions", "intervene")]
         folders += [("explain", dictionary, name) for name in run.recipe.explainers]
         folders += [("score", dictionary, *pair) for pair in run.scored()]
-        folders += [("control", dictionary, place) for place in control_places(run.path, dictionary)]
+        folders += [
+            ("control", dictionary, place) for place in control_places(run.path, run.recipe, dictionary)
+        ]
         for place in folders:
             path = run.path.joinpath(*place)
             if (path / MADE_FROM).is_file():

@@ -59,7 +59,7 @@ def print_feature(console: Console, run: Run, text: str) -> None:
 def _controls(run: Run, dictionary: str, unit: str, feature: str) -> list[Json]:
     """Its control scores; none of a feature that is not on the panel."""
     found: list[Json] = []
-    for place in control_places(run.path, dictionary):
+    for place in control_places(run.path, run.recipe, dictionary):
         records = run.existing("control", dictionary, *place.split("/")).read(unit)
         found += [record for key, record in sorted(records.items()) if key.partition("<")[0] == feature]
     return found
