@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from autointerp.cli import app
 from autointerp.errors import PublishedError
 from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
-from autointerp.publish.manifest import Manifest, Options
+from autointerp.publish.manifest import Manifest, Options, read_manifest, sha256_of
 from autointerp.rescore import rescore
 from autointerp.run import Run
 from autointerp.stages.spent import spent, spent_in_all
@@ -42,8 +44,8 @@ def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return pipeline.explain(recipe, out=tmp_path_factory.mktemp("beside") / "run")
 
 
-def built(run: Run, folder: Path, **options: object) -> Manifest:
-    return build(run, folder, Options(**options), to="org/name", licence="unknown").manifest  # pyright: ignore
+def built(run: Run, folder: Path, **options: Any) -> Manifest:
+    return build(run, folder, Options(**options), to="org/name", licence="unknown").manifest
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +161,6 @@ def test_what_it_took_is_in_card_and_manifest_and_comes_back(run: Run, folder: P
 
 
 def test_a_control_of_unknown_kind_is_refused(run: Run, folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from autointerp.publish.manifest import read_manifest, sha256_of
-
     shutil.copytree(folder, tmp_path / "set")
     (path,) = (tmp_path / "set").rglob("controls-*.parquet")
     table = pq.read_table(path)
