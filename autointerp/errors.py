@@ -18,6 +18,7 @@
     │   ├── JournalCorrupt          a line that is not a record, in the middle of a file
     │   ├── DiskFull                a write found no room; what was written stays
     │   └── StageFailed             a stage's process ended without a word
+    ├── PackageMissing              an optional package that is asked for and not installed
     ├── PublishError                what is to leave this machine
     │   ├── SecretFound             a key or password in it: nothing is uploaded
     │   └── HubError                the hub refuses, or can't be reached: the next try goes on
@@ -122,6 +123,10 @@ class DiskFull(RunError):
 
 class StageFailed(RunError):
     """A stage's process ended without a word: killed, or a fault of ours that its log shows."""
+
+
+class PackageMissing(AutointerpError):
+    """Something needs an optional package that is not installed; the message names the extra that brings it."""
 
 
 class PublishError(AutointerpError):

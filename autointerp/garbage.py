@@ -26,3 +26,16 @@ def rarely_collected() -> Generator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextmanager
+def uncollected() -> Generator[None]:
+    """Inside, cycles are not looked for: where records are read, trees of a hundred thousand lists, looking for them
+    again and again takes longer than reading."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -18,7 +18,7 @@ from autointerp import __version__
 from autointerp.activations.random_rates import RANDOM_UNITS
 from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
-from autointerp.journal import unit_of_feature
+from autointerp.journal import MADE_FROM, unit_of_feature
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
@@ -78,6 +78,18 @@ def _files(run: Run, with_requests: bool) -> Iterator[Path]:
     for stage in (*_WHOLE, *(("requests", BATCHES) if with_requests else ())):
         found = (path for path in (run.path / stage).rglob("*") if path.is_file())
         yield from (path for path in found if not path.name.startswith("."))
+
+
+def check_made_here(run: Run) -> None:
+    """Raises RunError for results of another program: nobody knows how to make more of the kind."""
+    for path in sorted((run.path / "sample").rglob(MADE_FROM)):
+        if "published" in orjson.loads(path.read_bytes())["made_from"]:
+            raise RunError(
+                f"{run.path} holds explanations and scores that another program made: how is not known, so no more "
+                f"can be made like them. Read them (autointerp status, show, view, report), make their numbers anew "
+                f"(rescore), set them beside a run of your own (compare). To explain such features here, start a "
+                f"run: autointerp explain --sae ... --out ANOTHER"
+            )
 
 
 def check_packed(run: Run) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +58,19 @@ def controls_of(recipe: Recipe) -> list[Control]:
                 Control(kind, explainer, scorer) for explainer in explainers for scorer in _scorers(recipe)
             ]
     return found
+
+
+def control_places(run: Path, recipe: Recipe, dictionary: str) -> list[str]:
+    """Of the journals of control scores that are there and that the recipe names, as `Control.place` has them. `run`:
+    its folder."""
+    folder = run / "control" / dictionary
+    found = {path.parent.relative_to(folder) for path in folder.rglob("*.jsonl")}
+    named = (
+        place
+        for place in found
+        if place.name in recipe.scorers and all(name in recipe.explainers for name in place.parts[1:-1])
+    )
+    return sorted(place.as_posix() for place in named)
 
 
 def stand_in(recipe: Recipe, kind: ControlKind) -> str | None:

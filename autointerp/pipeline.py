@@ -29,7 +29,7 @@ from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
 from autointerp.needs import check_needs, with_hard_windows
-from autointerp.pack import check_packed
+from autointerp.pack import check_made_here, check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve, resolve_published
@@ -50,6 +50,7 @@ from autointerp.stages.packing import with_packing
 from autointerp.stages.preflight import check_disk, plan, preflight
 from autointerp.stages.sample import run_sample
 from autointerp.subject.corpus import check_first_documents
+from autointerp.tracking import check_tracking, tracked
 
 Stage = Literal["cache", "sample", "intervene", "explain", "score"]
 STAGES: Final[tuple[Stage, ...]] = ("cache", "sample", "intervene", "explain", "score")
@@ -97,7 +98,7 @@ def run_line(
         )
     if run.is_published and "explain" in wanted:
         check_llms_are_named(run.recipe)  # importing needs none
-    with run.lock():
+    with run.lock(), tracked(run, progress) as progress:
         extending = resolved is not None
         if extending:
             run.check()
@@ -207,6 +208,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     recipes.check_shape(mapping)
     before = Run.open(out) if (out / "recipe.yaml").is_file() else None
     if before is not None:
+        check_made_here(before)
         mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
         if before.is_packed:  # told before model and corpus are looked for, which may not be here
             check_packed(Run(out, recipes.parse(mapping), before.identities))
@@ -219,6 +221,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_dialects(recipe)
         if before is None:
             recipe = with_packing(recipe)
+    check_tracking(recipe)
     if before is not None and before.is_published:
         resolved = resolve_published(recipe, before.recipe, before.identities)
     else:

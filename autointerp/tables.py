@@ -12,6 +12,7 @@ import pyarrow as pa
 from autointerp.activations.random_rates import RandomRates
 from autointerp.identities import Identities
 from autointerp.journal import Journal
+from autointerp.panel import controls_of
 from autointerp.recipe import Recipe
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.trials import NO_COLUMNS
@@ -109,6 +110,11 @@ _SCORES: Final = pa.schema(
         ("protocol", pa.string()),
         ("reason", pa.string()),
     ]
+)
+
+_CONTROLS: Final = pa.schema(
+    [("feature", pa.string()), *((name, pa.string()) for name in ("control", "lender", "text"))]
+    + [column for column in _SCORES if column.name != "feature"]
 )
 
 TRIALS: Final = pa.schema(
@@ -218,25 +224,43 @@ def scores(run: Journals) -> Table:
     return _table(_SCORES, _score_rows(run))
 
 
+def controls(run: Journals) -> Table:
+    """A row a feature of the panel, control and scorer: what an explanation scored that should not fit, or that
+    nobody had to think about (`panel.py`). `lender`: the feature whose explanation was borrowed; its explainer is
+    `explainer`. `text`: the explanation, where it was made for the control. The others are as in `scores`."""
+    return _table(_CONTROLS, _control_rows(run))
+
+
+def _control_rows(run: Journals) -> Iterator[Json]:
+    for dictionary in run.recipe.dictionaries:
+        for control in controls_of(run.recipe):
+            for record in run.existing("control", dictionary, *control.place.split("/")).records():
+                yield _score_row(record, record["key"].partition("<")[0], _CONTROLS)
+
+
 def _score_rows(run: Journals) -> Iterator[Json]:
     for record in score_records(run):
-        row: Json = {name: record.get(name) for name in _SCORES.names}
-        row["feature"] = record["key"]
-        if sequential := record.get("sequential"):
-            row |= {"decision": sequential["decision"], "decided_by": sequential["why"]}
-            row["in_panel"] = sequential["in_panel"]
-        metrics: Json = record["metrics"] or {}
-        values: Json = metrics.get("values", {})
-        row |= {name: metrics.get(name) for name in (*_COUNTS, "headline", "chance", "p_value", "flags")}
-        row["worst"], row["best"] = metrics.get("bounds") or (None, None)
-        row |= _ends("value", values.get(metrics.get("headline", "")) or _NO_INTERVAL)
-        for name in _METRICS:
-            row |= _ends(name, values.get(name) or _NO_INTERVAL)
-        for name, stratum in metrics.get("groups", {}).get("stratum", {}).items():
-            if name in _HARD:
-                row |= _ends(f"{name}_windows", stratum["value"] or _NO_INTERVAL)
-                row[f"{name}_n"] = stratum["n"]
-        yield row
+        yield _score_row(record, record["key"], _SCORES)
+
+
+def _score_row(record: Json, feature: str, schema: Any) -> Json:
+    row: Json = {name: record.get(name) for name in schema.names}
+    row["feature"] = feature
+    if sequential := record.get("sequential"):
+        row |= {"decision": sequential["decision"], "decided_by": sequential["why"]}
+        row["in_panel"] = sequential["in_panel"]
+    metrics: Json = record["metrics"] or {}
+    values: Json = metrics.get("values", {})
+    row |= {name: metrics.get(name) for name in (*_COUNTS, "headline", "chance", "p_value", "flags")}
+    row["worst"], row["best"] = metrics.get("bounds") or (None, None)
+    row |= _ends("value", values.get(metrics.get("headline", "")) or _NO_INTERVAL)
+    for name in _METRICS:
+        row |= _ends(name, values.get(name) or _NO_INTERVAL)
+    for name, stratum in metrics.get("groups", {}).get("stratum", {}).items():
+        if name in _HARD:
+            row |= _ends(f"{name}_windows", stratum["value"] or _NO_INTERVAL)
+            row[f"{name}_n"] = stratum["n"]
+    return row
 
 
 _NO_INTERVAL: Final[Json] = {"value": None, "low": None, "high": None}

@@ -31,13 +31,13 @@ from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
 from autointerp.publish.local import public
 from autointerp.publish.manifest import Manifest, Options
-from autointerp.publish.markdown import escaped, fenced
 from autointerp.publish.quoting import visible
 from autointerp.publish.schema import EXAMPLES, SCORES, explanations
 from autointerp.publish.secrets import Guard
 from autointerp.publish.stores import HIDDEN
 from autointerp.published.delphi_results import NO_EXPLANATION
 from autointerp.published.importing import import_delphi
+from autointerp.report.markdown import escaped, fenced
 from autointerp.report.summary import summarise
 from autointerp.rescore import rescore
 from autointerp.run import Run
@@ -95,7 +95,7 @@ def all_records(run: Run) -> dict[str, list[Json]]:
     """Every record that a reader of results looks at, by journal."""
     folders = {
         path.parent.relative_to(run.path)
-        for stage in ("sample", "directions", "explain", "score")
+        for stage in ("sample", "directions", "intervene", "explain", "score", "control")
         for path in (run.path / stage).rglob("*.jsonl")
     }
     return {str(place): list(run.existing(*place.parts).records()) for place in folders}

@@ -38,7 +38,7 @@ def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Features in one unit; another dictionary's folders are made by hand where they are needed."""
     llms = {"explainer": SCRIPTED, "judge": SCRIPTED}
     scorers = {"detection": {"use": "detection"}}
-    recipe = made.recipe(sampling=SHORT, features={"n": 6}, llms=llms, scorers=scorers)
+    recipe = made.recipe(sampling=SHORT, features={"n": 6}, llms=llms, scorers=scorers, controls={"panel": 3})
     with device_here():
         return pipeline.explain(recipe, out=tmp_path_factory.mktemp("hub") / "run")
 
@@ -72,7 +72,10 @@ def test_a_set_is_made_in_one_commit_that_has_card_and_manifest(
     outcome = published(run, tmp_path / "set")
     assert outcome.uploaded is not None and outcome.uploaded.n_commits == 1
     (commit,) = hub.state.commits
-    tables = {f"data/layers.1/{name}-000000000.parquet" for name in ("explanations", "scores", "examples")}
+    tables = {
+        f"data/layers.1/{name}-000000000.parquet"
+        for name in ("explanations", "scores", "examples", "controls")
+    }
     assert commit["added"].keys() >= {*tables, "README.md", "manifest.json", "run/recipe.yaml"}
     lines = [line for line in hub.requests if line.split()[0] in ("PUT", "POST")]
     assert [line for line in lines if "/commit/" in line] == lines[-1:]  # content first
@@ -98,6 +101,7 @@ def test_a_run_that_grew_publishes_what_differs_and_takes_away_what_is_no_more(
 ) -> None:
     mine = copy_of(run, tmp_path / "run")
     shutil.rmtree(mine.path / "score")
+    shutil.rmtree(mine.path / "control")
     published(mine, tmp_path / "set")
     (first,) = hub.state.commits
     assert not [name for name in first["added"] if "scores" in name]
@@ -131,7 +135,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_to_be_seen_and_goes_on(
     sent = set(hub.state.puts)
     published(run, tmp_path / "set")
     assert len(hub.state.commits) == 1
-    assert len(hub.state.puts) == len(set(hub.state.puts)) == 4 and sent < set(hub.state.puts)
+    assert len(hub.state.puts) == len(set(hub.state.puts)) == 5 and sent < set(hub.state.puts)
 
 
 def test_larger_sets_come_in_several_commits_and_go_on_between_them(
@@ -151,10 +155,10 @@ def test_larger_sets_come_in_several_commits_and_go_on_between_them(
     assert len(hub.state.commits) == 1 and not (main(hub) / "manifest.json").exists()
     published(run, tmp_path / "set")
     added = [set(commit["added"]) for commit in hub.state.commits]
-    assert len(added) == 3 and {"README.md", "manifest.json"} <= added[-1]
+    assert len(added) == 4 and {"README.md", "manifest.json"} <= added[-1]
     assert not [names for names in added[:-1] if "manifest.json" in names]
     data = [name for names in added for name in names if name.startswith("data/")]
-    assert len(data) == len(set(data)) == 3  # none was committed twice
+    assert len(data) == len(set(data)) == 4  # none was committed twice
 
 
 def test_a_branch_and_a_pull_request_leave_main_as_it_is(run: Run, hub: WritableHub, tmp_path: Path) -> None:
@@ -168,6 +172,44 @@ def test_a_branch_and_a_pull_request_leave_main_as_it_is(run: Run, hub: Writable
     whole = import_published(fetch(f"hub:{TO}@v2"), tmp_path / "v2")
     cut = import_published(fetch(f"hub:{TO}"), tmp_path / "main")
     assert not whole.notes and "cut to 0 characters" in cut.notes[0]
+
+
+def test_a_pull_request_that_broke_off_goes_on_where_it_was(
+    run: Run, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its commits the hub fails once: the next try commits to the same request, and sends nothing twice."""
+    published(run, tmp_path / "set", max_quote=0)
+    monkeypatch.setattr(hub_module, "FILES_A_COMMIT", 1)
+    n_before = len(hub.state.commits)
+    hub.state.breaks = lambda request: (
+        500 if "/commit/" in request and len(hub.state.commits) > n_before else None
+    )
+    with pytest.raises(HubError, match="broken on purpose"):
+        published(run, tmp_path / "set", Target(TO, create_pr=True))
+    assert len(hub.state.pull_requests) == 1
+    hub.state.breaks = lambda request: 403 if "repos/create" in request else None  # a proposer may not
+    outcome = published(run, tmp_path / "set", Target(TO, create_pr=True))
+    commits = hub.state.commits[n_before:]
+    assert {commit["revision"] for commit in commits} == {"refs/pr/1"} and len(hub.state.pull_requests) == 1
+    data = [name for commit in commits for name in commit["added"] if name.startswith("data/")]
+    assert len(data) == len(set(data)) > 2 and "manifest.json" in commits[-1]["added"]
+    assert outcome.uploaded is not None and outcome.uploaded.url.endswith("/discussions/1")
+    again = published(run, tmp_path / "set", Target(TO, create_pr=True))
+    assert again.uploaded is not None and again.uploaded.n_commits == 0
+    assert again.uploaded.url.endswith("/discussions/1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"status": "merged"}, {"author": {"name": "else"}}, {"title": "Fix a typo"}]
+)
+def test_a_pull_request_that_is_closed_or_not_ours_is_left_alone(
+    run: Run, hub: WritableHub, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    published(run, tmp_path / "set", max_quote=0)
+    published(run, tmp_path / "set", Target(TO, create_pr=True))
+    hub.state.pull_requests[0] |= change
+    published(run, tmp_path / "set", Target(TO, create_pr=True))
+    assert [commit["revision"] for commit in hub.state.commits] == ["main", "refs/pr/1", "refs/pr/2"]
 
 
 def test_a_secret_stops_everything_before_the_hub_hears_of_it(
@@ -240,12 +282,13 @@ def test_every_config_loads_plain_and_streaming_with_the_declared_features(
     found = orjson.loads(loaded.stdout.splitlines()[-1])
     rows = {
         name: sum(pq.read_metadata(path).num_rows for path in (tmp_path / "set").rglob(f"{name}-*.parquet"))
-        for name in ("explanations", "scores", "examples")
+        for name in ("explanations", "scores", "examples", "controls")
     }
     assert found["configs"] == {
         "layers.1": rows["explanations"],
         "layers.1.scores": rows["scores"],
         "layers.1.examples": rows["examples"],
+        "layers.1.controls": rows["controls"],
     }
     assert min(rows.values()) > 0 and found["default"][:4] == ["feature", "index", "pole", "label"]
 

@@ -29,6 +29,7 @@ from loopback_hub import LoopbackHandler, LoopbackHub, commit_of
 REPO = re.compile(
     r"/api/datasets/(?P<repo>[^/]+/[^/]+)/(?P<verb>preupload|commit|branch|xet-write-token)/(?P<rev>.+)"
 )
+DISCUSSIONS = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/discussions")
 BATCH = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
@@ -42,6 +43,8 @@ class State:
     """Revision, message, and the paths that were added, with what of each, and deleted."""
     objects: dict[str, bytes] = field(default_factory=dict)
     puts: list[str] = field(default_factory=list)
+    pull_requests: list[dict[str, Any]] = field(default_factory=list)
+    """As the list of discussions has them; a test may close one or give it to another author."""
 
 
 class WritableHub(LoopbackHub):
@@ -62,6 +65,8 @@ class _Handler(LoopbackHandler):
             return
         if path == "/api/whoami-v2":
             self._json({"name": "somebody", "type": "user", "auth": {"type": "access_token"}})
+        elif match := DISCUSSIONS.fullmatch(path):
+            self._discussions(match["repo"])
         elif (match := REPO.fullmatch(path)) and match["verb"] == "xet-write-token":
             self._json(
                 {
@@ -108,6 +113,19 @@ class _Handler(LoopbackHandler):
             self._change(match, body)
         else:
             self._missing("EntryNotFound")
+
+    def _discussions(self, repo: str) -> None:
+        if not self._at(repo, "main").is_dir():
+            self._missing("RepoNotFound")
+            return
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        assert asked["type"] == "pull_request"
+        found = [
+            one
+            for one in self.state.pull_requests
+            if (one["status"], one["author"]["name"]) == (asked["status"], asked["author"])
+        ]
+        self._json({"discussions": found, "count": len(found), "start": 0})
 
     def _is_broken(self) -> bool:
         status = self.state.breaks(f"{self.command} {self.path}")
@@ -190,6 +208,14 @@ class _Handler(LoopbackHandler):
                 (folder / value["path"]).unlink()
                 deleted.append(value["path"])
         summary = lines[0]["value"]["summary"]
+        if answer["pullRequestUrl"]:
+            self.state.pull_requests.append(
+                {
+                    "num": int(rev.rpartition("/")[2]), "title": summary, "status": "open", "isPullRequest": True,
+                    "author": {"name": "somebody"}, "createdAt": "2026-01-01T00:00:00.000Z",
+                    "repo": {"name": match["repo"], "type": "dataset"},
+                }
+            )  # fmt: skip
         self.state.commits.append({"revision": rev, "message": summary, "added": added, "deleted": deleted})
         made = commit_of(folder)
         self._json(answer | {"commitOid": made, "commitUrl": f"{url}/commit/{made}"})

@@ -35,9 +35,11 @@ def resume(
     Example: autointerp resume outputs/demo
     """
     with errors():
+        from autointerp.pack import check_made_here
         from autointerp.run import Run
 
         opened = Run.open(run)
+        check_made_here(opened)
         opened.check()
         if max_cost is not None or max_tokens is not None:
             opened = opened.within(max_cost, max_tokens)

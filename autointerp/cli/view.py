@@ -1,4 +1,4 @@
-"""Looking at a run: view."""
+"""Looking at a run: view, report."""
 
 from __future__ import annotations
 
@@ -44,3 +44,24 @@ def view(
         typer.echo(f"Open in a browser: {found.page}")
         if open_page:
             typer.launch(found.page.resolve().as_uri())
+
+
+@app.command("report")
+def write(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN-report.")] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Tables alone; needs no matplotlib.")] = False,
+) -> None:
+    """Write a run's scores, controls and funnel as Markdown with PNGs, for a README or a paper.
+
+    Example: autointerp report outputs/demo
+    """
+    with errors():
+        from autointerp.report.folder import write_report
+        from autointerp.run import Run
+
+        folder = out or run.resolve().with_name(f"{run.resolve().name}-report")
+        found = write_report(Run.open(run), folder, with_plots=not no_plots)
+        typer.echo(f"Read it: {found.report}" + (f" ({len(found.images)} plots)" if found.images else ""))
+        if found.n_open:
+            typer.echo(f"Not finished, {found.n_open:,} steps are open. Go on: autointerp resume {run}")

@@ -19,13 +19,12 @@ import yaml
 
 from autointerp.errors import PublishError
 from autointerp.files import carry, write_atomically
-from autointerp.journal import MADE_FROM
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.card import Published, card
-from autointerp.publish.local import public_recipe, without_places
+from autointerp.publish.local import public_recipe
 from autointerp.publish.manifest import CARD, File, Manifest, Options, sha256_of
 from autointerp.publish.rows import Rows
-from autointerp.publish.schema import TABLES, TableName, schema_of
+from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
 from autointerp.publish.shards import (
     Shard,
@@ -34,10 +33,12 @@ from autointerp.publish.shards import (
     n_rows_of,
     rows_of,
     shards,
+    tables_of,
     write_shard,
 )
+from autointerp.report.authors import journals_of
 from autointerp.run import ENVIRONMENT, Run
-from autointerp.types import Json
+from autointerp.stages.spent import spent
 
 RUN: Final = "run"
 VOCABULARY: Final = f"{RUN}/vocabulary.parquet"
@@ -99,7 +100,7 @@ def build(
         progress.end()
     guard.check()
     _write_run(run, folder, files)
-    manifest = Manifest(files, _journals(run), options)
+    manifest = Manifest(files, journals_of(run), options, spent(run))
     text = card(run, manifest, Published(to, licence))
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
@@ -122,10 +123,9 @@ def _shard(
     files: dict[str, File],
 ) -> int:
     """Makes what is missing of a shard's tables, and enters them; how many were made."""
-    tables: tuple[TableName, ...] = tuple(name for name in TABLES if options.examples or name != "examples")
     source = made_from(run, shard, {"max_quote": options.max_quote})
     n_made = 0
-    for table in tables:
+    for table in tables_of(run, shard, options):
         name = shard.path(table)
         known = there(name, source) if there else None
         if known is not None:
@@ -161,17 +161,3 @@ def _write_run(run: Run, folder: Path, files: dict[str, File]) -> None:
         path = folder / name
         if path.is_file():
             files[name] = File(path.stat().st_size, sha256_of(path))
-
-
-def _journals(run: Run) -> dict[str, Json]:
-    """What the records of each journal that is published were made from."""
-    found: dict[str, Json] = {}
-    for dictionary in run.recipe.dictionaries:
-        folders = [("sample", dictionary), ("directions", dictionary)]
-        folders += [("explain", dictionary, name) for name in run.recipe.explainers]
-        folders += [("score", dictionary, *pair) for pair in run.scored()]
-        for place in folders:
-            path = run.path.joinpath(*place)
-            if (path / MADE_FROM).is_file():
-                found["/".join(place)] = without_places(run.existing(*place).made_from)
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILES_A_COMMIT: Final = 250
 """Some three million features fill six: larger commits time out on the hub."""
 KIND: Final = "dataset"
+_PULL_REQUEST: Final = "refs/pr/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ class Target:
     private: bool = False
     """Of a repository that is made; one that is there stays as it is."""
     create_pr: bool = False
+    name: str = ""
+    """Of the run, in the title of its pull request: by it the request that is open already is found."""
+
+    @property
+    def is_pull_request(self) -> bool:
+        """Whether it is one that is there."""
+        return self.revision is not None and self.revision.startswith(_PULL_REQUEST)
 
 
 @dataclass(slots=True)
@@ -118,6 +126,34 @@ def _api() -> HfApi:
     return HfApi()
 
 
+def with_open_pull_request(target: Target) -> Target:
+    """Turned to the open pull request of the same run by the same user, where there is one: an upload that broke off
+    between two commits goes on there. Raises HubError."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = _api()
+    with hub_errors(target.repository, "uploaded"):
+        user: str = api.whoami()["name"]
+        found = api.get_repo_discussions(
+            target.repository,
+            repo_type=KIND,
+            author=user,
+            discussion_type="pull_request",
+            discussion_status="open",
+        )
+        try:
+            numbers = [one.num for one in found if _of_run(target.name) in one.title]
+        except RepositoryNotFoundError:
+            return target
+    if not numbers:
+        return target
+    return replace(target, revision=f"{_PULL_REQUEST}{max(numbers)}", create_pr=False)
+
+
+def _of_run(name: str) -> str:
+    return f"(run {name})"
+
+
 def look(target: Target) -> Remote:
     """What lies there. Raises HubError: not logged in, not reachable."""
     from huggingface_hub import RepoFile
@@ -161,16 +197,25 @@ def upload(built: Built, target: Target, remote: Remote, progress: Progress, sto
         if name.startswith("data/") and name.endswith(".parquet") and name not in built.manifest.files
     ]
     with hub_errors(repository, "uploaded"):
-        if not remote.exists or not target.create_pr:
+        # Whoever may propose may not make a repository.
+        if not remote.exists or not (target.create_pr or target.is_pull_request):
             api.create_repo(repository, repo_type=KIND, private=target.private or None, exist_ok=True)
         if target.revision and not target.revision.startswith("refs/") and not target.create_pr:
             api.create_branch(repository, branch=target.revision, repo_type=KIND, exist_ok=True)
         if not changed and not small and not stale:
-            return Uploaded(0, 0, f"{api.endpoint}/datasets/{repository}")
+            return Uploaded(0, 0, _page(api, target))
         batches = [changed[at : at + FILES_A_COMMIT] for at in range(0, len(changed), FILES_A_COMMIT)]
         with _Sending(api, built.folder, target, len(changed), progress, stop) as sending:
             ready = [sending.send(batch) for batch in batches or [[]]]
             return sending.commit(ready, sending.additions(small), stale)
+
+
+def _page(api: HfApi, target: Target) -> str:
+    """Of the pull request, or of the repository."""
+    page = f"{api.endpoint}/datasets/{target.repository}"
+    if not target.is_pull_request:
+        return page
+    return f"{page}/discussions/{(target.revision or '').removeprefix(_PULL_REQUEST)}"
 
 
 def _differs(path: Path, there: str | None) -> bool:
@@ -229,13 +274,17 @@ class _Sending:
             if number == len(batches):
                 operations += [*last, *map(CommitOperationDelete, stale)]
             of_all = f" ({number} of {len(batches)})" if len(batches) > 1 else ""
-            info = self._commit(operations, f"Explained features: {len(operations)} files{of_all}", revision)
+            message = f"Explained features: {len(operations)} files{of_all}"
+            info = self._commit(operations, message, revision)
             revision = info.pr_revision or revision
         assert info is not None  # there is one batch at least
-        return Uploaded(n_files, len(batches), info.pr_url or info.commit_url)
+        page = _page(self._api, self._target) if self._target.is_pull_request else info.commit_url
+        return Uploaded(n_files, len(batches), info.pr_url or page)
 
     def _commit(self, operations: list[Any], message: str, revision: str | None) -> CommitInfo:
         is_first_of_pr = self._target.create_pr and revision == self._target.revision
+        if is_first_of_pr and self._target.name:
+            message += f" {_of_run(self._target.name)}"
         return self._api.create_commit(
             self._target.repository,
             operations,

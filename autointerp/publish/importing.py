@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import orjson
 import pyarrow.parquet as pq
@@ -21,15 +21,18 @@ from autointerp.errors import PublishedError, RecipeError
 from autointerp.files import write_atomically
 from autointerp.identities import Identities
 from autointerp.journal import Journal, Part
+from autointerp.panel import Control, key_of
 from autointerp.publish import records
+from autointerp.publish.effect_rows import effects_record
 from autointerp.publish.folder import CONTROLS, IDENTITIES, RECIPE, VOCABULARY
 from autointerp.publish.folder import RUN as RUN_FOLDER
 from autointerp.publish.manifest import NAME, Manifest, read_manifest
 from autointerp.publish.reading import Units, check_whole
 from autointerp.publish.stores import HIDDEN, from_trials, save_examples
-from autointerp.recipe import parse, read_file
+from autointerp.recipe import ControlKind, parse, read_file
 from autointerp.run import ENVIRONMENT, NO_EXPLAINER, PACKED, Run
 from autointerp.run import VOCABULARY as VOCABULARY_UNIT
+from autointerp.stages.spent import ELSEWHERE
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import FeatureId, Json
 
@@ -62,6 +65,8 @@ def import_published(folder: Path, out: Path) -> Imported:
         if (folder / CONTROLS).is_file():
             write_atomically(partial_folder / "controls.json", (folder / CONTROLS).read_bytes())
         run.write()
+        if manifest.spent:
+            write_atomically(partial_folder / ELSEWHERE, orjson.dumps(manifest.spent))
         hidden = _vocabulary(run, folder / VOCABULARY, manifest)
         for dictionary in run.recipe.dictionaries:
             _Import(run, folder, manifest, dictionary, hidden).write()
@@ -117,6 +122,8 @@ class _Import:
         self._explanations = Units(folder, manifest, dictionary, "explanations", scorers)
         self._scores = Units(folder, manifest, dictionary, "scores", scorers)
         self._examples = Units(folder, manifest, dictionary, "examples", scorers)
+        self._controls = Units(folder, manifest, dictionary, "controls", scorers)
+        self._effects = Units(folder, manifest, dictionary, "effects", scorers)
         self._rates: dict[int, RandomRate] = {}
 
     def write(self) -> None:
@@ -126,8 +133,17 @@ class _Import:
             self._samples(unit, rows, [(row["feature"], records.score(row)) for row in scores])
             self._told(unit, rows)
             self._scored(unit, scores)
+            self._control(unit, self._controls.of(unit).to_pylist())
+            pushed: list[Json] = self._effects.of(unit).to_pylist()
+            by_feature = groupby(pushed, lambda row: row["feature"])
+            self._write(
+                ("intervene", self._dictionary),
+                unit,
+                [(key, effects_record(list(of_feature))) for key, of_feature in by_feature],
+            )
         self._scores.check_read()
-        self._examples.check_read()
+        for table in (self._examples, self._controls, self._effects):
+            table.check_read()
         if self._rates and self._run.recipe.random_tokens is not None:
             cache = self._journal("cache", self._dictionary)
             save_rates(cache, self._run.recipe.random_tokens.unit, self._rates)
@@ -137,8 +153,12 @@ class _Import:
         return Journal(self._run.path.joinpath(*place), made_from, package=__version__)
 
     def _write(self, place: tuple[str, ...], unit: str, found: Iterable[tuple[str, Json]]) -> None:
+        """Makes no journal of a stage that left no records."""
+        records = list(found)
+        if not records:
+            return
         with Part(self._journal(*place), unit) as part:
-            for key, record in found:
+            for key, record in records:
                 part.append(key, record)
 
     def _samples(self, unit: str, rows: list[Json], scores: list[tuple[str, Json]]) -> None:
@@ -178,6 +198,20 @@ class _Import:
             self._write(("explain", self._dictionary, explainer), unit, found)
         if unknown := {row["explainer"] for row in rows} - {None, *self._run.recipe.explainers}:
             raise PublishedError(f"an explanation is by '{unknown.pop()}', whom the recipe doesn't name.")
+
+    def _control(self, unit: str, rows: list[Json]) -> None:
+        by_place: dict[str, list[Json]] = {}
+        for row in rows:
+            explainer = None if row["lender"] is None else row["explainer"]
+            known = row["control"] in get_args(ControlKind) and row["scorer"] in self._run.recipe.scorers
+            if not known or explainer not in (None, *self._run.recipe.explainers):
+                raise PublishedError(
+                    f"a control score is of '{row['control']}' by '{row['scorer']}', whom the recipe doesn't name."
+                )
+            by_place.setdefault(Control(row["control"], explainer, row["scorer"]).place, []).append(row)
+        for place, of_place in by_place.items():
+            found = [(key_of(row["feature"], row["lender"]), records.control(row)) for row in of_place]
+            self._write(("control", self._dictionary, *place.split("/")), unit, found)
 
     def _scored(self, unit: str, rows: list[Json]) -> None:
         by_pair: dict[tuple[str, str], list[Json]] = {}

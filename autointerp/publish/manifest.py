@@ -13,6 +13,7 @@ import pydantic
 from autointerp import __version__
 from autointerp.errors import PublishedError
 from autointerp.files import write_atomically
+from autointerp.llm.spending import Spent
 from autointerp.publish.schema import SCHEMA, TableName
 from autointerp.types import Json
 
@@ -52,6 +53,8 @@ class Manifest:
     journals: dict[str, Json]
     """By place in the run (`score/layers.2/plain/detection`): the settings that its records were made from."""
     options: Options = field(default_factory=Options)
+    spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
+    """What LLM requests took, by what asked (`explain/layers.2/plain`)."""
     schema: int = SCHEMA
     package: str = __version__
 

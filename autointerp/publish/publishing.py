@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autointerp.errors import PublishError
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.folder import Built, build
-from autointerp.publish.hub import Target, Uploaded, look, upload
+from autointerp.publish.hub import Target, Uploaded, look, upload, with_open_pull_request
 from autointerp.publish.manifest import Options
 from autointerp.run import Run
 from autointerp.subject.corpus_spec import HUB_NAME
+from autointerp.types import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def publish(
         raise PublishError(f"--to {target.repository}: a dataset on the hub is named ORG/NAME.")
     if options.max_quote is not None and options.max_quote < 0:
         raise PublishError(f"--max-quote {options.max_quote}: a number of characters, 0 or more.")
+    if target.create_pr and not dry_run:
+        target = with_open_pull_request(replace(target, name=_name(run)))
     remote = None if dry_run else look(target)
     built = build(
         run,
@@ -56,3 +59,12 @@ def publish(
         stop=stop,
     )
     return Outcome(built, None if remote is None else upload(built, target, remote, progress, stop))
+
+
+def _name(run: Run) -> str:
+    """The same while a run grows, and on whichever machine: by what its first dictionary is, and on what."""
+    first = next(iter(run.recipe.dictionaries))
+    known = run.identities
+    return digest(known.model, known.corpus, known.dictionaries[first], known.sites[first], run.recipe.seed)[
+        :12
+    ]

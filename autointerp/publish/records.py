@@ -112,6 +112,11 @@ def score(row: Json) -> Json:
     }
 
 
+def control(row: Json) -> Json:
+    said: Json = {"control": row["control"], "lender": row["lender"]}
+    return said | ({} if row["text"] is None else {"text": row["text"]}) | score(row)
+
+
 def _metrics(row: Json) -> Json:
     groups: dict[str, Json] = {}
     for one in row["groups"]:

@@ -10,6 +10,8 @@ import orjson
 
 from autointerp.activations.histogram import EDGES
 from autointerp.activations.random_rates import RandomRates
+from autointerp.panel import control_places
+from autointerp.publish.effect_rows import effect_rows
 from autointerp.publish.local import public
 from autointerp.publish.quoting import visible
 from autointerp.publish.schema import TRIAL_COLUMNS, TableName
@@ -58,6 +60,8 @@ class Rows:
             "explanations": self._explanations,
             "scores": self._scores,
             "examples": self._examples,
+            "controls": self._controls,
+            "effects": self._effects,
         }
         return makers[table]
 
@@ -144,7 +148,29 @@ class Rows:
                     said = "\n".join([record["reason"] or "", *texts])
                     yield Row(f"{key} by {explainer}, {scorer}", score_row(key, record), said)
 
-    # --- examples ---
+    def _controls(self, unit: str) -> Iterator[Row]:
+        found: list[tuple[FeatureId, str, Json]] = []
+        for place in control_places(self._run.path, self._run.recipe, self._dictionary):
+            for key, record in self._records("control", *place.split("/"), unit=unit).items():
+                found.append((FeatureId.parse(key.partition("<")[0]), place, record))
+        for feature, place, record in sorted(found, key=lambda one: (*one[:2], one[2]["lender"] or "")):
+            texts: list[str] = record["trials"].get("text") or []
+            said = "\n".join([record["reason"] or "", record.get("text") or "", *texts])
+            of_control = {name: record.get(name) for name in ("control", "lender", "text")}
+            yield Row(f"{feature} by {place}", score_row(str(feature), record) | of_control, said)
+
+    # --- examples, and what is done to them ---
+
+    def _effects(self, unit: str) -> Iterator[Row]:
+        effects = self._records("intervene", unit=unit)
+        keys = sorted(effects, key=FeatureId.parse)
+        stores = unit_windows(self._run, self._dictionary, unit, keys, self._vocabulary)
+        for key in keys:
+            told = effect_rows(
+                key, effects[key], stores[key], self._vocabulary, with_prompts=self._max_quote is None
+            )
+            for values, text in told:
+                yield Row(f"{key}, pushed on {values.get('split')} windows", values, text)
 
     def _examples(self, unit: str) -> Iterator[Row]:
         samples = {key: one for key, one in self._samples(unit).items() if one["status"] in EXPLAINABLE}

@@ -1,8 +1,10 @@
-"""The tables of a published run: three a dictionary, of fixed types, so that no shard can drift from another.
+"""The tables of a published run: five a dictionary, of fixed types, so that no shard can drift from another.
 
     explanations  a row a feature and explainer; one without an explanation still has its row
     scores        a row a feature, explainer and scorer: numbers with intervals, and every trial they come from
     examples      a row a window: tokens and activations
+    controls      a row a feature of the panel, control and scorer: as scores
+    effects       a row a feature and split: prompts, and what the model writes when the feature is pushed
 
 Together they hold what a run's journals do, so that a run can be made of them again (`importing.py`).
 """
@@ -19,8 +21,10 @@ from autointerp import tables
 SCHEMA: Final = 1
 """Raise it when the same records would give other rows: every shard is then made anew."""
 
-TableName = Literal["explanations", "scores", "examples"]
-TABLES: Final[tuple[TableName, ...]] = ("explanations", "scores", "examples")
+TableName = Literal["explanations", "scores", "examples", "controls", "effects"]
+TABLES: Final[tuple[TableName, ...]] = ("explanations", "scores", "examples", "controls", "effects")
+QUOTING: Final[frozenset[TableName]] = frozenset({"examples", "effects"})
+"""Those of the corpus' windows: what is done to a feature is done behind the beginnings of windows."""
 
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _STRINGS, _INTS, _FLOATS = pa.list_(_STRING), pa.list_(_INT), pa.list_(_FLOAT)
@@ -129,11 +133,43 @@ EXAMPLES: Final = pa.schema(
 )
 
 
+CONTROLS: Final = pa.schema([("control", _STRING), ("lender", _STRING), ("text", _STRING), *SCORES])
+
+_IDS: Final = pa.list_(pa.int32())
+_STEERED: Final = pa.struct(
+    [
+        ("arm", _STRING),
+        ("target_kl", _FLOAT),
+        ("status", _STRING),
+        ("strength", _FLOAT),
+        ("kl", _FLOAT),
+        *(
+            (f"{direction}{end}", kind)
+            for direction in ("raised", "lowered")
+            for end, kind in (("", _STRINGS), ("_ids", _IDS), ("_effects", _FLOATS))
+        ),
+        ("texts", _STRINGS),
+        ("text_ids", pa.list_(_IDS)),
+    ]
+)
+
+EFFECTS: Final = pa.schema(
+    [
+        *((name, _STRING) for name in ("feature", "status", "other", "split")),
+        *((name, _IDS) for name in ("windows", "begins", "ends")),
+        ("prompts", _STRINGS),
+        ("clean", _STRINGS),
+        ("clean_ids", pa.list_(_IDS)),
+        ("steered", pa.list_(_STEERED)),
+    ]
+)
+
+
 def schema_of(table: TableName, scorers: Sequence[str]) -> Any:
     """A pyarrow.Schema."""
     if table == "explanations":
         return explanations(scorers)
-    return SCORES if table == "scores" else EXAMPLES
+    return {"scores": SCORES, "examples": EXAMPLES, "controls": CONTROLS, "effects": EFFECTS}[table]
 
 
 def config_name(dictionary: str, table: TableName) -> str:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 
 from autointerp.files import disk_errors
 from autointerp.journal import FEATURES_PER_UNIT
+from autointerp.panel import control_places
+from autointerp.publish.manifest import Options
 from autointerp.publish.rows import MakesRows, Row
-from autointerp.publish.schema import SCHEMA, TableName
+from autointerp.publish.schema import QUOTING, SCHEMA, TABLES, TableName
 from autointerp.publish.secrets import Guard
 from autointerp.run import Run
 from autointerp.types import Json, digest
@@ -32,7 +34,13 @@ ROWS_PER_GROUP: Final = 2_000
 GROUP_BYTES: Final = 2**26
 """Whichever comes first ends a row group. The hub's viewer reads a group to show a row of it, and gives up where
 that is more than 300 MB."""
-_ROW_BYTES: Final[dict[TableName, int]] = {"explanations": 4_096, "scores": 16_384, "examples": 1_024}
+_ROW_BYTES: Final[dict[TableName, int]] = {
+    "explanations": 4_096,
+    "scores": 16_384,
+    "examples": 1_024,
+    "controls": 16_384,
+    "effects": 32_768,
+}
 """What a row weighs in memory beside its text, roughly."""
 _MADE_FROM: Final = b"autointerp.made_from"
 
@@ -46,6 +54,10 @@ class Shard:
     """Index of the first feature that may be in it."""
     units: tuple[str, ...]
     """Those that have records, ascending."""
+
+    def has_part(self, journal: Path) -> bool:
+        """Whether a journal's folder holds something of these units."""
+        return any(True for unit in self.units for _ in journal.glob(f"{unit}.*.jsonl"))
 
     def path(self, table: TableName) -> str:
         """In the dataset."""
@@ -65,12 +77,31 @@ def shards(run: Run, dictionary: str, per_file: int = FEATURES_PER_FILE) -> list
     return [Shard(dictionary, first, tuple(units)) for first, units in sorted(found.items())]
 
 
+def tables_of(run: Run, shard: Shard, options: Options) -> list[TableName]:
+    """Those that may have rows."""
+    folder = run.path / "control" / shard.dictionary
+    of_stage = {
+        "controls": [folder / place for place in control_places(run.path, run.recipe, shard.dictionary)],
+        "effects": [run.path / "intervene" / shard.dictionary],
+    }
+    return [
+        table
+        for table in TABLES
+        if (options.examples or table not in QUOTING)
+        and (table not in of_stage or any(map(shard.has_part, of_stage[table])))
+    ]
+
+
 def made_from(run: Run, shard: Shard, options: Json) -> str:
     """A digest of all records of a shard and of what else its rows depend on. `options`: of the publication."""
     of_parts = hashlib.blake2b(digest_size=16)
-    folders = [run.path / stage / shard.dictionary for stage in ("sample", "directions")]
+    folders = [run.path / stage / shard.dictionary for stage in ("sample", "directions", "intervene")]
     folders += [run.path / "explain" / shard.dictionary / name for name in run.recipe.explainers]
     folders += [run.path.joinpath("score", shard.dictionary, *pair) for pair in run.scored()]
+    folders += [
+        run.path / "control" / shard.dictionary / place
+        for place in control_places(run.path, run.recipe, shard.dictionary)
+    ]
     for folder in folders:
         for unit in shard.units:
             for part in sorted(folder.glob(f"{unit}.*.jsonl")):

@@ -203,6 +203,8 @@ class Resources:
     """Folder of the user's own prompt templates, looked into first."""
     prefetch: str | None = None
     """Folder of the corpora that `autointerp prefetch` copies. None: autointerp/corpora in HF_HOME."""
+    wandb: str | None = None
+    """Project on Weights & Biases (`PROJECT` or `ENTITY/PROJECT`) that totals are logged to. None: nowhere."""
 
 
 def default_explainers() -> dict[str, PluginSection]:

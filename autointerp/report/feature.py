@@ -8,15 +8,16 @@ from autointerp.asking import Asking
 from autointerp.errors import FeatureError
 from autointerp.journal import unit_of_feature
 from autointerp.llm.protocol import NoLLM
+from autointerp.panel import control_places
 from autointerp.report.sample import print_sample
-from autointerp.report.trials import Beside, print_trials
+from autointerp.report.trials import Beside, print_controls, print_trials
 from autointerp.report.windows import print_directions, print_explanation, print_windows
 from autointerp.run import Run
 from autointerp.sections import instance
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
-from autointerp.types import EXPLAINABLE, FeatureId, Metrics
+from autointerp.types import EXPLAINABLE, FeatureId, Json, Metrics
 
 
 def print_feature(console: Console, run: Run, text: str) -> None:
@@ -52,6 +53,16 @@ def print_feature(console: Console, run: Run, text: str) -> None:
             asking = Asking(NoLLM(), key, run.recipe.seed)
             plugin = instance("scorers", run.recipe.scorers[scorer])
             print_trials(console, record, Beside(windows.heldout(key), sample.maximum, plugin, asking))
+    print_controls(console, _controls(run, dictionary, unit, key))
+
+
+def _controls(run: Run, dictionary: str, unit: str, feature: str) -> list[Json]:
+    """Its control scores; none of a feature that is not on the panel."""
+    found: list[Json] = []
+    for place in control_places(run.path, run.recipe, dictionary):
+        records = run.existing("control", dictionary, *place.split("/")).read(unit)
+        found += [record for key, record in sorted(records.items()) if key.partition("<")[0] == feature]
+    return found
 
 
 def _feature(run: Run, text: str) -> FeatureId:

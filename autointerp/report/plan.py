@@ -8,6 +8,7 @@ from rich.table import Table
 
 from autointerp.llm.protocol import Capabilities
 from autointerp.llm.spending import Spent
+from autointerp.report.templates import dollars
 from autointerp.run import Run
 from autointerp.scorers import question
 from autointerp.scorers.blocks import packing_of
@@ -16,6 +17,7 @@ from autointerp.sequential import Sequential
 from autointerp.stages.expected import Expected
 from autointerp.stages.looks import shares_by_look
 from autointerp.stages.preflight import Plan
+from autointerp.stages.spent import in_all
 
 
 def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | None) -> Iterator[str]:
@@ -114,10 +116,9 @@ def spending(by_place: dict[str, Spent]) -> Table:
     table.add_column("")
     for name in ("requests", "tokens in", "cached", "out", "of it thought", "US dollars", "seconds each"):
         table.add_column(name, justify="right")
-    total = Spent()
     for place, part in by_place.items():
-        total.add(part)
         table.add_row(place, *_cells(part))
+    total = in_all(by_place)
     if len(by_place) > 1:
         table.add_row("all", *_cells(total))
     if total.n_reused:
@@ -128,8 +129,6 @@ def spending(by_place: dict[str, Spent]) -> Table:
 
 def _cells(part: Spent) -> list[str]:
     counts = [part.prompt_tokens, part.cached_tokens, part.completion_tokens, part.reasoning_tokens]
-    known = f"{part.cost:,.4f}" if part.n_unpriced < part.n_requests else ""
-    cost = f"{known} + {part.n_unpriced:,} unpriced" if known and part.n_unpriced else known or "unknown"
     return [
-        f"{part.n_requests:,}", *map(_short, counts), cost, f"{part.latency_s / max(1, part.n_requests):.2f}"
+        f"{part.n_requests:,}", *map(_short, counts), dollars(part), f"{part.latency_s / max(1, part.n_requests):.2f}"
     ]  # fmt: skip

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
 from autointerp.floors import Row, load
+from autointerp.garbage import uncollected
 from autointerp.journal import unit_of_feature
-from autointerp.report.panel import ControlSummary, control_summaries
+from autointerp.report.panel import BesideControl, ControlSummary, beside_controls, control_summaries
 from autointerp.report.scores import (
     Beside,
     PairSummary,
@@ -23,6 +22,7 @@ from autointerp.report.scores import (
     score_summary,
 )
 from autointerp.run import Run
+from autointerp.scored import Instance
 from autointerp.types import EXPLAINABLE
 
 MEANINGS: Final[dict[str, str]] = {
@@ -78,21 +78,8 @@ class Summary:
 
 def summarise(run: Run, dictionary: str) -> Summary:
     """Reads the journals. Raises RunError. Memory: one unit's records, and a few numbers a score."""
-    with _uncollected():
+    with uncollected():
         return _summarise(run, dictionary)
-
-
-@contextmanager
-def _uncollected() -> Generator[None]:
-    """Records are trees of a hundred thousand lists: while they are read Python would look for cycles among them
-    again and again, which takes longer than reading."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _summarise(run: Run, dictionary: str) -> Summary:
@@ -130,6 +117,14 @@ def _summarise(run: Run, dictionary: str) -> Summary:
         controls=list(control_summaries(run, dictionary)),
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
     )
+
+
+def beside_all(summaries: Sequence[Summary]) -> Iterator[tuple[Instance, BesideControl]]:
+    """Every score beside each of its controls."""
+    for summary in summaries:
+        for score in summary.scores:
+            for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+                yield Instance(summary.dictionary, score.explainer, score.scorer), one
 
 
 def _explainer(

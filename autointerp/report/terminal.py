@@ -11,6 +11,7 @@ from rich.table import Table
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.differences import Difference
+from autointerp.report.funnel import n_unscored
 from autointerp.report.panel import beside_controls
 from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
 from autointerp.run import NO_EXPLAINER
@@ -65,14 +66,8 @@ def _funnel(summary: Summary) -> Table:
             n_asked = explainer.n_explained + sum(explainer.ends.values())
             share = f"{explainer.n_refused / n_asked:.1%} of those asked about"
             table.add_row("  refused by an LLM", f"{explainer.n_refused:,}", share)
-    n_explained = {explainer.explainer: explainer.n_explained for explainer in summary.explainers}
     for score in summary.scores:
-        # What needs no explanation is scored of every feature with enough windows.
-        n_open = (
-            n_explained.get(score.explainer, summary.n_explainable)
-            - score.n_scored
-            - sum(score.ends.values())
-        )
+        n_open = n_unscored(summary, score)
         name = f"scored · {_whose(score)} · {score.scorer}"
         table.add_row(name, f"{score.n_scored:,}", _ends(score.ends, n_open))
     return table

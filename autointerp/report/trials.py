@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from autointerp.asking import Asking
-from autointerp.prompting import marked
+from autointerp.prompting import inert, marked
+from autointerp.report.panel import CONTROL_NAMES
 from autointerp.report.windows import kind, shaded
 from autointerp.scorers.intruder import Intruder
 from autointerp.trials import Choices, InBlocks, Ranked, Trials
@@ -64,14 +65,8 @@ class Beside:
 def print_trials(console: Console, record: Json, beside: Beside) -> None:
     """Every trial of a score, the wrong ones marked."""
     metrics = Metrics.of(record["metrics"]) if record["metrics"] else None
-    said = (
-        f"{metrics.headline.replace('_', ' ')} {_ends_of(metrics.value)}"
-        if metrics is not None and metrics.value is not None
-        else f"{record['status']}: {record['reason']}"
-    )
-    console.print(
-        f"\n[bold]{escape(record['explainer'])} · {escape(record['scorer'])}[/]  {said}", highlight=False
-    )
+    whose = f"{escape(record['explainer'])} · {escape(record['scorer'])}"
+    console.print(f"\n[bold]{whose}[/]  {_headline(record)}", highlight=False)
     if metrics is not None:
         for line in _numbers(metrics):
             console.print(line, highlight=False)
@@ -80,6 +75,27 @@ def print_trials(console: Console, record: Json, beside: Beside) -> None:
     if kind_of in printed:
         for line in printed[kind_of](console, record["trials"], beside):
             console.print(line, soft_wrap=True)
+
+
+def print_controls(console: Console, records: Sequence[Json]) -> None:
+    """What the same windows score with something else in the place of the explanation, a line each."""
+    if records:
+        console.print(
+            "\n[bold]Controls[/]  [dim]the same windows, with this for an explanation[/]", highlight=False
+        )
+    for record in records:
+        lent = record["lender"] is not None
+        given = f"that of {record['lender']}" if lent else f'"{inert(record.get("text") or "")}"'
+        whose = f"{CONTROL_NAMES[record['control']]}{' by ' + record['explainer'] if lent else ''}"
+        line = f"{escape(whose)} · {escape(record['scorer'])}  {_headline(record)}  {escape(given)}"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _headline(record: Json) -> str:
+    metrics = Metrics.of(record["metrics"]) if record["metrics"] else None
+    if metrics is None or metrics.value is None:
+        return f"{record['status']}: {escape(str(record['reason']))}"
+    return f"{metrics.headline.replace('_', ' ')} {_ends_of(metrics.value)}"
 
 
 def _judged(console: Console, trials: Json, beside: Beside) -> Iterator[Text]:

@@ -123,6 +123,20 @@ class Run(Contents):
         """One process at a time. Raises RunBusy."""
         return locked(self.path)
 
+    # --- in a notebook ---
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        by = f"explained by {', '.join(recipe.explainers)}; scored by {', '.join(recipe.scorers)}"
+        return (
+            f"<Run {self.path}: {', '.join(recipe.dictionaries)} on {recipe.model.path or 'unknown'}; {by}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from autointerp.report.notebook import html
+
+        return html(self)
+
     # --- results as tables ---
 
     def features(self) -> Table:
@@ -132,6 +146,11 @@ class Run(Contents):
     def scores(self) -> Table:
         """A row a (feature, explainer, scorer): status, metrics with intervals, protocol."""
         return tables.scores(self)
+
+    def controls(self) -> Table:
+        """A row a (feature of the panel, control, scorer): what else the judge was given for an explanation, and its
+        score."""
+        return tables.controls(self)
 
     def trials(self) -> Table:
         """A row a trial: what was asked about which window, the truth and the answer."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+import orjson
 
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Usage
@@ -13,19 +16,36 @@ from autointerp.llm.spending import Spent
 from autointerp.run import Run
 
 USAGE: Final = "usage"
+ELSEWHERE: Final = f"{USAGE}/elsewhere.json"
+"""What a run that was imported had taken where it was made."""
 _FIELDS: Final = [field.name for field in dataclasses.fields(Usage)]
 
 
 def spent(run: Run) -> dict[str, Spent]:
     """By what asked (`explain/layers.2/plain`, `preflight`), in the order of names. Memory: one unit's
     records."""
-    by_place = {place: _of(run, place) for place in _places(run.path / USAGE)}
-    return {place: total for place, total in by_place.items() if total.n_requests or total.n_reused}
+    found = _elsewhere(run.path / ELSEWHERE)
+    for place in _places(run.path / USAGE):
+        total = _of(run, place)
+        if total.n_requests or total.n_reused:
+            found.setdefault(place, Spent()).add(total)
+    return dict(sorted(found.items()))
+
+
+def _elsewhere(path: Path) -> dict[str, Spent]:
+    """None in a run that was made here."""
+    if not path.is_file():
+        return {}
+    return {place: Spent(**total) for place, total in orjson.loads(path.read_bytes()).items()}
 
 
 def spent_in_all(run: Run) -> Spent:
+    return in_all(spent(run))
+
+
+def in_all(by_place: Mapping[str, Spent]) -> Spent:
     total = Spent()
-    for part in spent(run).values():
+    for part in by_place.values():
         total.add(part)
     return total
 
