@@ -17,7 +17,8 @@ from autointerp import pipeline
 from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import Calibration, DictionarySpec
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Json, Site
 from here import device_here

@@ -428,15 +428,3 @@ def test_crosscoders_that_are_not_read(tmp_path: Path) -> None:
     spec = find_dictionary(str(save_fork(tmp_path / "e", shrunk)))
     with pytest.raises(CheckpointError, match="a factor above 0"):
         reader_of(spec).load(spec, "cpu")
-
-
-# --- temporal --------------------------------------------------------------------------------------------
-
-
-def test_a_temporal_dictionary_is_refused_with_the_reason(tmp_path: Path) -> None:
-    conf = {"llm": {"dimin": D}, "sae": {"exp_factor": 4, "kval_topk": 3, "scaling_factor": 0.01}}
-    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(conf))
-    save_file({"D": torch.zeros(F, D), "b": torch.zeros(1, D)}, tmp_path / "latest_ckpt.safetensors")
-    for name in ("", "latest_ckpt.safetensors"):
-        with pytest.raises(CheckpointError, match=r"attention over the tokens before .*--activations FOLDER"):
-            find_dictionary(str(tmp_path / name))

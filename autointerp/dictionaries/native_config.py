@@ -10,16 +10,14 @@ from autointerp.dictionaries.checkpoint import Settings
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
     BY_DECODER,
-    Calibration,
-    ColumnScore,
     DictionarySpec,
     Expected,
     Pursuit,
-    Rule,
     Selector,
     Transform,
 )
 from autointerp.dictionaries.steps import pursuit_steps
+from autointerp.dictionaries.thresholds import Calibration, ColumnScore, Rule
 from autointerp.dictionaries.variants import VARIANTS, Variant
 from autointerp.errors import CheckpointError
 from autointerp.types import Site

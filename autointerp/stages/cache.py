@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collected import Collected
 from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autointerp.activations.collect import Attached, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collected import Collected
 from autointerp.activations.passes import WORTH_IT
 from autointerp.activations.random_rates import RandomCounts, RandomTokens
 from autointerp.activations.random_tokens import TokenUrn, drawable, random_rows
