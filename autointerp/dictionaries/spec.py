@@ -114,6 +114,9 @@ class DictionarySpec:
     """The decoder writes to another place than the encoder reads."""
     transform: tuple[Transform, ...] = ()
     """What is done to the input first, in this order."""
+    input_factor: float | None = 1.0
+    """What the stored weights expect inputs to be multiplied with, which `load` folds in. None: by something that is
+    not in the files, so that they can't be used; SAELens' list may say it (`registry.py`)."""
     model_was_centred: bool = False
     """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
     written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
