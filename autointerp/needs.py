@@ -12,8 +12,9 @@ from typing import Final, Literal, cast
 
 from autointerp.errors import CheckpointError, RecipeError, SiteError
 from autointerp.evidence import NEEDS, needs_of
-from autointerp.recipe import Recipe, instance
+from autointerp.recipe import Recipe
 from autointerp.resolve import Resolved
+from autointerp.sections import instance
 from autointerp.subject.sites import locate_to_write
 from autointerp.subject.stream import without_vocabulary
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
-from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.scorers.question import Packing
+from autointerp.sections import instance
 from autointerp.stages.expected import expected, n_tokens
 from autointerp.stages.packing import cheapest
 from autointerp.stages.spent import spent

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autointerp.errors import RecipeError, UnknownName
-from autointerp.recipe import Recipe, dump, instance, merge, parse, read_file, setting, to_mapping
+from autointerp.recipe import Recipe, dump, merge, parse, read_file, setting, to_mapping
+from autointerp.sections import instance
 
 DEMO = {"dictionaries": {"auto": {"path": "demo"}}}
 

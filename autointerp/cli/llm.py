@@ -49,8 +49,9 @@ def llm_check(
     with errors():
         import asyncio
 
-        from autointerp.recipe import instance, merge, setting
+        from autointerp.recipe import merge, setting
         from autointerp.report.llm_check import checked
+        from autointerp.sections import instance
         from autointerp.stages.llm_check import check_llm
         from autointerp.stages.llms import llm_section
 

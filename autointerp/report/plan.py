@@ -8,10 +8,10 @@ from rich.table import Table
 
 from autointerp.llm.protocol import Capabilities
 from autointerp.llm.spending import Spent
-from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.scorers import question
 from autointerp.scorers.blocks import packing_of
+from autointerp.sections import instance
 from autointerp.sequential import Sequential
 from autointerp.stages.expected import Expected
 from autointerp.stages.looks import shares_by_look

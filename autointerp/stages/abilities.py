@@ -7,9 +7,9 @@ from typing import Final
 
 from autointerp.errors import RecipeError
 from autointerp.evidence import needs_of
-from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.scorers.protocol import role_of
+from autointerp.sections import instance
 from autointerp.stages.asked import NOBODY, Asked
 
 _WHAT: Final = {"logprobs": "log-probabilities", "embed": "embeddings"}

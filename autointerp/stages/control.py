@@ -18,10 +18,10 @@ from autointerp.journal import Journal
 from autointerp.llm.protocol import LLM
 from autointerp.panel import Control, controls_of, key_of, lenders, panel_of, scorer_section
 from autointerp.progress import Progress, Stop
-from autointerp.recipe import instance
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer, role_of
+from autointerp.sections import instance
 from autointerp.stages.asked import NOBODY, Asked, Memories
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.failed import Failed

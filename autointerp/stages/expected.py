@@ -28,10 +28,9 @@ from autointerp.llm.lexical import LexicalLLM
 from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Prices, Reply, Request, Role, Usage
 from autointerp.panel import controls_of, scorer_section
 from autointerp.prompting import Prompt
-from autointerp.recipe import PluginSection, instance
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, fallback_of
+from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
 from autointerp.sequential import Sequential
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.looks import by_look

@@ -9,10 +9,9 @@ from typing import Final
 from autointerp.evidence import needs_windows
 from autointerp.explainers.protocol import Explainer
 from autointerp.journal import Journal
-from autointerp.recipe import instance
 from autointerp.run import NO_EXPLAINER, Run
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, fallback_of
+from autointerp.sections import FALLBACK, fallback_of, instance
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.explain import Explaining, explaining
 from autointerp.stages.sample import by_unit

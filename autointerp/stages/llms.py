@@ -19,7 +19,7 @@ from autointerp.recipe import Recipe
 from autointerp.resolve import local
 from autointerp.run import Run
 from autointerp.scorers.protocol import role_of
-from autointerp.sections import FALLBACK, fallback_of, without_fallback
+from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance, without_fallback
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.spent import spent_in_all
 
@@ -42,19 +42,19 @@ def with_dialects(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, llms=dataclasses.replace(recipe.llms, **sections))
 
 
-def _with_dialect(section: recipes.PluginSection | None) -> recipes.PluginSection | None:
+def _with_dialect(section: PluginSection | None) -> PluginSection | None:
     if section is None:
         return None
     if (other := _with_dialect(fallback_of(section))) is not None:
         section = {**section, FALLBACK: other}
-    backend = recipes.instance("llm", section)
+    backend = instance("llm", section)
     return written_out(section, backend.addresses()[0]) if isinstance(backend, Addressed) else section
 
 
 def _unnamed(recipe: Recipe) -> dict[str, list[str]]:
     """Roles that need an LLM where the recipe names none, with the plug-ins that need it."""
     needs: dict[Role, list[str]] = {
-        "explainer": [n for n, s in recipe.explainers.items() if recipes.instance("explainers", s).needs_llm],
+        "explainer": [n for n, s in recipe.explainers.items() if instance("explainers", s).needs_llm],
         "judge": _scorers_that_ask("judge", recipe),
         "embedder": _scorers_that_ask("embedder", recipe),
     }
@@ -62,7 +62,7 @@ def _unnamed(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def _scorers_that_ask(role: Role, recipe: Recipe) -> list[str]:
-    scorers = {name: recipes.instance("scorers", section) for name, section in recipe.scorers.items()}
+    scorers = {name: instance("scorers", section) for name, section in recipe.scorers.items()}
     return [name for name, scorer in scorers.items() if scorer.needs_llm and role_of(scorer) == role]
 
 
@@ -106,9 +106,7 @@ N_IN_FLIGHT: Final = 64
 @asynccontextmanager
 async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, Asked]]:
     """The run's LLMs by role; two roles with the same section share one connection."""
-    named: dict[str, recipes.PluginSection | None] = {
-        role: run.recipe.llms.of(role) for role in get_args(Role)
-    }
+    named: dict[str, PluginSection | None] = {role: run.recipe.llms.of(role) for role in get_args(Role)}
     named[FALLBACK] = fallback_of(run.recipe.llms.explainer)
     sections = {
         role: None if section is None else without_fallback(section) for role, section in named.items()
@@ -116,7 +114,7 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     backends: list[tuple[Any, Backend]] = []
     for section in sections.values():
         if section is not None and all(section != known for known, _ in backends):
-            backends.append((section, recipes.instance("llm", section)))
+            backends.append((section, instance("llm", section)))
     budget = _budget(run)
     resources = run.recipe.resources
     place = Place(

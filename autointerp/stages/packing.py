@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from autointerp.llm.dialects import Addressed, Dialect
 from autointerp.prompting import load_template
-from autointerp.recipe import PluginSection, Recipe, instance
+from autointerp.recipe import Recipe
 from autointerp.scorers import question
+from autointerp.sections import PluginSection, instance
 from autointerp.stages.expected import n_tokens
 
 CHOICES: Final = (1, 10, 20)

@@ -16,12 +16,12 @@ from autointerp.journal import Journal
 from autointerp.llm.protocol import Capabilities
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Progress, Stop, until_stopped
-from autointerp.recipe import instance
 from autointerp.resolve import Resolved
 from autointerp.run import Run
 from autointerp.scorers import question
 from autointerp.scorers.blocks import packing_of
 from autointerp.scorers.protocol import Scorer, role_of
+from autointerp.sections import instance
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.llms import connected
