@@ -234,13 +234,14 @@ def test_kissanes_attention_dictionaries(tmp_path: Path, by_folder: bool) -> Non
     place = tmp_path if by_folder else path
     spec = assert_parity(place, x, acts, acts @ t["W_dec"] + t["b_dec"])
     assert (spec.format, spec.site, spec.model) == ("kissane", Site("z", 5), "gpt2")
-    assert spec.approximation is not None and "b_O" in spec.approximation
+    assert spec.without_value_bias and spec.approximation is None
+    assert any("b_O" in note for note in spec.notes)
     check_directions(place, FOUR["W_dec"])
 
 
 def test_kissanes_dictionaries_elsewhere_leave_nothing_out(tmp_path: Path) -> None:
     spec = find_dictionary(str(attention(tmp_path, act_name="blocks.5.hook_mlp_out")))
-    assert (spec.site, spec.approximation, spec.model_was_centred) == (Site("mlp_out", 5), None, True)
+    assert (spec.site, spec.without_value_bias, spec.model_was_centred) == (Site("mlp_out", 5), False, True)
 
 
 def test_kissanes_dictionaries_of_one_head_or_other_sizes_are_refused(tmp_path: Path) -> None:

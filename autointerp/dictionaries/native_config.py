@@ -31,7 +31,7 @@ WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
-        "is_transcoder", "hook_out", "n_models",
+        "is_transcoder", "hook_out", "n_models", "without_value_bias",
     }
 )  # fmt: skip
 """What a meta-SAE has of its parent."""
@@ -94,6 +94,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
+        without_value_bias=settings.flag("without_value_bias", False),
         decoder_norm_gate=settings.flag("decoder_norm_gate", False),
         value_is_score=settings.flag("value_is_score", True),
         reconstructs=settings.flag("reconstructs", True),

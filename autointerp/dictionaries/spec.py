@@ -121,6 +121,9 @@ class DictionarySpec:
     """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
     written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
     one, `centre` is put in front of `transform` (centring.py)."""
+    without_value_bias: bool = False
+    """Of a dictionary of z: trained where TransformerLens' `fold_value_biases` had taken out of z what biases add to
+    it; where the model is here it is taken out again (stages/loading.py)."""
     decoder_norm_gate: bool = False
     """The selector sees scores: pre-activations times the norm of the feature's decoder row."""
     value_is_score: bool = True

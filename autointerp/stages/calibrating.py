@@ -24,8 +24,7 @@ from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
-from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.spec import Weights
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import RunError
 from autointerp.files import seal_of, write_sealed
@@ -34,6 +33,7 @@ from autointerp.portion import CHECK_TOKENS
 from autointerp.progress import Progress, Stop
 from autointerp.run import CALIBRATION, Run
 from autointerp.sources import DictionaryFound
+from autointerp.stages.loading import load_weights
 from autointerp.types import Json
 
 _BATCH: Final = 2_048
@@ -41,11 +41,11 @@ _BATCH: Final = 2_048
 batch shapes, and thresholds must not."""
 
 
-def weights_of(run: Run, name: str, spec: DictionarySpec, device: str) -> Weights:
+def weights_of(run: Run, name: str, found: DictionaryFound, device: str) -> Weights:
     """Of the dictionary called `name`, with the thresholds that the run found for it. Raises CheckpointError,
     and RunError where these are not what was written."""
-    weights = reader_of(spec).load(spec, device)
-    if spec.calibration is None:
+    weights = load_weights(found, device)
+    if found.spec.calibration is None:
         return weights
     record, part = run.cache(name).located(CALIBRATION)[CALIBRATION]
     path = part.with_suffix(".npy")
@@ -82,7 +82,7 @@ def _calibrate(
     progress: Progress,
     stop: Stop,
 ) -> None:
-    weights = reader_of(found.spec).load(found.spec, str(vectors.device))
+    weights = load_weights(found, str(vectors.device))
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     collector = Collector(vectors, {name: Attached(found.inputs, encoder, None)}, masking, _BATCH)

@@ -20,7 +20,6 @@ from autointerp.activations.rows import row_shards
 from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
 from autointerp.errors import SiteError
 from autointerp.files import write_atomically
 from autointerp.fits import CHECKED, Fit
@@ -31,10 +30,11 @@ from autointerp.run import VOCABULARY, Run
 from autointerp.sources import DictionaryFound
 from autointerp.stages.cache import choose_device, target_of
 from autointerp.stages.frozen import CPU_BATCH
+from autointerp.stages.loading import load_weights
 from autointerp.stages.sources import open_source
 from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import locate
-from autointerp.subject.value_bias import read_value_bias
+from autointerp.subject.value_bias import read_folded_bias, read_value_bias
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Point, Site
 
@@ -80,7 +80,7 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     for name, found in resolved.dictionaries.items():
         target = target_of(found, from_model=resolved.model is not None)
         twin = other_side(found, resolved.model)
-        weights = reader_of(found.spec).load(found.spec, str(source.vectors.device))
+        weights = load_weights(found, str(source.vectors.device))
         encoder = Encoder(found.spec, weights)
         attached = {name: Attached(found.inputs, encoder, target)}
         if twin is not None:
@@ -134,8 +134,15 @@ def other_side(found: DictionaryFound, model: ModelFiles | None) -> Site | None:
 def without_value_bias(
     as_read: Reading, found: DictionaryFound, model: ModelFiles | None
 ) -> Iterator[Reading]:
-    """For z: less what the value bias adds to it, as after TransformerLens' fold_value_biases."""
+    """For z: less what the value bias adds to it, as after TransformerLens' fold_value_biases; with it, where
+    that is how it is read."""
     if model is None or found.further_sites or found.site.point != "z":
+        return
+    if found.biases_of is not None:
+        bias_D = read_folded_bias(model, found.site.layer, str(as_read.x_ND.device))
+        if bias_D is not None and bias_D.any():
+            # What is subtracted from z and added again cancels against this.
+            yield as_read.elsewhere("with the value bias left in z", as_read.x_ND + bias_D)
         return
     bias_D = read_value_bias(model, found.site.layer, str(as_read.x_ND.device))
     if bias_D is not None and bias_D.any():

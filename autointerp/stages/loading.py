@@ -1,0 +1,22 @@
+"""A dictionary's tensors, with what only its model says folded in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autointerp.dictionaries.locate import reader_of
+from autointerp.dictionaries.spec import Weights
+from autointerp.sources import DictionaryFound
+from autointerp.subject.value_bias import read_folded_bias
+
+
+def load_weights(found: DictionaryFound, device: str) -> Weights:
+    """Raises CheckpointError, and ModelError where a file of the model's is missing or unreadable."""
+    weights = reader_of(found.spec).load(found.spec, device)
+    if found.biases_of is None:
+        return weights
+    bias_D = read_folded_bias(found.biases_of, found.site.layer, device)
+    if bias_D is None:
+        return weights
+    # It reads z less the bias, and gives what the bias is then added to: z is what a run has on both sides.
+    return dataclasses.replace(weights, b_pre_D=weights.b_pre_D + bias_D, b_dec_O=weights.b_dec_O + bias_D)
