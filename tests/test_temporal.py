@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_native
 import torch
 import yaml
 from dense_codes import Array, exact, largest
@@ -253,6 +254,19 @@ def test_an_encoder_beside_a_tied_decoder_is_refused(tmp_path: Path) -> None:
         find_dictionary(str(checkpoint(tmp_path / "a", tensors(tied=False), tied_weights=True)))
     place = checkpoint(tmp_path / "b", tensors())
     assert find_dictionary(str(place)).site is None, "no folder tells the layer"
+
+
+def test_a_meta_sae_reads_what_its_parent_reads(tmp_path: Path) -> None:
+    """Its codes are the parent's times those of the parent's decoder rows."""
+    t = tensors()
+    checkpoint(tmp_path / "layer_4", t)
+    own = test_native.meta(tmp_path / "meta", "../layer_4", d=D, parent_rows="stored")
+    x_BTD = rows_of([6, 3])
+    codes, _ = through(opened(tmp_path / "meta"), x_BTD, [6, 3])
+    of_parent = np.concatenate([reference(t, x_BTD[row, :length], 3)[0] for row, length in ((0, 6), (1, 3))])
+    score = np.maximum(exact(t)["D"] / SCALE @ own["encoder"], 0)
+    expected = of_parent @ (score * largest(score, 2))
+    np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
 # --- through the line ------------------------------------------------------------------------------------

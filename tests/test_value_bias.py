@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import test_native
 import test_research_readers
 import torch
 from dense_codes import save_json, save_torch
@@ -82,6 +83,17 @@ def test_codes_are_those_on_z_without_biases(name: str, tmp_path: Path) -> None:
     # What is decoded is z as the model has it: the biases are added again.
     x_hat = expected @ stored["W_dec"] + stored["b_dec"] + bias_D
     torch.testing.assert_close(encoder.decode(codes, z_ND).double(), x_hat, rtol=1e-4, atol=1e-4)
+
+    meta = test_native.meta(tmp_path / "meta", "../sae/a.pt", d=D_MODEL, parent_rows="stored")
+    above = find_dictionary(str(tmp_path / "meta"))
+    found_above = DictionaryFound(above, site, biases_of=model)
+    codes_above = Encoder(above, load_weights(found_above, "cpu")).encode(z_ND)
+    score = (stored["W_dec"] @ torch.tensor(meta["encoder"]).double()).relu()
+    kept = torch.zeros_like(score).scatter(1, score.topk(2, dim=1).indices, 1)
+    expected_above = expected @ (score * kept)
+    dense = torch.zeros_like(expected_above)
+    dense[codes_above.token_M, codes_above.feature_M] = codes_above.value_M.double()
+    torch.testing.assert_close(dense, expected_above, rtol=1e-4, atol=1e-3)
 
     plain = Encoder(spec, reader_of(spec).load(spec, "cpu"))
     with_bias = plain.encode(z_ND)

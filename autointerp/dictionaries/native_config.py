@@ -38,7 +38,7 @@ OF_THE_MODEL: Final = frozenset(
 OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs",
+        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "backward",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -119,6 +119,14 @@ def variant_of(settings: Settings) -> Variant | None:
 
 def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
     variant, name = variant_of(settings), settings.text("variant")
+    if settings.flag("backward", False):
+        settings.refuse(
+            "backward",
+            "no backward pass is made. The gradient is that of the loss on all tokens behind, so that a token's "
+            "codes would depend on text that follows it, stored activations would have none, and a run, which stops "
+            "the model at the hook, would need all of it, in float32, and a second pass backward. "
+            "Leave it out: the top k of activations alone, which is told as an approximation.",
+        )
     if variant is None:
         return spec
     if variant.is_polynomial and spec.selector in BY_DECODER:

@@ -18,5 +18,7 @@ def load_weights(found: DictionaryFound, device: str) -> Weights:
     bias_D = read_folded_bias(found.biases_of, found.site.layer, device)
     if bias_D is None:
         return weights
+    if (encode := weights.encode) is not None:  # a meta-SAE's parent reads what it subtracts nothing from
+        return dataclasses.replace(weights, encode=lambda x_nD: encode(x_nD - bias_D))
     # It reads z less the bias, and gives what the bias is then added to: z is what a run has on both sides.
     return dataclasses.replace(weights, b_pre_D=weights.b_pre_D + bias_D, b_dec_O=weights.b_dec_O + bias_D)
