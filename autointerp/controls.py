@@ -42,7 +42,7 @@ def controls_of(run: Run, folder: Path, width: int | None = None) -> list[Contro
     Raises RunError where there can be none, or nobody knows yet how often the real dictionary fires.
     """
     given = run.recipe.activations
-    if given is not None and given.format == "delphi":
+    if given is not None and given.has_firings:
         raise RunError(
             f"the firings of {run.path} were cached elsewhere, and neither its model nor its vectors are here: no "
             f"control can be run on them. Make a run from the model (--sae, --model, --corpus), and its controls."

@@ -115,6 +115,9 @@ def without_effects(resolved: Resolved, dictionary: str) -> str | None:
 def without_directions(resolved: Resolved, dictionary: str) -> str | None:
     """Why nothing will be known of the tokens that a dictionary's features promote, as far as names and sites tell;
     else None."""
+    given = resolved.recipe.activations
+    if given is not None and given.is_published:
+        return None  # of each feature whose promoted tokens were published; that none were is told one by one
     found = resolved.dictionaries.get(dictionary)
     if found is None:
         return "the recipe names no weights of it"

@@ -22,7 +22,18 @@ from autointerp.journal import unit_of_feature
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
 
-_WHOLE = ("directions", "sample", "intervene", "explain", "probe", "score", "control", "usage", "failed")
+_WHOLE = (
+    "neuronpedia",
+    "directions",
+    "sample",
+    "intervene",
+    "explain",
+    "probe",
+    "score",
+    "control",
+    "usage",
+    "failed",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,12 @@ def check_packed(run: Run) -> None:
     n_missing = 0 if new else sum(_n_unsampled(run, name) for name in names)
     n_uncounted = 0 if new else sum(len(run.without_random_rates(name)) for name in names)
     unread = [] if new else [name for name in run.recipe.scorers if _is_unread(run, name)]
+    if run.is_published and (new or n_missing or unread):
+        what = f"{n_missing:,} features that were not published" if n_missing else "what takes the model"
+        raise RunError(
+            f"{run.path} holds windows that were published, without model or corpus, and is asked for {what}. Ask "
+            f"for fewer features, or leave out {', '.join(unread) or 'the rest'}."
+        )
     if unread and not (n_missing or n_uncounted):
         raise RunError(
             f"{run.path} was packed without its cache, and scorer '{unread[0]}' has the model read texts. Score with "

@@ -32,7 +32,7 @@ from autointerp.needs import check_needs, with_hard_windows
 from autointerp.pack import check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
-from autointerp.resolve import Resolved, hub_of, local, resolve
+from autointerp.resolve import Resolved, hub_of, local, resolve, resolve_published
 from autointerp.run import Run
 from autointerp.stages.asked import Asked
 from autointerp.stages.control import run_controls
@@ -95,6 +95,8 @@ def run_line(
             f"{run.path} is portion {run.portion} of a cache, and what comes behind needs all of it. Stop there "
             f"with --until cache, merge the portions (`autointerp merge`), and resume the merged run."
         )
+    if run.is_published and "explain" in wanted:
+        check_llms_are_named(run.recipe)  # importing needs none
     with run.lock():
         extending = resolved is not None
         if extending:
@@ -203,8 +205,8 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     RecipeChanged where that run holds results of other settings.
     """
     recipes.check_shape(mapping)
-    if (out / "recipe.yaml").is_file():
-        before = Run.open(out)
+    before = Run.open(out) if (out / "recipe.yaml").is_file() else None
+    if before is not None:
         mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
         if before.is_packed:  # told before model and corpus are looked for, which may not be here
             check_packed(Run(out, recipes.parse(mapping), before.identities))
@@ -215,9 +217,12 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
         recipe = with_dialects(recipe)
-        if not (out / "recipe.yaml").is_file():
+        if before is None:
             recipe = with_packing(recipe)
-    resolved = resolve(recipe)
+    if before is not None and before.is_published:
+        resolved = resolve_published(recipe, before.recipe, before.identities)
+    else:
+        resolved = resolve(recipe)
     if STAGES.index(until) >= STAGES.index("explain"):
         check_needs(resolved)
     run = Run.of(out, resolved)

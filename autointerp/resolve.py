@@ -47,12 +47,19 @@ class Resolved:
         """None where nobody knows before the dictionary has run."""
         if self.files is not None and self.files.has_firings:
             return self.files.firings_a_token(self.identities.sites[dictionary])
+        if dictionary not in self.dictionaries:
+            return None
         spec = self.dictionaries[dictionary].spec
         return spec.k if spec.calibration is None else spec.calibration.k
 
 
 def resolve(recipe: Recipe) -> Resolved:
     """Raises an InputError or RecipeError that says what doesn't exist, doesn't fit or isn't said."""
+    if recipe.activations is not None and recipe.activations.is_published:
+        raise RecipeError(
+            "activations.format: neuronpedia is of runs that `autointerp import neuronpedia:DIR --out RUN` made, and "
+            "goes on in their folder: explain --out RUN."
+        )
     if recipe.activations is not None:
         return _from_files(recipe, recipe.activations)
     found = _find_dictionaries(recipe)
@@ -93,6 +100,24 @@ def resolve(recipe: Recipe) -> Resolved:
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
     return Resolved(complete, model, found, identities)
+
+
+def resolve_published(recipe: Recipe, before: Recipe, identities: Identities) -> Resolved:
+    """A recipe that goes on with a run of published windows, where nothing is left to be found. `before`: the run's.
+
+    Raises RecipeError where it asks for something else to be looked at.
+    """
+    for name in ("dictionaries", "model", "corpus", "activations"):
+        if getattr(recipe, name) != getattr(before, name):
+            raise RecipeError(
+                f"{name}: this run holds windows that were published, without a model to look at others. Leave it as "
+                f"it is, or make a run of your own with another --out."
+            )
+    for name in recipe.dictionaries:
+        asked_features(recipe, identities, name)  # raises for one that doesn't exist
+    return Resolved(
+        dataclasses.replace(recipe, resources=_with_folders(recipe.resources)), None, {}, identities
+    )
 
 
 def hub_of(recipe: Recipe) -> Hub:

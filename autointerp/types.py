@@ -269,6 +269,20 @@ class WindowRefs:
 
 
 @dataclass(frozen=True, slots=True)
+class Assumed:
+    """What a feature's silent windows are worth, where its windows are those that somebody published: it is known on
+    these alone, and others' windows are silent only by chance."""
+
+    n_known: int
+    """Silent windows on which the feature is known."""
+    n_assumed: int
+    """Windows of other features that are taken as silent."""
+    p_silent: float | None
+    """Probability that a random window is silent: that of none of its tokens firing. None where nobody says how often
+    the feature fires; then, and where it is small, none are taken of others."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What the sample stage knows of a feature. Its windows lie in the window store."""
 
@@ -300,6 +314,9 @@ class Sample:
     shown: WindowRefs
     select: WindowRefs
     heldout: WindowRefs
+    assumed: Assumed | None = None
+    """None where silence is known and windows are drawn from all that there are; left out of records then. Else
+    counts of windows, rows and documents are of what was published, and shares of tokens too."""
 
     @property
     def density(self) -> float:

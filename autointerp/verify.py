@@ -25,8 +25,8 @@ from autointerp.run import ALL_ROWS, Run
 from autointerp.types import Json, digest
 
 STAGES: Final = (
-    "rows", "cache", "top-up", "directions", "sample", "intervene", "explain", "probe", "score", "control",
-    "requests", "usage", "failed",
+    "neuronpedia", "rows", "cache", "top-up", "directions", "sample", "intervene", "explain", "probe", "score",
+    "control", "requests", "usage", "failed",
 )  # fmt: skip
 """Folders of journals, in the order of the line."""
 

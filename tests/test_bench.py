@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,12 +92,13 @@ def test_bench_llm_reports_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     whole, quarter = figures.whole, figures.quarter
     assert (whole.n_features, quarter.n_features, whole.n_in_flight) == (16, 4, 8)
     assert 4 * 20 <= quarter.path.n_requests <= 4 * 25
-    assert whole.bare is not None and whole.bare_raw is not None
+    assert whole.bare is not None and whole.bare_raw is not None and whole.client is not None
     assert whole.unkept is not None and whole.alone is not None
     assert 8 * 20 <= whole.path.n_requests <= 8 * 25  # in turn with the others: half of them
-    assert whole.bare.n_requests == whole.bare_raw.n_requests == whole.path.n_requests
+    in_turn = (whole.bare, whole.bare_raw, whole.client)
+    assert {pace.n_requests for pace in in_turn} == {whole.path.n_requests}
     assert whole.alone.n_requests == whole.unkept.n_requests <= 2 * 25
-    for pace in (whole.path, whole.bare, whole.bare_raw, whole.unkept, whole.alone, quarter.path):
+    for pace in (whole.path, *in_turn, whole.unkept, whole.alone, quarter.path):
         assert 0 < pace.cpu_s < 60 and 0 < pace.wall_s < 60
         assert pace.a_second == pytest.approx(pace.n_requests / pace.wall_s)
         assert pace.cpu_us == pytest.approx(1e6 * pace.cpu_s / pace.n_requests)
@@ -105,6 +108,17 @@ def test_bench_llm_reports_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     report.print_llm_bench(console := Console(record=True), LLMBenches(quarter, quarter))
     assert quarter.bare is None and "SDK" not in (printed := console.export_text())
     assert "(1.00 x)" in printed
+
+
+def test_peak_memory_is_that_of_the_program_not_of_who_started_it() -> None:
+    """200 MB here are not the child's, whose own 100 MB are."""
+    held = bytearray(b"x" * 200_000_000)
+    program = (
+        "from autointerp.bench.memory import peak_rss; a = peak_rss(); b = b'x' * 10**8; print(a, peak_rss())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    before, behind = map(int, done.stdout.split())
+    assert 1e6 < before < 100e6 and 90e6 < behind - before < 120e6 and len(held) == 200_000_000
 
 
 CACHE = ("cache", "--tokens", "2000", "--width", "256", "--k", "8", "--d-model", "64", "--layers", "2")

@@ -10,8 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
+from rich.console import Console
 from typer.testing import CliRunner
 
 from autointerp import pipeline
@@ -22,7 +24,9 @@ from autointerp.errors import RecipeError
 from autointerp.journal import Journal
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Silent
+from autointerp.report.plan import spending
 from autointerp.run import Run
+from autointerp.stages.spent import spent, spent_in_all
 from autointerp.types import Json
 from fault_server import (
     Behaviour,
@@ -394,10 +398,13 @@ def test_memories_of_closed_units_are_freed(tmp_path: Path, monkeypatch: pytest.
 # --- another run's answers -----------------------------------------------------------------------------
 
 
-def paid(run: Run) -> int:
-    return sum(
-        1 for path in (run.path / "usage").rglob("*.jsonl") for _ in path.read_bytes().splitlines()[1:]
-    )
+def used(run: Run) -> tuple[int, int]:
+    """Answers that were paid for, and those taken over, as `usage` has them."""
+    lines = [
+        line for path in (run.path / "usage").rglob("*.jsonl") for line in path.read_bytes().splitlines()[1:]
+    ]
+    n_reused = sum(orjson.loads(line).keys() == {"key", "reused"} for line in lines)
+    return len(lines) - n_reused, n_reused
 
 
 def test_another_runs_answers_are_used_and_not_paid_for(tmp_path: Path) -> None:
@@ -414,11 +421,17 @@ def test_another_runs_answers_are_used_and_not_paid_for(tmp_path: Path) -> None:
         run = make_run(tmp_path / "run", 9, sampling=SMALL, llms=llms, resources=resources, **names)
         progress = Shown()
         pipeline.run_line(run, progress=progress)
-        assert len(server.requests) - n_before == paid(run) == 2 * 5
+        assert (len(server.requests) - n_before, 30) == used(run) == (2 * 5, 30)
         assert progress.notes == [f"30 answers were taken from {first.path}."]
         assert records(run.path) == records(alone.path)
         line(run.path)  # its own memory has them all
         assert len(server.requests) - n_before == 10
+    total, told = spent_in_all(run), spent_in_all(alone)
+    assert (total.n_requests, total.n_reused) == (10, 30) and (told.n_requests, told.n_reused) == (40, 0)
+    assert 0 < total.n_tokens < told.n_tokens / 2
+    table = Console(width=200, record=True)
+    table.print(spending(spent(run)))
+    assert "30 more answers were taken over from another run" in table.export_text()
     kept = [Run.open(path).beside("requests", journal) for path in (run.path,) for journal in run.journals()]
     assert sum(1 for journal in kept for _ in journal.records()) == 40
 

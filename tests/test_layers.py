@@ -25,6 +25,7 @@ LAYERS = [
         "demo",
         "progress",
         "children",
+        "garbage",
     },
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},
@@ -44,7 +45,7 @@ LAYERS = [
     {"stages"},
     {"scored", "verify", "floors"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
-    | {"controls", "bridge", "comparison", "published", "publish", "view"},
+    | {"controls", "bridge", "comparison", "published", "publish", "view", "neuronpedia"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import jinja2
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +114,31 @@ def test_what_is_sent() -> None:
         "seed": 7,
     }
     assert plain.keys() == {"model", "messages", "max_tokens", "temperature"}  # no seed, choices, index
+
+
+def test_the_headers_are_the_sdks_without_what_it_tells_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-7")
+    with FaultServer() as server:
+        ask(server, times=2)
+        for request in server.requests:
+            sent = request.headers
+            assert sent["authorization"] == f"Bearer {KEY}" and sent["openai-organization"] == "org-7"
+            assert sent["content-type"] == sent["accept"] == "application/json"
+            assert "gzip" in sent["accept-encoding"] and "openai" in sent["user-agent"].lower()
+            assert int(sent["content-length"]) == len(orjson.dumps(request.body))
+            assert not [name for name in sent if name.lower().startswith("x-stainless")]
+
+
+def test_a_server_that_moved_is_asked_where_it_is_now() -> None:
+    with (
+        FaultServer() as there,
+        FaultServer(in_turn(status(307, headers={"location": f"{there.url}/chat/completions"}))) as here,
+    ):
+        assert ask(here).text == "ok"
+        assert [request.body for request in there.requests] == [request.body for request in here.requests]
 
 
 def test_usage_text_and_finish_reason() -> None:
@@ -354,12 +380,12 @@ def test_a_slow_answer_is_asked_for_again(behaviour: Behaviour) -> None:
 
 
 def test_retry_after_is_obeyed() -> None:
-    soon = email.utils.formatdate(time.time() + 3, usegmt=True)
     for headers, least in (({"retry_after": "0.3"}, 0.3), ({"retry_after_ms": "200"}, 0.2)):
         with FaultServer(in_turn(rate_limited(**headers), ok())) as server:
             ask(server)
         first, second = (request.time_s for request in server.requests)
         assert least <= second - first < 5
+    soon = email.utils.formatdate(time.time() + 3, usegmt=True)
     assert 1 < (retry_after_s({"retry-after": soon}) or 0) <= 3
     assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) is None
     assert [retry_after_s({"retry-after": text}) for text in ("0", "nan", "inf", "-1", "")] == [None] * 5

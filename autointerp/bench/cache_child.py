@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import FromModel
 from autointerp.bench.cache import CacheBench
 from autointerp.bench.material import make_material
+from autointerp.bench.memory import peak_rss
 from autointerp.bench.size import Size
 from autointerp.pipeline import prepare
 from autointerp.progress import Silent, Stop
@@ -54,7 +54,7 @@ def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBen
         forward=a_token.get("forward"),
         forward_to_hook=a_token.get("forward_to_hook"),
         bytes_a_firing=sum(r["bytes"] for r in records) / sum(r["n_firings"] for r in records),
-        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss=peak_rss(),
     )
 
 

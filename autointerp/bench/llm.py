@@ -1,7 +1,8 @@
 """What explaining and scoring costs beside the requests themselves.
 
     path   `explain` from sampled features on: prompts, the client, request journals, trials, metrics, records
-    bare   the openai SDK on the same transport, sending the same bodies and dropping the answers
+    bare   the openai SDK on the same transport, sending the same bodies and dropping the answers: by its typed
+           `create`, and by its `post`
 
 Both ask a server of this machine, in a process of its own, that answers at once, and take turns, so that a
 machine that slows down slows both. What the path's CPU time is spent on is told by leaving parts out: all but
@@ -58,7 +59,9 @@ class LLMBench:
     bare: Pace | None = None
     """`chat.completions.create`."""
     bare_raw: Pace | None = None
-    """The SDK's `post` without its types, which is what the path uses."""
+    """The SDK's `post` without its types."""
+    client: Pace | None = None
+    """Our own client alone, which sends over the SDK's: the same bodies, their replies read."""
     unkept: Pace | None = None
     """The path without request journals."""
     alone: Pace | None = None
@@ -84,7 +87,8 @@ class LLMBenches:
 
     @property
     def growth(self) -> float:
-        """Peak memory with four times the features: 1 where it doesn't grow."""
+        """Peak memory with four times the features: 1 where it doesn't grow. (Of fewer than two units of 256
+        features it does: as many are open at once as it takes to have enough in flight.)"""
         return self.whole.peak_rss / self.quarter.peak_rss
 
 
@@ -115,5 +119,5 @@ def _in_a_child(url: str, n_features: int, n_in_flight: int, *, compare: bool) -
         command = [sys.executable, "-m", "autointerp.bench.llm_child", *arguments]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found = orjson.loads(done.stdout)
-    paces = ("path", "bare", "bare_raw", "unkept", "alone")
+    paces = ("path", "bare", "bare_raw", "client", "unkept", "alone")
     return LLMBench(**(found | {name: Pace(**found[name]) if found[name] else None for name in paces}))

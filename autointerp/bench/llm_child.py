@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import resource
 import shutil
 import sys
 import time
@@ -18,9 +17,13 @@ import orjson
 
 from autointerp.bench.instant_server import answer_to
 from autointerp.bench.llm import LLMBench, Pace
+from autointerp.bench.memory import peak_rss
+from autointerp.llm import chat_format, pacing
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import Dialect
+from autointerp.llm.endpoints import Endpoint
 from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Reply, Request
+from autointerp.llm.server_errors import Server
 from autointerp.progress import Silent, Stop
 from autointerp.prompting import Prompt
 from autointerp.recipe import LLMSections
@@ -119,6 +122,23 @@ class _Bench:
 
         return _timed(work, lambda: n)
 
+    def client(self, bodies: list[Json], n: int) -> Pace:
+        """The part of `path` between a body and its reply."""
+
+        async def work() -> None:
+            server = Server(self.url, "instant", "", "")
+            endpoint = Endpoint(server, "", 120.0, pacing.Pace(n_in_flight=self.n_in_flight))
+            left = islice(cycle(bodies), n)
+
+            async def ask() -> None:
+                for body in left:
+                    await endpoint.ask("/chat/completions", body, 1, chat_format.read_reply)
+
+            await asyncio.gather(*(ask() for _ in range(self.n_in_flight)))
+            await endpoint.close()
+
+        return _timed(work, lambda: n)
+
     def forget(self) -> None:
         """Everything that was made of the samples."""
         for stage in ("explain", "probe", "score", "requests", "usage", "failed"):
@@ -164,7 +184,7 @@ def _sum(paces: Sequence[Pace]) -> Pace:
 def _measure(folder: Path, url: str, n_features: int, n_in_flight: int, compare: bool) -> LLMBench:
     bench = _Bench(folder, url, n_in_flight)
     path = bench.path(n_features)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_rss()
     if not compare:
         return LLMBench(n_features, n_in_flight, peak, path)
     a_turn = max(1, n_features // (2 * N_TURNS))
@@ -176,12 +196,14 @@ def _measure(folder: Path, url: str, n_features: int, n_in_flight: int, compare:
     bench.forget()
     for raw in (False, True):
         bench.bare(bodies, 1, raw=raw)  # what the SDK loads with its first request is nobody's cost
-    paths, bares, raws = list[Pace](), list[Pace](), list[Pace]()
+    paths, bares, raws, clients = list[Pace](), list[Pace](), list[Pace](), list[Pace]()
     for first in range(a_turn, N_TURNS * a_turn + 1, a_turn):
         paths.append(bench.path(first))
         bares.append(bench.bare(bodies, paths[-1].n_requests, raw=False))
         raws.append(bench.bare(bodies, paths[-1].n_requests, raw=True))
-    return LLMBench(n_features, n_in_flight, peak, _sum(paths), _sum(bares), _sum(raws), unkept, alone)
+        clients.append(bench.client(bodies, paths[-1].n_requests))
+    in_turn = _sum(paths), _sum(bares), _sum(raws), _sum(clients)
+    return LLMBench(n_features, n_in_flight, peak, *in_turn, unkept, alone)
 
 
 if __name__ == "__main__":

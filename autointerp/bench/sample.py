@@ -7,7 +7,6 @@ Runs in a process of its own, which also tells the peak memory:
 from __future__ import annotations
 
 import dataclasses
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Final, Literal
 import orjson
 
 from autointerp.bench.made_up_cache import N_IDS, CacheSize, MadeUpCache, make_cache, open_cache
+from autointerp.bench.memory import peak_rss
 from autointerp.bench.slow_sampling import SlowSampler
 from autointerp.journal import Journal
 from autointerp.recipe import Resources
@@ -114,7 +114,7 @@ def _measure(folder: Path, width: int, n_features: int, n_slow: int) -> SampleBe
         for block in blocks(features, counts[: len(features)], Resources().sample_firings):
             save_samples(journal, sampler.sample(block))
         ended, wall_ended = time.process_time(), time.monotonic()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_rss()
         records, stores = list(Path(out).glob("*.jsonl")), list(Path(out).glob("*.parquet"))
         shown_s, heldout_s = (_read_back(journal, stores[:2], split) for split in ("shown", "heldout"))
         return SampleBench(

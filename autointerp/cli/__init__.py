@@ -1,7 +1,7 @@
 """The command line: one short function a verb, each in the module of its group. All work is done elsewhere; torch
 is never loaded here (but by transformers, whose tokenizers `prefetch` needs)."""
 
-from autointerp.cli import bench, comparing, explain, llm, publishing, runs, sae, view
+from autointerp.cli import bench, comparing, explain, exporting, llm, publishing, runs, sae, view
 from autointerp.cli.apps import app
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "bench",
     "comparing",
     "explain",
+    "exporting",
     "llm",
     "main",
     "publishing",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from autointerp.cli.apps import RunFolder, app, console, errors, say, stoppable
 from autointerp.cli.running import print_outcome
+
+_NEURONPEDIA: Final = "neuronpedia:"
 
 
 class Prediction(StrEnum):
@@ -80,8 +82,8 @@ def import_results(
     source: Annotated[
         str,
         typer.Argument(
-            help="hub:ORG/NAME[@REVISION] or a folder, as `publish` makes them; or results of delphi: a "
-            "folder with explanations/ and scores/."
+            help="hub:ORG/NAME[@REVISION] or a folder, as `publish` makes them; neuronpedia:DIR, features that "
+            "SAEDashboard or Neuronpedia exported; or results of delphi: a folder with explanations/ and scores/."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run to make.")],
@@ -95,8 +97,18 @@ def import_results(
     Example: autointerp import hub:ORG/NAME --out outputs/published
 
     Example: autointerp import results/llama --out outputs/published
+
+    Example: autointerp import neuronpedia:gpt2-small/0-res-jb --out outputs/res-jb
     """
     with errors():
+        if source.startswith(_NEURONPEDIA):
+            from autointerp.neuronpedia.importing import import_neuronpedia
+
+            made = import_neuronpedia(Path(source.removeprefix(_NEURONPEDIA)), out)
+            say(made.notes)
+            print_outcome(made.run, {})
+            typer.echo(f"Next: autointerp explain --out {out} --llm openai:MODEL")
+            return
         from autointerp.publish.hub import PREFIX, fetch
         from autointerp.publish.importing import import_published
         from autointerp.publish.manifest import NAME

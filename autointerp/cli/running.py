@@ -31,6 +31,11 @@ def print_outcome(run: Run, seconds: dict[str, float]) -> None:
     terminal = console()
     for dictionary in run.recipe.dictionaries:
         print_summary(terminal, summarise(run, dictionary), seconds)
+    if run.is_published:
+        typer.echo(
+            "Windows are those that were published on Neuronpedia; silent ones are also other features', where a "
+            "random window is silent with p >= 0.9 (`show` has each feature's)."
+        )
     typer.echo(f"Run: {run.path}")
 
 

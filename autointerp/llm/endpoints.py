@@ -1,8 +1,10 @@
 """One server's address: one POST, what its answer is, and how fast it may be asked.
 
-A POST goes through the SDK's `AsyncOpenAI.post` on its aiohttp transport. The response is asked for raw and
-read by orjson: the typed `chat.completions.create` costs half as much again. The SDK's own retries are off:
-what is retried is said once, in `server_errors.py`, and how, in `retries.py`.
+A POST goes over the SDK's HTTP client on its aiohttp transport, with the address and the headers that the SDK
+makes of its settings. These are constant, so they are made once: the SDK's `post` makes options, headers and
+address anew, which is half of what a request through it costs, and the typed `chat.completions.create` costs
+twice as much again. An answer is read by orjson. What is retried is said once, in `server_errors.py`, and how, in
+`retries.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 import orjson
 
@@ -28,6 +30,9 @@ from autointerp.llm.server_errors import (
     status_of,
 )
 from autointerp.types import Json
+
+if TYPE_CHECKING:
+    import httpx2
 
 T = TypeVar("T")
 
@@ -47,20 +52,21 @@ class Endpoint:
         self.server = server
         self.pace = pace
         self.has_answered = False
-        self._timeout_s = timeout_s
+        self._timeout_s, self._connect_s = timeout_s, min(timeout_s, MAX_CONNECT_S)
         self._tokens_a_character = TOKENS_A_CHARACTER
         self._down_until = 0.0
         local = is_this_machine(server.url)
         # Loading certificates takes 50 ms, and http needs none. (A redirect to https would fail, safely.)
         tls = True if server.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # A proxy from the environment can't reach this machine's own servers.
+        self._http = openai.DefaultAioHttpClient(trust_env=not local, verify=tls)
         self._client = openai.AsyncOpenAI(
             api_key=key or "none",  # the SDK insists on one
             base_url=server.url,
             max_retries=0,
-            timeout=openai.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S)),
-            # A proxy from the environment can't reach this machine's own servers.
-            http_client=openai.DefaultAioHttpClient(trust_env=not local, verify=tls),
+            http_client=self._http,
         )
+        self._prepared: dict[str, Callable[[bytes], httpx2.Request]] = {}
 
     @property
     def is_down(self) -> bool:
@@ -88,26 +94,25 @@ class Endpoint:
     async def _post(self, path: str, body: Json, turn: Turn) -> tuple[Json, float]:
         import aiohttp
         import httpx2
-        import openai
 
-        content = orjson.dumps(body)  # the SDK would copy it, message by message, and write it with `json`
+        content = orjson.dumps(body)
         start = time.monotonic()
         try:
-            # The SDK's limit is for a single read; a server that drips would hold us forever.
+            # For the whole of it: a limit on a single read would let a server that drips hold us forever.
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(path, content=content, cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            await self._fail(error.status_code, error.body, error.response.headers, turn)
+                response = await self._http.send(self._request_to(path)(content))
         except TimeoutError:
             raise Passing(f"no answer within {self._timeout_s:g} s") from None
-        except (openai.APIConnectionError, aiohttp.ClientError) as error:
-            # The SDK calls every lost connection on this transport a timeout; the causes tell them apart.
+        except (httpx2.RequestError, aiohttp.ClientError) as error:
+            # The transport calls every lost connection a timeout; the causes tell them apart.
             causes = causes_of(error)
             unconnected = any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
             if unconnected:
                 self._down_until = time.monotonic() + DOWN_S
             raise Passing(self.server.shown(said(causes[-1])), unconnected=unconnected) from None
         seconds = time.monotonic() - start
+        if not response.is_success:
+            await self._fail(response.status_code, _error_of(response), response.headers, turn)
         try:
             answer = orjson.loads(response.content)
         except orjson.JSONDecodeError:
@@ -120,6 +125,40 @@ class Endpoint:
         if error is not None:  # gateways say 200 before the model behind them has begun
             await self._fail(status_of(error), error, response.headers, turn)
         return answer, seconds
+
+    def _request_to(self, path: str) -> Callable[[bytes], httpx2.Request]:
+        """A POST of so many bytes to a path, all but these made already."""
+        known = self._prepared.get(path)
+        if known is None:
+            known = self._prepared[path] = self._prepare(path)
+        return known
+
+    def _prepare(self, path: str) -> Callable[[bytes], httpx2.Request]:
+        import httpx2
+
+        # The settings of the SDK's that stand in the environment (organization, project) are among these.
+        made = {**self._http.headers, **self._client.auth_headers, **self._client.default_headers}
+        # What the SDK tells of this machine answers nothing, and each header costs.
+        headers = httpx2.Headers(
+            [
+                (name, value)
+                for name, value in {name.lower(): value for name, value in made.items()}.items()
+                if isinstance(value, str) and not name.startswith("x-stainless-")
+            ]
+        )
+        url = self._client.base_url.join(path.lstrip("/"))
+        # How long an answer may take is watched over by `_post`; a timer a read would cost, too.
+        extensions = {"timeout": httpx2.Timeout(None, connect=self._connect_s).as_dict()}
+
+        def request(content: bytes) -> httpx2.Request:
+            # As a stream: `content` would have the headers searched for what aiohttp writes by itself.
+            made = httpx2.Request(
+                "POST", url, headers=headers, stream=httpx2.ByteStream(content), extensions=extensions
+            )
+            made.read()
+            return made
+
+        return request
 
     def _count(self, answer: Json, n_characters: int, turn: Turn) -> None:
         """Tokens as the server counts them, for the limit and for what the next requests are thought to be."""
@@ -153,3 +192,12 @@ class Endpoint:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _error_of(response: httpx2.Response) -> object:
+    """What a body says of the failure: what stands under `error`, or all of it."""
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return response.text.strip()
+    return cast(Json, body).get("error", body) if isinstance(body, dict) else body

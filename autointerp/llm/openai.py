@@ -140,14 +140,11 @@ class OpenaiLLM(ByRequest):
     """A connected server, or several of one model."""
 
     def __init__(self, options: Openai, dialect: Dialect, endpoints: Sequence[Endpoint]) -> None:
+        self.identity = options.identity()
         self._options = options
         self._dialect = dialect
         self._endpoints = endpoints
         self._left_out: list[str] = []
-
-    @property
-    def identity(self) -> LLMIdentity:
-        return self._options.identity()
 
     @property
     def capabilities(self) -> Capabilities:

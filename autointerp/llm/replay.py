@@ -56,6 +56,8 @@ def request_key(identity: LLMIdentity, request: Request) -> str:
     return digest("generate", identity, [(turn.role, turn.content) for turn in r.prompt.messages], asked)
 
 
+REUSED: Final = "reused"
+"""Stands in the usage record of an answer that was taken over, instead of what it cost."""
 _USAGE: Final = [field.name for field in dataclasses.fields(Usage)]
 
 
@@ -90,7 +92,7 @@ class Replayed(InFront):
     ) -> None:
         super().__init__(llm)
         self.n_reused = 0
-        """Answers taken over from elsewhere; nothing was paid for them, so `usage` has none of them."""
+        """Answers taken over from elsewhere; nothing was paid for them, and `usage` says no more than that."""
         self._elsewhere = elsewhere
         self._replies = requests.read(unit)
         self._requests = Part(requests, unit)
@@ -156,6 +158,7 @@ class Replayed(InFront):
         known = self._replies.get(key)
         if known is None and self._elsewhere is not None and (known := self._elsewhere.get(key)) is not None:
             self._remember(key, known)
+            self._usage.append(key, {REUSED: True})
             self.n_reused += 1
         return known
 

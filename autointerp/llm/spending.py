@@ -41,6 +41,8 @@ class Spent:
     """Requests whose cost is not known."""
     latency_s: float = 0.0
     """Of all requests together; many were in flight at once."""
+    n_reused: int = 0
+    """Answers that another run had paid for; none of the requests above."""
 
     @property
     def n_tokens(self) -> int:
@@ -57,6 +59,7 @@ class Spent:
         if isinstance(usage, Spent):
             self.n_requests += usage.n_requests
             self.n_unpriced += usage.n_unpriced
+            self.n_reused += usage.n_reused
         else:
             self.n_requests += 1
             self.n_unpriced += usage.cost is None

@@ -186,7 +186,7 @@ def _sample(feature: FeatureId, windows: list[Asked]) -> Json:
             [("random", len(windows) - len(active))],
         ),
     )  # fmt: skip
-    return {name: getattr(sample, name) for name in _names(Sample)}
+    return {name: getattr(sample, name) for name in _names(Sample) if name != "assumed"}
 
 
 def _names(kind: type[Sample] | type[Explanation] | type[Score]) -> list[str]:

@@ -57,14 +57,25 @@ class ActivationsSection:
 
     path: str
     """Folder."""
-    format: Literal["auto", "folder", "delphi"] = "auto"
+    format: Literal["auto", "folder", "delphi", "neuronpedia"] = "auto"
     """`folder`: vectors, as `activations/dump.py` has it; `delphi`: firings that delphi cached (then
-    dictionaries need no weights). `auto`: by what lies there."""
+    dictionaries need no weights). `auto`: by what lies there. `neuronpedia`: windows that were published, which
+    `autointerp import` made samples of; only of its runs."""
     tokenizer: str | None = None
     """Folder or hub id. None: the model's."""
     documents: Literal["auto", "files", "rows"] = "auto"
     """What is kept apart between explaining and scoring: documents, where the files name them, or `rows`
     (weaker: rows of one text may fall on both sides). `auto`: documents where that can be."""
+
+    @property
+    def has_firings(self) -> bool:
+        """Whether what fires is in the files, and nothing is encoded."""
+        return self.format in ("delphi", "neuronpedia")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether of each feature only the windows that somebody chose are there."""
+        return self.format == "neuronpedia"
 
 
 @dataclass(frozen=True, slots=True)

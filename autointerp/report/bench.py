@@ -83,7 +83,8 @@ def print_llm_bench(console: Console, benches: LLMBenches) -> None:
     paces: list[tuple[str, Pace | None, str]] = [
         ("the path", found.path, "prompts, client, request journals, trials, metrics, records"),
         ("bare SDK", found.bare, "chat.completions.create, the same bodies, nothing kept"),
-        ("bare SDK, untyped", found.bare_raw, "its post, which is what the path uses"),
+        ("bare SDK, untyped", found.bare_raw, "its post, the same bodies, nothing kept"),
+        ("the client alone", found.client, "of the path: the same bodies, their replies read"),
         ("the path, nothing kept", found.unkept, "without request journals"),
         ("the path alone", found.alone, "answered in its own process, without a client"),
     ]

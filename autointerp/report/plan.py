@@ -120,6 +120,9 @@ def spending(by_place: dict[str, Spent]) -> Table:
         table.add_row(place, *_cells(part))
     if len(by_place) > 1:
         table.add_row("all", *_cells(total))
+    if total.n_reused:
+        table.caption = f"{total.n_reused:,} more answers were taken over from another run, and cost nothing."
+        table.caption_justify = "left"
     return table
 
 

@@ -143,9 +143,14 @@ class Contents(Journals):
         return all(self.is_cached(name) and self.is_topped_up(name) for name in self.recipe.dictionaries)
 
     @property
+    def is_published(self) -> bool:
+        """Whether its windows are those that somebody published, and there are no others."""
+        return self.recipe.activations is not None and self.recipe.activations.is_published
+
+    @property
     def has_ready_firings(self) -> bool:
         """Whether what fires is read from files, and nobody knows the dictionary's weights."""
-        return self.recipe.activations is not None and self.recipe.activations.format == "delphi"
+        return self.recipe.activations is not None and self.recipe.activations.has_firings
 
     def without_directions(self, dictionary: str) -> list[FeatureId]:
         """Features asked for of which the weights have not been read yet, ascending."""

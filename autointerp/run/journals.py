@@ -98,7 +98,7 @@ class Journals:
         if given is None:
             model["dtype"] = self.recipe.model.dtype
         # Of firings that delphi cached nothing is encoded, and without vectors there are no sinks.
-        names = ("sink_ratio", "encode_in") if given is None or given.format != "delphi" else ()
+        names = ("sink_ratio", "encode_in") if given is None or not given.has_firings else ()
         made_from: Json = {
             "version": CACHE_VERSION,
             "rows": self.rows().digest,

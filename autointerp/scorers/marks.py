@@ -6,6 +6,7 @@ one: wrong and right marks have the same patterns, each as often.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -55,13 +56,22 @@ def lent_to_silent(
     left = left[: len(silent)]
     marks: list[tuple[int, ...]] = [()] * len(silent)
     for n in sorted(range(len(silent)), key=lambda n: len(silent[n].texts)):
-        length = len(silent[n].texts)
-        fitting = [pattern for pattern in left if is_wrong_on(silent[n], pattern.marks)]
-        if fitting:
-            nearest = min(fitting, key=lambda pattern: abs(pattern.length - length))
-            left.remove(nearest)
-            marks[n] = nearest.marks
+        place = _nearest(left, silent[n])
+        if place is not None:
+            marks[n] = left.pop(place).marks
     return marks
+
+
+def _nearest(patterns: Sequence[Pattern], window: Window) -> int | None:
+    """The place of the first that fits the window and whose length is nearest to its own; None if none fits."""
+    found, least = None, math.inf
+    for place, pattern in enumerate(patterns):
+        distance = abs(pattern.length - len(window.texts))
+        if distance < least and is_wrong_on(window, pattern.marks):
+            found, least = place, distance
+            if not distance:
+                break
+    return found
 
 
 _FORBIDDEN: Final = 1e9

@@ -140,7 +140,7 @@ def answer_schema(n: int) -> Json:
 # --- reading ---------------------------------------------------------------------------------------------
 
 _PAIR = re.compile(r'"([0-9]{1,9})"\s*:\s*"([^"\n]*)"')
-_LINE = re.compile(r"[ \t]*([0-9]{1,9})[ \t]*:[ \t]*(.*?)[ \t\r]*")
+_LINE = re.compile(r"^[ \t]*([0-9]{1,9})[ \t]*:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 _YES_NO = {"yes": True, "yes.": True, "no": False, "no.": False}
 
 
@@ -152,9 +152,7 @@ def read_answers(text: str, n: int) -> list[bool | None]:
     what is missing. A number is None if it is missing, if anything but yes or no (in any case) stands behind
     it, or if it is answered in two ways.
     """
-    pairs: list[tuple[str, str]] = _PAIR.findall(text)
-    lines = (_LINE.fullmatch(line) for line in text.split("\n"))
-    pairs += [(match[1], match[2]) for match in lines if match]
+    pairs: list[tuple[str, str]] = _PAIR.findall(text) + _LINE.findall(text)
     said: dict[int, set[bool | None]] = {}
     for number, word in pairs:
         said.setdefault(int(number), set()).add(_YES_NO.get(word.strip().lower()))

@@ -18,6 +18,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.fill import Filled, Item, Unit, fill
+from autointerp.garbage import rarely_collected
 from autointerp.journal import Journal
 from autointerp.progress import Progress, Stop
 from autointerp.run import Run
@@ -55,13 +56,14 @@ async def run_flow(
             progress.begin(stage, n_done + n_left, COUNTED[stage], done=n_done)
     failed = Failed(run)
     try:
-        return await fill(
-            _units(run, lines),
-            n_in_flight=run.recipe.resources.n_in_flight or FEATURES_AT_ONCE,
-            stop=stop.event(),
-            on_done=lambda item, _: progress.advance(stage=_stage_of(run, item.journal)),
-            on_open=failed.note,
-        )
+        with rarely_collected():
+            return await fill(
+                _units(run, lines),
+                n_in_flight=run.recipe.resources.n_in_flight or FEATURES_AT_ONCE,
+                stop=stop.event(),
+                on_done=lambda item, _: progress.advance(stage=_stage_of(run, item.journal)),
+                on_open=failed.note,
+            )
     finally:
         failed.close()
         progress.end()

@@ -26,7 +26,7 @@ from autointerp.sampling.store import Windows, save_windows
 from autointerp.sampling.text import SPLITS, Text
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import FeatureId, Json, Sample, WindowRefs
+from autointerp.types import Assumed, FeatureId, Json, Sample, WindowRefs
 
 
 def by_unit(features: Iterable[FeatureId]) -> Iterator[tuple[str, list[FeatureId]]]:
@@ -169,7 +169,10 @@ _FIELDS = [field.name for field in dataclasses.fields(Sample) if field.name != "
 
 def _record(sample: Sample) -> Json:
     # `dataclasses.asdict` would copy every number of every column one by one.
-    return {name: getattr(sample, name) for name in _FIELDS}
+    record = {name: getattr(sample, name) for name in _FIELDS}
+    if sample.assumed is None:
+        del record["assumed"]
+    return record
 
 
 # --- for the stages behind -----------------------------------------------------------------------------
@@ -196,5 +199,7 @@ def unit_windows(
 def load_sample(record: Json) -> Sample:
     """A journal's record -> what it says."""
     fields = {field.name: record.get(field.name) for field in dataclasses.fields(Sample)}
-    splits = {name: WindowRefs(**record[name]) for name in SPLITS}
-    return Sample(**cast(Json, fields | splits | {"feature": record["key"]}))
+    fields |= {name: WindowRefs(**record[name]) for name in SPLITS}
+    if fields["assumed"] is not None:
+        fields["assumed"] = Assumed(**fields["assumed"])
+    return Sample(**cast(Json, fields | {"feature": record["key"]}))

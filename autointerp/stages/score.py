@@ -25,6 +25,8 @@ from autointerp.types import Facts, Heldout, Json, Metrics, Score, ScoreStatus, 
 def _weaker(run: Run) -> str:
     """What a reader must know of the split: blocks of one text are less apart than documents are."""
     given = run.recipe.activations
+    if given is not None and given.is_published:
+        return _PUBLISHED
     if given is not None and given.documents == "rows":
         return "; held out by row of the files given, not by document (weaker)"
     corpus = run.recipe.corpus
@@ -48,6 +50,11 @@ def _replica(run: Run) -> str:
     return f"replica of {recipe.replica}{f' ({said})' if said else ''}: "
 
 
+_PUBLISHED: Final = (
+    "; windows published on Neuronpedia, held out by window, not by document (weaker), bands among these; silent "
+    "ones also of other features, where the feature is not looked at and a random window is silent with p >= 0.9"
+)
+
 _GRADED: Final = "; graded contrast: windows of the top decile against those of the lower half"
 
 
@@ -60,23 +67,26 @@ Scoring = Callable[[Windows, Heldout, Json, str, Asking], Awaitable[Json]]
 and an LLM in, its record out. Raises LLMErrors."""
 
 
-def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int) -> Facts:
+def facts_of(sample: Json, windows: Windows, *, width: int, n_bands: int, are_chosen: bool = False) -> Facts:
     """What is known of a feature beside its trials.
 
     The prevalence is `n_windows` windows of `width` tokens over all tokens looked at: the share of the corpus
     that lies in active windows, which is their share among windows that tile it. With `aligned` windows that is
     exact but for short rows. With `anchored` ones it is a little too low, since of two that overlap one is
     dropped; and precision rises with prevalence, so what is said of it stays on the safe side. Where the cache
-    kept only some rows of a feature, `n_windows` is an estimate by their weights.
+    kept only some rows of a feature, `n_windows` is an estimate by their weights. Of windows that somebody chose to
+    publish (`are_chosen`) neither this nor the mass of their bands says anything of all.
     """
     n_tokens: int = sample["n_tokens"]
     prevalence: float | None = None
-    if sample["contrast"] == "silent" and n_tokens:
+    if sample["contrast"] == "silent" and n_tokens and not are_chosen:
         prevalence = to_4_digits(min(1.0, sample["n_windows"] * width / n_tokens))
     return Facts(
         density=to_4_digits(sample["n_fired"] / n_tokens if n_tokens else 0.0),
         prevalence=prevalence,
-        mass=[to_4_digits(share) for share in windows.mass_by_band(sample["key"], n_bands)],
+        mass=[]
+        if are_chosen
+        else [to_4_digits(share) for share in windows.mass_by_band(sample["key"], n_bands)],
     )
 
 
@@ -114,7 +124,13 @@ def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -
         trials: AnyTrials = Trials()
         metrics: Metrics | None = None
         sampling = run.recipe.sampling
-        facts = facts_of(sample, windows, width=sampling.width, n_bands=sampling.n_bands)
+        facts = facts_of(
+            sample,
+            windows,
+            width=sampling.width,
+            n_bands=sampling.n_bands,
+            are_chosen=run.is_published,
+        )
         graded = any(window.stratum == "graded" for window in heldout.silent)
         try:
             trials = await scorer.judge(text, heldout, asking)

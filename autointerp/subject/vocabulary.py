@@ -274,12 +274,12 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER: Final = _byte_of_character()
+BYTE_OF_CHARACTER: Final = _byte_of_character()
 
 
 def _of_byte_level(token: str) -> bytes:
     """A token with a character that spells no byte stands for itself, as in tokenizers."""
     try:
-        return bytes([_BYTE_OF_CHARACTER[character] for character in token])
+        return bytes([BYTE_OF_CHARACTER[character] for character in token])
     except KeyError:
         return token.encode()
