@@ -29,6 +29,7 @@ def check_needs(resolved: Resolved) -> None:
         for name, section in getattr(resolved.recipe, kind).items()
         for fault in _faults(kind, needs_of(instance(kind, section)), resolved)
     ]
+    faults += _ablating(resolved)
     if faults:
         raise RecipeError("the recipe can't be run:\n" + "\n".join(f"  {fault}" for fault in faults))
 
@@ -76,6 +77,15 @@ def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[
         for dictionary in resolved.recipe.dictionaries:
             if (reason := without_probe(resolved, dictionary)) is not None:
                 yield f"it needs texts read by the model, for '{dictionary}', which can't be: {reason}. Leave it out"
+
+
+def _ablating(resolved: Resolved) -> Iterator[str]:
+    for name, found in resolved.dictionaries.items():
+        if resolved.recipe.intervention.ablate and found.spec.needs_sequence:
+            yield (
+                f"intervention.ablate is true, and what a feature of '{name}' is at a token depends on the "
+                f"tokens before it, which are not encoded again while the model writes on. Leave it out"
+            )
 
 
 def without_probe(resolved: Resolved, dictionary: str) -> str | None:

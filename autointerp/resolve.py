@@ -287,6 +287,8 @@ def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> Dictio
                 f"dictionary '{name}' ({dictionary.spec.path}) writes vectors of {dictionary.spec.d_out} "
                 f"numbers, but {out} of {model.name} has {width}. Is it the right --model?"
             )
+    takes_out = dictionary.spec.without_value_bias and dictionary.site.point == "z"
+    dictionary = dataclasses.replace(dictionary, biases_of=model if takes_out else None)
     return centred(name, dictionary, model.architecture)
 
 

@@ -18,6 +18,7 @@ from autointerp.activations.dump_files import find_dump
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import ActivationsError, CheckpointError, ModelError, RecipeError
 from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe
+from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import parse_hook
 from autointerp.subject.tokenizer_files import TokenizerFiles, find_tokenizer
 from autointerp.types import Site
@@ -33,6 +34,8 @@ class DictionaryFound:
     """Where a transcoder writes, if that is known."""
     further_sites: tuple[Site, ...] = ()
     """What else a crosscoder reads, in order."""
+    biases_of: ModelFiles | None = None
+    """The model whose value biases are taken out of what a dictionary `without_value_bias` reads."""
 
     @property
     def place(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, save_torch, tensors
 
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import Calibration
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.spec import Calibration, DictionarySpec, Weights
+from autointerp.dictionaries.spec import DictionarySpec, Weights
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError, ModelError
 
 D, F, N = 5, 70, 60

@@ -27,6 +27,7 @@ import test_llama_scope
 import test_lone_files
 import test_native
 import test_research_readers
+import test_temporal
 import torch
 from damage import arrays_of, copied, damaged
 from dense_codes import save_json, save_torch, tensors
@@ -150,6 +151,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "kissane": lambda folder: test_research_readers.attention(folder / "a"),
     "kissane, crosscoder": lambda folder: test_research_readers.crosscoder(folder / "a")[0],
     "crosscoder": lambda folder: crosscoder(folder / "a"),
+    "temporal": lambda folder: test_temporal.checkpoint(folder / "layer_4", test_temporal.tensors()),
     "native, pursuit": lambda folder: pursuit(folder / "a"),
     "native, calibrated": lambda folder: uncalibrated(folder / "a"),
     "native, meta-SAE": lambda folder: meta(folder / "a"),
@@ -168,8 +170,8 @@ def test_every_reader_has_a_sound_file_here(tmp_path: Path) -> None:
         assert spec.format == name.partition(",")[0]
         assert len(used(place)), name
         read.add(spec.format)
-    # A basis and random directions have no file, and temporal ones are refused.
-    assert read == set(plugins.names("dictionaries")) - {"basis", "random_topk", "temporal"}
+    # A basis and random directions have no file.
+    assert read == set(plugins.names("dictionaries")) - {"basis", "random_topk"}
 
 
 def used(place: Path) -> torch.Tensor:
@@ -179,6 +181,8 @@ def used(place: Path) -> torch.Tensor:
     weights = reader_of(spec).load(spec, "cpu")
     encoder = Encoder(spec, weights)
     x_ND = torch.linspace(-2, 3, 4 * spec.d_in).reshape(4, spec.d_in)
+    if spec.needs_sequence:
+        x_ND = x_ND - encoder.predicted(x_ND[None], [4])[0]
     if spec.calibration is not None:
         weights = dataclasses.replace(
             weights, threshold_F=calibrated(encoder, lambda: iter([x_ND]), len(x_ND)).threshold_F

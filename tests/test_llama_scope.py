@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors_numpy
 
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import Calibration
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 

@@ -17,7 +17,8 @@ from autointerp import pipeline
 from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.spec import Calibration, DictionarySpec
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Json, Site
 from here import device_here
@@ -114,6 +115,11 @@ def test_what_is_left_out_is_zero_and_one_threshold_serves_all(tmp_path: Path) -
         ({"selector": "jumprelu", "calibration": {"rule": "sampled", "k": 2}}, {}, "no 'pool'"),
         ({"selector": "jumprelu", "calibration": {"rule": "sampled", "k": 2, "l": 4}}, {}, "'calibration.l'"),
         ({"selector": "relu", "variant": "vae"}, {}, "variant is vae: these are known: vsae"),
+        (
+            {"selector": "topk", "k": 3, "variant": "gradient", "backward": True},
+            {},
+            r"backward is true: no backward pass is made. .* text that follows it",
+        ),
         ({"selector": "relu", "variant": "gradient"}, {}, "selector is relu: of variant gradient it is topk"),
         ({"selector": "jumprelu", "variant": "sampled"}, {}, "of variant sampled it has the rule sampled"),
     ],

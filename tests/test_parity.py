@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import test_temporal
 import torch
 import yaml
 from numpy.typing import NDArray
@@ -175,6 +176,42 @@ def test_saelens_leaves_a_training_checkpoints_factor_out(tmp_path: Path) -> Non
     assert_same(ours(tmp_path), acts, (acts @ sae.W_dec + sae.b_dec) / 0.3)
     theirs = library("sae_lens").SAE.load_from_disk(tmp_path).encode(inputs())
     assert not torch.allclose(theirs, acts, rtol=1e-2), "the library has learned it"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saelens_temporal(tmp_path: Path, tied: bool) -> None:
+    """Of the layout that SAELens converts from; three rows of different lengths, each as the library has it alone."""
+    t = test_temporal.tensors(2, tied=tied)
+    place = test_temporal.checkpoint(tmp_path / "layer_4" / "temporal", t)
+    encoder, lengths = test_temporal.opened(place), [11, 4, 7]
+    sae = saelens_temporal(t)
+    x_BTD = test_temporal.rows_of(lengths)
+    codes, x_hat = test_temporal.through(encoder, x_BTD, lengths)
+    rows = [torch.tensor(x_BTD[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    with torch.no_grad():
+        acts = torch.cat([sae.encode(x_1TD)[0] for x_1TD in rows])
+        theirs = torch.cat([sae(x_1TD)[0] for x_1TD in rows])
+    assert_same((torch.tensor(codes).float(), torch.tensor(x_hat)), acts, theirs)
+
+
+def saelens_temporal(t: dict[str, Any]) -> Any:
+    library("sae_lens")
+    kind, configuration = library("sae_lens.registry").get_sae_class("temporal")
+    tied = "E" not in t
+    sae = kind(
+        configuration(
+            d_in=test_temporal.D, d_sae=test_temporal.F, n_heads=test_temporal.HEADS, n_attn_layers=2,
+            bottleneck_factor=2, sae_diff_type="topk", kval_topk=3, tied_weights=tied,
+            normalize_activations="constant_scalar_rescale", apply_b_dec_to_input=True,
+            activation_normalization_factor=test_temporal.SCALE,
+        )
+    )  # fmt: skip
+    state = {"W_dec": t["D"], "b_dec": t["b"][0]} | {
+        k: v for k, v in t.items() if k.startswith("attn_layers")
+    }
+    state |= {} if tied else {"W_enc": t["E"]}
+    sae.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    return sae
 
 
 # --- sparsify --------------------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from dense_codes import D, F, assert_parity, exact, inputs, save_json, tensors
+from safetensors.numpy import save_file
 
 from autointerp.dictionaries import locate
 from autointerp.dictionaries.locate import find_dictionary
@@ -27,6 +30,15 @@ LIST = {
         ],
     },
     "a-release-2": {"model": "m", "repo_id": "o/r", "saes": [{"id": "x", "path": "p"}]},
+    "scaled": {
+        "model": "m", "repo_id": "o/r",
+        "saes": [
+            {"id": "x", "path": "p", "norm_scaling_factor": 2.5},
+            {"id": "other", "path": "p", "norm_scaling_factor": 3},
+            {"id": "none", "path": "p"},
+            {"id": "zero", "path": "p", "norm_scaling_factor": 0},
+        ],
+    },
     "odd": {
         "model": "m", "repo_id": "o/r", "config_overrides": {"apply_b_dec_to_input": False},
         "saes": [{"id": "x", "path": "p"}],
@@ -74,6 +86,37 @@ def test_what_the_list_does_not_have(made: Tiny, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(locate, "_fetched", lambda *_: made.sae)
     with pytest.raises(CheckpointError, match="overrides apply_b_dec_to_input of o/r:p, which is not read"):
         find_dictionary("odd/x")
+
+
+@pytest.mark.usefixtures("sae_lens")
+def test_a_factor_of_the_list_multiplies_inputs_of_weights_that_expect_one(
+    made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """relu((2.5 x - b_dec) W_enc + b_enc) W_dec / 2.5 + b_dec / 2.5, in float64; SAELens folds it in the same."""
+    t, x = tensors(), inputs()
+    del t["threshold"]
+    config = {
+        "architecture": "standard", "d_in": D, "d_sae": F, "apply_b_dec_to_input": True,
+        "normalize_activations": "expected_average_only_in", "metadata": {"hook_name": "blocks.0.hook_mlp_out"},
+    }  # fmt: skip
+    folder = tmp_path / "p"
+    save_json(folder / "cfg.json", config)
+    save_file(t, folder / "sae_weights.safetensors")
+    monkeypatch.setattr(locate, "_fetched", lambda *_: folder)
+    e = exact(t)
+    z = np.maximum((2.5 * x.astype(np.float64) - e["b_dec"]) @ e["W_enc"] + e["b_enc"], 0)
+    spec = assert_parity("scaled/x", x, z, (z @ e["W_dec"] + e["b_dec"]) / 2.5)
+    assert "inputs are multiplied by 2.5 (norm_scaling_factor in SAELens' list)" in spec.notes
+    other = find_dictionary("scaled/other")
+    assert other.input_factor == 3.0 and other.identity != spec.identity
+    for name in ("scaled/none", str(folder)):
+        with pytest.raises(CheckpointError, match=r"times a factor .* that is not in these files"):
+            find_dictionary(name)
+    with pytest.raises(CheckpointError, match="norm_scaling_factor 0 for zero: expected a number above 0"):
+        find_dictionary("scaled/zero")
+    save_json(folder / "cfg.json", config | {"normalize_activations": "none"})
+    plain = find_dictionary("scaled/x")
+    assert plain.input_factor == 1.0 and not any("multiplied" in note for note in plain.notes)
 
 
 def test_without_the_package_a_name_is_a_repository() -> None:

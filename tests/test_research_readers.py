@@ -234,13 +234,14 @@ def test_kissanes_attention_dictionaries(tmp_path: Path, by_folder: bool) -> Non
     place = tmp_path if by_folder else path
     spec = assert_parity(place, x, acts, acts @ t["W_dec"] + t["b_dec"])
     assert (spec.format, spec.site, spec.model) == ("kissane", Site("z", 5), "gpt2")
-    assert spec.approximation is not None and "b_O" in spec.approximation
+    assert spec.without_value_bias and spec.approximation is None
+    assert any("b_O" in note for note in spec.notes)
     check_directions(place, FOUR["W_dec"])
 
 
 def test_kissanes_dictionaries_elsewhere_leave_nothing_out(tmp_path: Path) -> None:
     spec = find_dictionary(str(attention(tmp_path, act_name="blocks.5.hook_mlp_out")))
-    assert (spec.site, spec.approximation, spec.model_was_centred) == (Site("mlp_out", 5), None, True)
+    assert (spec.site, spec.without_value_bias, spec.model_was_centred) == (Site("mlp_out", 5), False, True)
 
 
 def test_kissanes_dictionaries_of_one_head_or_other_sizes_are_refused(tmp_path: Path) -> None:
@@ -428,15 +429,3 @@ def test_crosscoders_that_are_not_read(tmp_path: Path) -> None:
     spec = find_dictionary(str(save_fork(tmp_path / "e", shrunk)))
     with pytest.raises(CheckpointError, match="a factor above 0"):
         reader_of(spec).load(spec, "cpu")
-
-
-# --- temporal --------------------------------------------------------------------------------------------
-
-
-def test_a_temporal_dictionary_is_refused_with_the_reason(tmp_path: Path) -> None:
-    conf = {"llm": {"dimin": D}, "sae": {"exp_factor": 4, "kval_topk": 3, "scaling_factor": 0.01}}
-    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(conf))
-    save_file({"D": torch.zeros(F, D), "b": torch.zeros(1, D)}, tmp_path / "latest_ckpt.safetensors")
-    for name in ("", "latest_ckpt.safetensors"):
-        with pytest.raises(CheckpointError, match=r"attention over the tokens before .*--activations FOLDER"):
-            find_dictionary(str(tmp_path / name))

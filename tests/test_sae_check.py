@@ -119,13 +119,14 @@ def test_z_is_tried_without_the_value_bias(made: Tiny, name: str, tmp_path: Path
 
 def test_the_figures_are_those_of_a_dense_reference(made: Tiny, tmp_path: Path) -> None:
     """k of 24 features fire; FVU by hand on the same vectors."""
+    from autointerp.activations.looked_at import Inputs
     from autointerp.dictionaries.encode import Encoder
     from autointerp.stages.check import Convention, fit_of
 
     spec = find_dictionary(str(made.sae))
     weights = reader_of(spec).load(spec, "cpu")
     x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(0))
-    fit = fit_of(Convention("as read", spec, weights), x, x)
+    fit = fit_of(Convention("as read", spec, weights), Inputs(x), x)
     assert weights.w_enc_DF is not None and weights.w_dec_FO is not None
     pre = x @ weights.w_enc_DF
     dense = torch.zeros_like(pre).scatter(1, *reversed(pre.topk(24, dim=1))).clamp_min(0)

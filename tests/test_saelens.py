@@ -20,7 +20,7 @@ from safetensors import numpy as safetensors_numpy
 
 from autointerp.centring import centred, check_not_centred
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import describe_place, reader_of
+from autointerp.dictionaries.locate import describe_place, find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.sources import DictionaryFound
@@ -83,7 +83,7 @@ def checkpoint(folder: Path, config: Config, weights: dict[str, Array], scale: f
 
 
 def load(folder: Path) -> tuple[DictionarySpec, Weights]:
-    spec = describe_place(folder)
+    spec = find_dictionary(str(folder))
     return spec, reader_of(spec).load(spec, "cpu")
 
 

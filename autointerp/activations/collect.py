@@ -9,16 +9,17 @@ Shape letters: B rows, T positions, N = tokens looked at, D = width of the site,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autointerp.activations.collected import Batch, Collected
+from autointerp.activations.looked_at import Inputs, LookedAt, joined, sent
 from autointerp.activations.rows import Rows
-from autointerp.activations.shards import Sorted, sort_by_feature
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Codes, Encoder
 from autointerp.portion import CHECK_TOKENS
@@ -60,73 +61,25 @@ class Masking:
     sink_ratio: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What one dictionary does on one shard. Tokens are row_in_shard * context_length + position."""
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstVectors:
+    """What the first tokens looked at are."""
 
-    firings: Sorted
-    sinks: NDArray[np.int64]
-    """Tokens masked for their norm, ascending."""
-    n_tokens: int
-    """Tokens looked at."""
+    x_of: dict[Site, Tensor]
+    """At every site that is read or predicted [N, D], float32."""
+    predicted_of: dict[str, Tensor]
+    """Of each dictionary that `needs_sequence` what the tokens before them predict of these [N, D]."""
 
+    def inputs(self, name: str, sites: tuple[Site, ...]) -> Inputs:
+        """What the dictionary called `name` reads, at `sites`."""
+        return Inputs(joined(self.x_of, sites), self.predicted_of.get(name))
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """One batch's codes on their way to the host; the tensors may not be read before the copy is done."""
-
-    token_N: NDArray[np.int64]
-    """Numbers of the tokens that were looked at."""
-    codes: Codes
-    """As the encoder's `candidates` gives them, in int32; sinks have value 0."""
-    is_sink_N: Tensor
-    n_bad: Tensor
-    """How many tokens have activations that are not finite."""
-
-
-@dataclass(slots=True)
-class Collected:
-    """One shard's codes of one dictionary, as they come from the device."""
-
-    encoder: Encoder
-    n_tokens: int
-    """Tokens the shard has room for: rows * context_length."""
-    only: NDArray[np.bool_] | None = None
-    """[width], features whose firings are kept; None: all."""
-    copied: torch.cuda.Event | None = None
-    """Happens when every copy is done; None where nothing is asynchronous."""
-    batches: list[_Batch] = field(default_factory=list["_Batch"])
-
-    def kept(self) -> Kept:
-        """Waits for the copies, sorts, and lets go of what it held. Raises ModelError where activations are
-        not finite."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        n_looked_at = sum(len(batch.token_N) for batch in self.batches)
-        self.encoder.check_finite(sum(int(batch.n_bad) for batch in self.batches), n_looked_at)
-        sinks = [batch.token_N[batch.is_sink_N.numpy()] for batch in self.batches]
-        pieces = [_active(batch, self.only) for batch in self.batches]
-        self.batches = []
-        feature, token, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        del pieces
-        masked = np.sort(np.concatenate(sinks))
-        return Kept(
-            firings=sort_by_feature(feature, token, value, self.n_tokens, self.encoder.spec.n_columns),
-            sinks=masked,
-            n_tokens=n_looked_at - len(masked),
+    def chosen(self, which_N: Tensor) -> FirstVectors:
+        """Some of them."""
+        return FirstVectors(
+            {site: x_ND[which_N.to(x_ND.device)] for site, x_ND in self.x_of.items()},
+            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.predicted_of.items()},
         )
-
-
-def _active(
-    batch: _Batch, only: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """(feature, token, value) of the codes that are active, and of one of the features `only`."""
-    feature, value = batch.codes.feature_M.numpy(), batch.codes.value_M.numpy()
-    token = batch.token_N.astype(np.int32)[batch.codes.token_M.numpy()]
-    active = value > 0
-    if only is not None:  # here and not on the device, which would have to be waited for
-        active &= only[feature]
-    return (feature, token, value) if active.all() else (feature[active], token[active], value[active])
 
 
 def _mask(attached: Attached) -> NDArray[np.bool_] | None:
@@ -158,54 +111,64 @@ class Collector:
     def check(self, shards: Iterator[tuple[int, Rows]]) -> dict[str, Check]:
         """Each dictionary on the first `CHECK_TOKENS` tokens looked at, all of one pass. `shards`: the
         number of their first row, and the rows."""
-        x_of = self.first_vectors(shards, CHECK_TOKENS)
+        first = self.first_vectors(shards, CHECK_TOKENS)
         return {
             name: self._check(
                 entry.encoder,
-                joined(x_of, entry.sites),
-                None if entry.target is None else joined(x_of, entry.target),
+                first.inputs(name, entry.sites),
+                None if entry.target is None else joined(first.x_of, entry.target),
             )
             for name, entry in self._attached.items()
         }
 
     @torch.inference_mode()
-    def first_vectors(self, shards: Iterator[tuple[int, Rows]], n_tokens: int) -> dict[Site, Tensor]:
-        """Of the first `n_tokens` tokens looked at, the vectors at every site that is read or predicted."""
+    def first_vectors(self, shards: Iterator[tuple[int, Rows]], n_tokens: int) -> FirstVectors:
+        """Of the first `n_tokens` tokens looked at."""
         sites = dict.fromkeys(site for entry in self._attached.values() for site in _read(entry))
+        in_rows = {name: one for name, one in self._attached.items() if one.encoder.spec.needs_sequence}
         vectors: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        predicted: dict[str, list[Tensor]] = {name: [] for name in in_rows}
         n_read = 0
         for first_row, rows in shards:
             for batch in batches(rows, self.batch_tokens, by_length=False):
-                captured, token_N = self._forward(rows, batch, batch + first_row, list(sites))
-                for site, x_ND in captured.items():
-                    vectors[site].append(x_ND.float())
+                looked_at, token_N = self._forward(rows, batch, batch + first_row, list(sites))
+                for site in sites:
+                    vectors[site].append(looked_at.at(site).float())
+                for name, one in in_rows.items():
+                    predicted_ND = looked_at.inputs(one.encoder, one.sites).predicted_ND
+                    assert predicted_ND is not None
+                    predicted[name].append(predicted_ND)
                 n_read += len(token_N)
                 if n_read >= n_tokens:
                     break
             if n_read >= n_tokens:
                 break
-        return {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()}
+        return FirstVectors(
+            {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()},
+            {name: torch.cat(pieces)[:n_tokens] for name, pieces in predicted.items()},
+        )
 
     @torch.inference_mode()
-    def vectors(self, name: str, rows: Rows, numbers: NDArray[np.int64]) -> Iterator[Tensor]:
-        """What one dictionary reads on each batch of `rows` in their order [N, D], float32. `numbers`: those
-        that the rows have in the run."""
-        sites = self._attached[name].sites
+    def inputs(self, name: str, rows: Rows, numbers: NDArray[np.int64]) -> Iterator[Inputs]:
+        """What one dictionary reads on each batch of `rows` in their order, in float32. `numbers`: those that the
+        rows have in the run."""
+        entry = self._attached[name]
         for batch in batches(rows, self.batch_tokens, by_length=False):
-            captured, _ = self._forward(rows, batch, numbers[batch], list(sites))
-            yield joined(captured, sites).float()
+            looked_at, _ = self._forward(rows, batch, numbers[batch], list(entry.sites))
+            found = looked_at.inputs(entry.encoder, entry.sites)
+            yield Inputs(found.x_ND.float(), found.predicted_ND)
 
-    def _check(self, encoder: Encoder, x_ND: Tensor, y_NO: Tensor | None) -> Check:
-        norm_N = x_ND.norm(dim=1)
+    def _check(self, encoder: Encoder, inputs: Inputs, y_NO: Tensor | None) -> Check:
+        norm_N = inputs.x_ND.norm(dim=1)
         median = float(norm_N.median())
         if self._masking.sink_ratio is not None:
             is_usual_N = norm_N <= self._masking.sink_ratio * median
-            x_ND, y_NO = x_ND[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
-        codes = encoder.encode(x_ND)
+            inputs, y_NO = inputs[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
+        codes = encoder.encode(inputs.encoded)
         return Check(
-            n_tokens=len(x_ND),
-            l0=len(codes.value_M) / max(len(x_ND), 1),
-            fvu=None if y_NO is None else unexplained(y_NO, encoder.decode(codes, x_ND)),
+            n_tokens=len(inputs.x_ND),
+            l0=len(codes) / max(len(inputs.x_ND), 1),
+            fvu=None if y_NO is None else unexplained(y_NO, inputs.decoded(encoder, codes)),
             median_norm=median,
         )
 
@@ -226,11 +189,11 @@ class Collector:
             for name, entry in self._attached.items()
         }
         for batch in batches(rows, self.batch_tokens, by_length=True):
-            captured, token_N = self._forward(rows, batch, batch + first_row, sites)
+            looked_at, token_N = self._forward(rows, batch, batch + first_row, sites)
             for name, entry in self._attached.items():
-                x_ND = joined(captured, entry.sites)
+                inputs = looked_at.inputs(entry.encoder, entry.sites)
                 collected[name].batches.append(
-                    self._encoded(entry.encoder, x_ND, token_N, median_norms[name])
+                    self._encoded(entry.encoder, inputs, token_N, median_norms[name])
                 )
             on_batch(int(rows["length"][batch].sum()))
         if self._vectors.device.type == "cuda":
@@ -240,14 +203,15 @@ class Collector:
         return collected
 
     def _encoded(
-        self, encoder: Encoder, x_ND: Tensor, token_N: NDArray[np.int64], median_norm: float
-    ) -> _Batch:
+        self, encoder: Encoder, inputs: Inputs, token_N: NDArray[np.int64], median_norm: float
+    ) -> Batch:
+        x_ND, encoded_ND = inputs.x_ND, inputs.encoded
         is_sink_N = torch.zeros(len(x_ND), dtype=torch.bool, device=x_ND.device)
         if self._masking.sink_ratio is not None:
             is_sink_N = torch.linalg.vector_norm(x_ND.float(), dim=1) > self._masking.sink_ratio * median_norm
-        codes = encoder.candidates(x_ND)
+        codes = encoder.candidates(encoded_ND)
         value_M = codes.value_M.masked_fill(is_sink_N[codes.token_M], 0)
-        return _Batch(
+        return Batch(
             token_N=token_N,
             codes=Codes(
                 codes.token_M.int().to("cpu", non_blocking=True),
@@ -255,14 +219,14 @@ class Collector:
                 value_M.to("cpu", non_blocking=True),
             ),
             is_sink_N=is_sink_N.to("cpu", non_blocking=True),
-            n_bad=(~torch.isfinite(x_ND).all(dim=1)).sum().to("cpu", non_blocking=True),
+            n_bad=(~torch.isfinite(encoded_ND).all(dim=1)).sum().to("cpu", non_blocking=True),
         )
 
     def _forward(
         self, rows: Rows, batch: NDArray[np.int64], row_B: NDArray[np.int64], sites: list[Site]
-    ) -> tuple[dict[Site, Tensor], NDArray[np.int64]]:
-        """Activations [N, D] by site of the tokens to look at, and these tokens' numbers [N]. `row_B`: the
-        numbers that these of `rows` have in the run."""
+    ) -> tuple[LookedAt, NDArray[np.int64]]:
+        """The tokens to look at, and their numbers [N]. `row_B`: the numbers that these of `rows` have in the
+        run."""
         context_length = rows.dtype["tokens"].shape[0]
         lengths = rows["length"][batch].astype(np.int64)
         longest = int(lengths.max())
@@ -270,30 +234,12 @@ class Collector:
         position_T = np.arange(longest)
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
-        look_N = torch.from_numpy(np.flatnonzero(look_BT))
-        captured = self._vectors.capture(self._sent(ids_BT, self._vectors.device), sites, row_B)
-        return {
-            site: x_BTD.flatten(0, 1).index_select(0, self._sent(look_N, x_BTD.device))
-            for site, x_BTD in captured.items()
-        }, token_N
-
-    def _sent(self, tensor: Tensor, device: torch.device) -> Tensor:
-        """On the device, without waiting for it."""
-        if device.type != "cuda":
-            return tensor.to(device)
-        return tensor.pin_memory().to(device, non_blocking=True)
+        captured = self._vectors.capture(sent(ids_BT, self._vectors.device), sites, row_B)
+        return LookedAt(captured, lengths, look_BT), token_N
 
 
 def _read(entry: Attached) -> tuple[Site, ...]:
     return (*entry.sites, *(entry.target or ()))
-
-
-def joined(x_of: Mapping[Site, Tensor], sites: Sequence[Site]) -> Tensor:
-    """The vectors of several sites, one behind the other, on the device of the first."""
-    if len(sites) == 1:
-        return x_of[sites[0]]
-    first_ND = x_of[sites[0]]
-    return torch.cat([first_ND, *(x_of[site].to(first_ND.device) for site in sites[1:])], dim=1)
 
 
 def unexplained(y_NO: Tensor, y_hat_NO: Tensor) -> float:

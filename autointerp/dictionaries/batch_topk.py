@@ -23,8 +23,9 @@ from typing import ClassVar, Final, cast
 from autointerp.dictionaries.checkpoint import Settings, folder_of, read_settings, require_files
 from autointerp.dictionaries.layouts import Layout
 from autointerp.dictionaries.origin import hub_name, site_of
-from autointerp.dictionaries.spec import Calibration, DictionarySpec, Expected, Selector, Weights
+from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
 

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.spec import Calibration, DictionarySpec
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 
 Inputs = Callable[[], Iterator[Tensor]]

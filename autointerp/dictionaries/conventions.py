@@ -28,8 +28,8 @@ class Convention:
 def alternatives(spec: DictionarySpec, weights: Weights, x_ND: Tensor) -> Iterator[Convention]:
     """Other readings than the one there is, one difference each. `x_ND`: some of the inputs, for a scale that
     training may have estimated."""
-    if spec.selector == "custom" or weights.w_enc_DF is None:
-        return  # nothing is known of the encoder, or there is none
+    if spec.selector == "custom" or weights.w_enc_DF is None or spec.needs_sequence:
+        return  # nothing is known of the encoder, or there is none, or what it reads hangs on how it is read
     yield from _pre_bias(spec, weights)
     yield from _transforms(spec, weights)
     if weights.w_dec_FO is not None and spec.selector in ("topk", "jumprelu"):

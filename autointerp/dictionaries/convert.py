@@ -88,6 +88,10 @@ def _architecture(spec: DictionarySpec, *, has_skip: bool) -> tuple[str, str | N
         missing = "a basis, a crosscoder or what doesn't reconstruct by itself"
     elif spec.calibration is not None:
         missing = "thresholds that are still to be found"
+    elif spec.without_value_bias:
+        missing = "z without what biases add to it"
+    elif spec.needs_sequence:
+        missing = "a prediction from the tokens before"
     elif spec.approximation is not None:
         missing = "what is approximated"
     elif spec.transform not in TRANSFORMS.values():

@@ -140,6 +140,21 @@ class Encoder:
         return Codes(token_M, feature_M, value_M)
 
     @torch.no_grad()
+    def predicted(self, x_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Of a dictionary that `needs_sequence`: what the tokens before each token of a row predict of its vector,
+        [B, T, D], float32; zeros behind a row's end. Encode what it leaves.
+
+        `x_BTD`: rows from their first token on, anything behind their ends. Each row goes by itself, so that what it
+        gives is the same to the bit whatever else is in the batch.
+        """
+        assert self._weights.predict is not None
+        predicted_BTD = torch.zeros(x_BTD.shape, dtype=torch.float32, device=x_BTD.device)
+        for row, length in enumerate(lengths):
+            if length:
+                predicted_BTD[row, :length] = self._weights.predict(x_BTD[row, :length].float())
+        return predicted_BTD
+
+    @torch.no_grad()
     def score_tiles(self, x_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What the selector sees, whatever it makes of it: scores [n, f] of some tokens, each tile with its
         first feature; all of a tile of tokens before the next. A tile may be overwritten by whoever takes it."""

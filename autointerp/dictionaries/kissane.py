@@ -28,9 +28,8 @@ from autointerp.identity import fingerprint
 CROSSCODER, CROSSCODER_CONFIG = "cc_weights.pt", "cfg.json"
 LAYOUT: Final = Layout("W_enc", "W_dec", "b_enc", "b_dec")
 FOLDED: Final = (
-    "the attention of a model with biases on its values: TransformerLens moves these biases, and what LayerNorm's "
-    "bias makes of them, from z into b_O, and this was trained on that z; here z keeps them, so that the input is "
-    "off by a constant. Exact are activations stored with TransformerLens"
+    "z is taken without what biases add to it: TransformerLens, with which this was trained, moves those of the "
+    "values, and what LayerNorm's bias makes of them, from z into b_O. Stored activations are taken as they are"
 )
 
 
@@ -38,7 +37,7 @@ FOLDED: Final = (
 class Kissane:
     """Kissane: NAME.pt + NAME_cfg.json, attention SAEs; crosscoders of two models, cc_weights.pt + cfg.json; relu."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def recognises(self, path: Path) -> bool:
         weights = _weights(path)
@@ -112,8 +111,8 @@ def _autoencoder(weights: Path, settings: Settings) -> DictionarySpec:
         site=site,
         model=hub_name(settings.text("model_name")),
         model_was_centred=settings.flag("center_writing_weights", True),
-        approximation=FOLDED if at_z else None,
-        notes=("b_dec is subtracted", *(["the heads stand one behind the other"] if at_z else [])),
+        without_value_bias=at_z,
+        notes=("b_dec is subtracted", *(["the heads stand one behind the other", FOLDED] if at_z else [])),
     )
 
 

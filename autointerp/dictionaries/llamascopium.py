@@ -25,7 +25,6 @@ from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.layouts import Layout
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
-    Calibration,
     DictionarySpec,
     Expected,
     Selector,
@@ -33,6 +32,7 @@ from autointerp.dictionaries.spec import (
     Weights,
 )
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
 

@@ -59,8 +59,21 @@ DECODER_BESIDE: Final = ("W_enc_", "W_dec_")
 def find_dictionary(text: str) -> DictionarySpec:
     """The dictionary that `text` names, described. Imports no torch.
 
-    Raises CheckpointError: nothing there, no known format, several dictionaries, not fetchable.
+    Raises CheckpointError: nothing there, no known format, several dictionaries, not fetchable, weights that expect
+    inputs times a factor that nobody knows.
     """
+    spec = _found(text)
+    if spec.input_factor is None:
+        raise CheckpointError(
+            f"{spec.path}: the weights expect inputs times a factor (normalize_activations) that is not in these "
+            "files: training checkpoints have it in activation_scaler.json, SAELens' list for some releases (name it "
+            "release/sae_id where sae-lens is installed). Or fold it in with SAELens "
+            "(sae.fold_activation_norm_scaling_factor(factor), sae.save_model(folder)) and use that folder."
+        )
+    return spec
+
+
+def _found(text: str) -> DictionarySpec:
     if text == "demo":
         return describe_place(Path(demo.DICTIONARY))
     if NAME.fullmatch(text):
@@ -73,7 +86,7 @@ def find_dictionary(text: str) -> DictionarySpec:
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
     if (known := registered(text)) is not None:
-        return known.completed(find_dictionary(known.place))
+        return known.completed(_found(known.place))
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(

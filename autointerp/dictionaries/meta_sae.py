@@ -128,6 +128,7 @@ def on_tokens(own: DictionarySpec, weights: Weights, settings: Settings, device:
         w_dec_FO=weights.w_dec_FO,
         b_dec_O=weights.b_dec_O,
         encode=lambda x_nD: metacodes.of_tokens(parent, x_nD),
+        predict=parent_weights.predict,
     )
 
 

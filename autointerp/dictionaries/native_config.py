@@ -10,16 +10,14 @@ from autointerp.dictionaries.checkpoint import Settings
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
     BY_DECODER,
-    Calibration,
-    ColumnScore,
     DictionarySpec,
     Expected,
     Pursuit,
-    Rule,
     Selector,
     Transform,
 )
 from autointerp.dictionaries.steps import pursuit_steps
+from autointerp.dictionaries.thresholds import Calibration, ColumnScore, Rule
 from autointerp.dictionaries.variants import VARIANTS, Variant
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
@@ -33,14 +31,14 @@ WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
-        "is_transcoder", "hook_out", "n_models",
+        "is_transcoder", "hook_out", "n_models", "without_value_bias",
     }
 )  # fmt: skip
 """What a meta-SAE has of its parent."""
 OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs",
+        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "backward",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -96,6 +94,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
+        without_value_bias=settings.flag("without_value_bias", False),
         decoder_norm_gate=settings.flag("decoder_norm_gate", False),
         value_is_score=settings.flag("value_is_score", True),
         reconstructs=settings.flag("reconstructs", True),
@@ -120,6 +119,14 @@ def variant_of(settings: Settings) -> Variant | None:
 
 def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
     variant, name = variant_of(settings), settings.text("variant")
+    if settings.flag("backward", False):
+        settings.refuse(
+            "backward",
+            "no backward pass is made. The gradient is that of the loss on all tokens behind, so that a token's "
+            "codes would depend on text that follows it, stored activations would have none, and a run, which stops "
+            "the model at the hook, would need all of it, in float32, and a second pass backward. "
+            "Leave it out: the top k of activations alone, which is told as an approximation.",
+        )
     if variant is None:
         return spec
     if variant.is_polynomial and spec.selector in BY_DECODER:

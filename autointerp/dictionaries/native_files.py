@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-    "approximation", "notes", "has_signs", "n_models",
+    "approximation", "notes", "has_signs", "n_models", "without_value_bias",
 )  # fmt: skip
 
 
 def check_native(spec: DictionarySpec) -> None:
     """Raises CheckpointError for a dictionary that our layout has no place for either."""
+    if spec.needs_sequence:
+        raise CheckpointError(
+            f"{spec.path} can't be written as files: what it codes is what is left of a prediction from the tokens "
+            "before, and neither layout has a place for how that is made. Use it as it is."
+        )
     if spec.is_basis or spec.selector not in SELECTORS:
         what = (
             "a basis, which has no weights" if spec.is_basis else f"selector {spec.selector}, which is code"

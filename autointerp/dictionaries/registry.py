@@ -2,12 +2,15 @@
 
 Its list is one YAML file, read without importing the package: of a megabyte and a half only the lines of the
 release that is asked for. It says which repository and folder a name means, and often an L0 and a share of
-explained variance, which `sae check` compares.
+explained variance, which `sae check` compares; of early releases also the factor that their inputs are multiplied
+with, which their files leave out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +39,8 @@ class Registered:
     expected: Expected
     overrides: Json
     """Settings that take the place of the checkpoint's own."""
+    factor: float | None = None
+    """What inputs are to be multiplied with, for weights that expect it and don't say it; else not read."""
 
     def completed(self, spec: DictionarySpec) -> DictionarySpec:
         """`spec`, as described from the files, with what the list adds. Raises CheckpointError for an override
@@ -45,6 +50,13 @@ class Registered:
             raise CheckpointError(
                 f"SAELens overrides {listed(sorted(unknown))} of {self.place}, which is not read. Download it and "
                 "set these in its configuration."
+            )
+        if spec.input_factor is None and self.factor is not None:
+            # It decides what an activation is, so it is part of what the dictionary is.
+            named = hashlib.blake2b(f"{spec.identity} {self.factor!r}".encode(), digest_size=16)
+            note = f"inputs are multiplied by {self.factor:.6g} (norm_scaling_factor in SAELens' list)"
+            spec = replace(
+                spec, input_factor=self.factor, identity=named.hexdigest(), notes=(*spec.notes, note)
             )
         kwargs = cast(Json, self.overrides.get("model_from_pretrained_kwargs") or {})
         return replace(
@@ -77,7 +89,11 @@ def registered(text: str) -> Registered | None:
 
 
 def _registered(release: Json, one: Json) -> Registered:
-    explained = one.get("variance_explained")
+    explained, factor = one.get("variance_explained"), one.get("norm_scaling_factor")
+    if factor is not None and not (isinstance(factor, int | float) and 0 < factor < sys.float_info.max):
+        raise CheckpointError(
+            f"SAELens' list has norm_scaling_factor {factor} for {one.get('id')}: expected a number above 0."
+        )
     return Registered(
         place=f"{release['repo_id']}:{one['path']}",
         model=release.get("model"),
@@ -85,6 +101,7 @@ def _registered(release: Json, one: Json) -> Registered:
             l0=None if one.get("l0") is None else float(one["l0"]),
             fvu=None if explained is None else 1 - float(explained),
         ),
+        factor=None if factor is None else float(factor),
         overrides=cast(Json, (release.get("config_overrides") or {}) | (one.get("config_overrides") or {})),
     )
 

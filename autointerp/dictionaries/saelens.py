@@ -83,7 +83,7 @@ class Saelens:
                 )
         check_shapes(weights, headers, shapes)
         files = [folder / CONFIG, weights]
-        if factor(settings) != 1.0:
+        if factor(settings) not in (None, 1.0):
             files.append(folder / SCALER)
         if (whitening := whitening_file(settings)) is not None:
             files.append(whitening)
@@ -95,8 +95,9 @@ class Saelens:
 
         settings = read_settings(spec.path / CONFIG)
         tensors = _read(spec, device)
-        if (scale := factor(settings)) != 1.0:
-            tensors = _scaled(tensors, scale, by_decoder_norm=spec.decoder_norm_gate)
+        assert spec.input_factor is not None  # `find_dictionary` gives no such
+        if spec.input_factor != 1.0:
+            tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=spec.decoder_norm_gate)
         if (path := whitening_file(settings)) is not None:
             tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)

@@ -66,7 +66,6 @@ def configured(folder: Path) -> DictionarySpec:
     selector, k = _selector(settings)
     is_transcoder = architecture(settings) in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
-    factor(settings)  # raises where it is needed and not there
     whitening_file(settings)
     hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
@@ -102,6 +101,7 @@ def configured(folder: Path) -> DictionarySpec:
         d_out=settings.count("d_out") if is_transcoder else None,
         is_transcoder=is_transcoder,
         transform=_transform(settings),
+        input_factor=factor(settings),
         model_was_centred=_was_centred(origin),
         decoder_norm_gate=gate,
         pursuit=pursuit,
@@ -127,8 +127,9 @@ def subtracts_b_dec(settings: Settings) -> bool:
     return settings.flag("apply_b_dec_to_input", absent)
 
 
-def factor(settings: Settings) -> float:
-    """What the weights expect inputs to be multiplied with; 1 where it is folded in already."""
+def factor(settings: Settings) -> float | None:
+    """What the weights expect inputs to be multiplied with: 1 where it is folded in already, None where it is not in
+    these files."""
     value = settings.values.get("normalize_activations")
     if value is not True and value != AVERAGE:  # early versions wrote true
         return 1.0
@@ -136,15 +137,10 @@ def factor(settings: Settings) -> float:
     found = read_settings(path).number("scaling_factor") if path.is_file() else None
     if architecture(settings) in TRANSCODERS:
         settings.refuse("normalize_activations", "for a transcoder this is not read.")
-    if found is None:
-        settings.refuse(
-            "normalize_activations",
-            f"the weights expect inputs times a factor that is not in these files (nor in {SCALER}, where "
-            "training checkpoints have it). Fold it in with SAELens "
-            "(sae.fold_activation_norm_scaling_factor(factor), sae.save_model(folder)) and use that folder.",
-        )
-    if not found > 0:
+    if found is not None and not found > 0:
         raise CheckpointError(f"{path}: scaling_factor is {found}: expected a number above 0.")
+    if found is None and architecture(settings) == "matching_pursuit":
+        settings.refuse("normalize_activations", f"for matching pursuit this is read with {SCALER} alone.")
     return found
 
 
@@ -173,7 +169,7 @@ def _pursuit(settings: Settings) -> Pursuit:
         return Pursuit()
     threshold = settings.number("residual_threshold")
     return Pursuit(
-        residual_below=(1e-2 if threshold is None else threshold) / factor(settings),
+        residual_below=(1e-2 if threshold is None else threshold) / (factor(settings) or 1.0),
         ends_on_repeat=settings.flag("stop_on_duplicate_support", True),
     )
 
@@ -249,7 +245,7 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append(_course(_pursuit(settings), settings.integer("max_iterations")))
     if kind in BATCH_TOPK:
         notes.append("a training dump: the threshold tracked in training stands for the top k of a batch")
-    if value != 1.0:
+    if value not in (None, 1.0):
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
     if settings.values.get("normalize_activations") == WHITENING:
         notes.append(f"inputs are whitened ({FILE})")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.types import Site
 
 if TYPE_CHECKING:
@@ -46,31 +47,6 @@ BY_DECODER: Final[frozenset[Selector]] = frozenset({"pursuit", "nnls"})
 
 BASIS_SHARE: Final = 64
 """Of raw neurons a token keeps one in so many, unless told otherwise."""
-
-
-Rule = Literal["batch_topk", "mutual_choice", "feature_choice", "sampled"]
-ColumnScore = Literal["l2", "entropy"]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How a dictionary that in training chose among the activations of a whole batch gets the thresholds by
-    which it is JumpReLU from then on, so that a token's code never depends on other tokens (`calibrate.py`)."""
-
-    rule: Rule
-    """`batch_topk` (arXiv 2412.06410): one threshold, the mean over batches of the smallest activation that is
-    among the k a token largest of its batch. `mutual_choice` (arXiv 2411.02124): one threshold, above which k
-    a token lie on average. `feature_choice` (the same): one a feature, above which each has an equal share of
-    these. `sampled` (arXiv 2508.21324): as mutual_choice, among a fixed pool of features; the others never
-    fire."""
-    k: float
-    """Codes that a token has on average. For feature_choice: m tokens of a batch of B, of F features: m F / B."""
-    batch_tokens: int = 4_096
-    """For batch_topk: tokens of a batch."""
-    pool: int | None = None
-    """For sampled: candidates (K l in the paper), those with the largest scores on all calibration tokens."""
-    column_score: ColumnScore = "l2"
-    """For sampled: the norm of a feature's activations, or the entropy of how they spread over tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +114,16 @@ class DictionarySpec:
     """The decoder writes to another place than the encoder reads."""
     transform: tuple[Transform, ...] = ()
     """What is done to the input first, in this order."""
+    input_factor: float | None = 1.0
+    """What the stored weights expect inputs to be multiplied with, which `load` folds in. None: by something that is
+    not in the files, so that they can't be used; SAELens' list may say it (`registry.py`)."""
     model_was_centred: bool = False
     """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
     written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
     one, `centre` is put in front of `transform` (centring.py)."""
+    without_value_bias: bool = False
+    """Of a dictionary of z: trained where TransformerLens' `fold_value_biases` had taken out of z what biases add to
+    it; where the model is here it is taken out again (stages/loading.py)."""
     decoder_norm_gate: bool = False
     """The selector sees scores: pre-activations times the norm of the feature's decoder row."""
     value_is_score: bool = True
@@ -166,6 +148,9 @@ class DictionarySpec:
     has_signs: bool = False
     """For custom and pursuit: activations may be negative, and in pursuit the largest product is that by
     magnitude."""
+    needs_sequence: bool = False
+    """What the tokens before a token predict of its vector is subtracted first (`Weights.predict`), so that its code
+    depends on these, and on them alone: encoding takes whole rows."""
     approximation: str | None = None
     """What is left out against the dictionary as trained; None if nothing."""
     notes: tuple[str, ...] = ()
@@ -213,6 +198,9 @@ if TYPE_CHECKING:
     Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
     """Of n tokens' (transformed) input [n, D], float32: values and features [n, K]; 0 is not active. A token's
     codes may not depend on the other tokens."""
+    Predict = Callable[[Tensor], Tensor]
+    """Of one row's vectors [T, D], float32, from its first token on: what of each the tokens before it predict,
+    [T, D]. The last of a row never change what comes out for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +236,8 @@ class Weights:
     """Of a transcoder: the (untransformed) input times this is added to the output."""
     encode: Encode | None = None
     """For custom."""
+    predict: Predict | None = None
+    """For `needs_sequence`. Codes are of what it leaves, and it is added to the reconstruction."""
 
     @property
     def encoder(self) -> Tensor:

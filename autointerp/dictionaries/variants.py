@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from autointerp.dictionaries.spec import Rule, Selector
+from autointerp.dictionaries.spec import Selector
+from autointerp.dictionaries.thresholds import Rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import Calibration, DictionarySpec, Selector
+from autointerp.dictionaries.spec import DictionarySpec, Selector
+from autointerp.dictionaries.thresholds import Calibration
 
 _WORDS: Final[dict[Selector, str]] = {
     "top_afa": "of a token the largest, as many as match the norm of its input",

@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from autointerp.activations.collect import Attached, Check, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collected import Collected
 from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
@@ -157,7 +158,7 @@ def open_cache(
     found, vectors = {name: resolved.dictionaries[name] for name in names}, source.vectors
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     calibrate_missing(run, vectors, found, product_dtype, progress, stop)
-    weights = {name: weights_of(run, name, entry.spec, str(vectors.device)) for name, entry in found.items()}
+    weights = {name: weights_of(run, name, entry, str(vectors.device)) for name, entry in found.items()}
     # Nobody expects a dictionary to reconstruct what a model does that it was not trained on.
     is_random = resolved.model is not None and resolved.model.random_seed is not None
     whole = {

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp import draw
-from autointerp.activations.collect import Attached, Collector, Masking, joined
+from autointerp.activations.collect import Attached, Collector, Masking
 from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
-from autointerp.dictionaries.spec import Calibration, DictionarySpec, Weights
+from autointerp.dictionaries.spec import Weights
+from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import RunError
 from autointerp.files import seal_of, write_sealed
 from autointerp.journal import Part
@@ -33,6 +33,7 @@ from autointerp.portion import CHECK_TOKENS
 from autointerp.progress import Progress, Stop
 from autointerp.run import CALIBRATION, Run
 from autointerp.sources import DictionaryFound
+from autointerp.stages.loading import load_weights
 from autointerp.types import Json
 
 _BATCH: Final = 2_048
@@ -40,11 +41,11 @@ _BATCH: Final = 2_048
 batch shapes, and thresholds must not."""
 
 
-def weights_of(run: Run, name: str, spec: DictionarySpec, device: str) -> Weights:
+def weights_of(run: Run, name: str, found: DictionaryFound, device: str) -> Weights:
     """Of the dictionary called `name`, with the thresholds that the run found for it. Raises CheckpointError,
     and RunError where these are not what was written."""
-    weights = reader_of(spec).load(spec, device)
-    if spec.calibration is None:
+    weights = load_weights(found, device)
+    if found.spec.calibration is None:
         return weights
     record, part = run.cache(name).located(CALIBRATION)[CALIBRATION]
     path = part.with_suffix(".npy")
@@ -81,12 +82,12 @@ def _calibrate(
     progress: Progress,
     stop: Stop,
 ) -> None:
-    weights = reader_of(found.spec).load(found.spec, str(vectors.device))
+    weights = load_weights(found, str(vectors.device))
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     collector = Collector(vectors, {name: Attached(found.inputs, encoder, None)}, masking, _BATCH)
     shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
-    first_ND = joined(collector.first_vectors(shards, CHECK_TOKENS), found.inputs)
+    first_ND = collector.first_vectors(shards, CHECK_TOKENS).inputs(name, found.inputs).x_ND
     ratio = float("inf") if masking.sink_ratio is None else masking.sink_ratio
     longest = ratio * float(first_ND.norm(dim=1).median())
     del first_ND
@@ -97,11 +98,12 @@ def _calibrate(
     progress.begin(f"calibrate · {name}", n_passes * n_tokens, "tokens")
 
     def inputs() -> Iterator[Tensor]:
-        for x_nD in collector.vectors(name, rows, numbers):
+        for read in collector.inputs(name, rows, numbers):
             stop.check()
+            x_nD = read.encoded
             progress.advance(len(x_nD))
             encoder.check_finite(int((~torch.isfinite(x_nD)).any(dim=1).sum()), len(x_nD))
-            yield x_nD[x_nD.norm(dim=1) <= longest]
+            yield x_nD[read.x_ND.norm(dim=1) <= longest]
 
     with torch.inference_mode():
         thresholds = calibrated(encoder, inputs, n_tokens)

@@ -14,12 +14,12 @@ import orjson
 import torch
 from torch import Tensor
 
-from autointerp.activations.collect import Attached, Collector, Masking, joined, unexplained
+from autointerp.activations.collect import Attached, Collector, Masking, unexplained
+from autointerp.activations.looked_at import Inputs, joined
 from autointerp.activations.rows import row_shards
 from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import reader_of
 from autointerp.errors import SiteError
 from autointerp.files import write_atomically
 from autointerp.fits import CHECKED, Fit
@@ -30,10 +30,11 @@ from autointerp.run import VOCABULARY, Run
 from autointerp.sources import DictionaryFound
 from autointerp.stages.cache import choose_device, target_of
 from autointerp.stages.frozen import CPU_BATCH
+from autointerp.stages.loading import load_weights
 from autointerp.stages.sources import open_source
 from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import locate
-from autointerp.subject.value_bias import read_value_bias
+from autointerp.subject.value_bias import read_folded_bias, read_value_bias
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Point, Site
 
@@ -57,11 +58,14 @@ class Reading:
     x_ND: Tensor
     y_NO: Tensor | None
     """What it should make of them; None where that is not known or not here."""
+    predicted_ND: Tensor | None = None
+    """What the tokens before them predict of these, for a dictionary that `needs_sequence`."""
 
-    def elsewhere(self, name: str, x_ND: Tensor) -> Reading:
+    def elsewhere(self, name: str, x_ND: Tensor, predicted_ND: Tensor | None = None) -> Reading:
         """The same dictionary on other vectors; what a transcoder predicts stays what it is."""
         spec, weights = self.convention.spec, self.convention.weights
-        return Reading(Convention(name, spec, weights), x_ND, self.y_NO if spec.is_transcoder else x_ND)
+        y_NO = self.y_NO if spec.is_transcoder else x_ND
+        return Reading(Convention(name, spec, weights), x_ND, y_NO, predicted_ND)
 
 
 def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -76,7 +80,7 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
     for name, found in resolved.dictionaries.items():
         target = target_of(found, from_model=resolved.model is not None)
         twin = other_side(found, resolved.model)
-        weights = reader_of(found.spec).load(found.spec, str(source.vectors.device))
+        weights = load_weights(found, str(source.vectors.device))
         encoder = Encoder(found.spec, weights)
         attached = {name: Attached(found.inputs, encoder, target)}
         if twin is not None:
@@ -84,11 +88,11 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         masking = Masking(run.first_position, None)
         collector = Collector(source.vectors, attached, masking, CPU_BATCH)
         shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
-        vectors = collector.first_vectors(shards, run.recipe.cache.n_tokens)
-        usual_N = _usual(joined(vectors, found.inputs), run.recipe.cache.sink_ratio)
-        vectors = {site: x_ND[usual_N.to(x_ND.device)] for site, x_ND in vectors.items()}
-        y_NO = None if target is None else joined(vectors, target)
-        as_read = Reading(Convention("as read", found.spec, weights), joined(vectors, found.inputs), y_NO)
+        first = collector.first_vectors(shards, run.recipe.cache.n_tokens)
+        first = first.chosen(_usual(joined(first.x_of, found.inputs), run.recipe.cache.sink_ratio))
+        read = first.inputs(name, found.inputs)
+        y_NO = None if target is None else joined(first.x_of, target)
+        as_read = Reading(Convention("as read", found.spec, weights), read.x_ND, y_NO, read.predicted_ND)
         readings = [as_read]
         if y_NO is not None:
             readings += [
@@ -96,13 +100,18 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
                 for convention in alternatives(found.spec, weights, as_read.x_ND)
             ]
             if twin is not None:
-                readings.append(as_read.elsewhere(f"at {twin} ({_SIDES[twin.point]})", vectors[twin]))
+                there = first.inputs(f"{name}/twin", (twin,))
+                words = f"at {twin} ({_SIDES[twin.point]})"
+                readings.append(as_read.elsewhere(words, there.x_ND, there.predicted_ND))
+            if as_read.predicted_ND is not None:
+                readings.append(as_read.elsewhere("with nothing predicted by the tokens before", read.x_ND))
             readings += without_value_bias(as_read, found, resolved.model)
         progress.begin(f"check · {name}", len(readings), "conventions")
         fits[name] = []
         for reading in readings:
             stop.check()
-            fits[name].append(fit_of(reading.convention, reading.x_ND, reading.y_NO))
+            inputs = Inputs(reading.x_ND, reading.predicted_ND)
+            fits[name].append(fit_of(reading.convention, inputs, reading.y_NO))
             progress.advance()
         progress.end()
     content = {name: [dataclasses.asdict(fit) for fit in of_one] for name, of_one in fits.items()}
@@ -125,8 +134,15 @@ def other_side(found: DictionaryFound, model: ModelFiles | None) -> Site | None:
 def without_value_bias(
     as_read: Reading, found: DictionaryFound, model: ModelFiles | None
 ) -> Iterator[Reading]:
-    """For z: less what the value bias adds to it, as after TransformerLens' fold_value_biases."""
+    """For z: less what the value bias adds to it, as after TransformerLens' fold_value_biases; with it, where
+    that is how it is read."""
     if model is None or found.further_sites or found.site.point != "z":
+        return
+    if found.biases_of is not None:
+        bias_D = read_folded_bias(model, found.site.layer, str(as_read.x_ND.device))
+        if bias_D is not None and bias_D.any():
+            # What is subtracted from z and added again cancels against this.
+            yield as_read.elsewhere("with the value bias left in z", as_read.x_ND + bias_D)
         return
     bias_D = read_value_bias(model, found.site.layer, str(as_read.x_ND.device))
     if bias_D is not None and bias_D.any():
@@ -142,9 +158,10 @@ def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
 
 
 @torch.inference_mode()
-def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
+def fit_of(convention: Convention, inputs: Inputs, y_NO: Tensor | None) -> Fit:
     """On these tokens, on which thresholds are found first where the dictionary stores none. Raises
     CheckpointError where they can't be."""
+    x_ND = inputs.encoded
     weights, n_columns, thresholds = convention.weights, convention.spec.n_columns, None
     if convention.spec.calibration is not None:
         found = calibrated(Encoder(convention.spec, weights), lambda: iter([x_ND]), len(x_ND))
@@ -156,7 +173,7 @@ def fit_of(convention: Convention, x_ND: Tensor, y_NO: Tensor | None) -> Fit:
     n_alive = int((torch.bincount(codes.feature_M, minlength=n_columns) > 0).sum())
     fvu = ratio = None
     if y_NO is not None:
-        y_hat_NO = encoder.decode(codes, x_ND)
+        y_hat_NO = inputs.decoded(encoder, codes)
         fvu = unexplained(y_NO, y_hat_NO)
         ratio = float((y_hat_NO.norm(dim=1) / y_NO.norm(dim=1).clamp_min(1e-12)).mean())
     return Fit(

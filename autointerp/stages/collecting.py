@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from autointerp.activations.cap import shard_arrays, share
-from autointerp.activations.collect import Kept
+from autointerp.activations.collected import Kept
 from autointerp.activations.passes import Pass
 from autointerp.activations.rows import Rows, RowShard
 from autointerp.activations.shards import save_shard

@@ -85,7 +85,7 @@ class Intervening:
         self._run, self._found, self._stop = run, found, stop
         self._settings, self._seed = run.recipe.intervention, run.recipe.seed
         self._bos = bos_of(subject.tokenizer) if run.recipe.cache.prepend_bos else None
-        self._weights: Weights = weights_of(run, name, found.spec, str(subject.device))
+        self._weights: Weights = weights_of(run, name, found, str(subject.device))
         self._sites = found.writes
         self._widths = [width_at(site, subject.architecture) for site in self._sites]
         self._steering = Steering(subject, self._sites, n_tokens)

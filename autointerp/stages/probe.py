@@ -58,7 +58,7 @@ class Probing:
     def __init__(self, run: Run, name: str, resolved: Resolved, source: Source) -> None:
         assert source.vectors is not None  # `needs` refuses recipes without a model
         cache, found = run.recipe.cache, resolved.dictionaries[name]
-        weights = weights_of(run, name, found.spec, str(source.vectors.device))
+        weights = weights_of(run, name, found, str(source.vectors.device))
         self._tokenizer = source.tokenizer
         self._bos = bos_of(source.tokenizer) if cache.prepend_bos else None
         assert cache.context_length is not None  # filled by `resolve`

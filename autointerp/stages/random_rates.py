@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autointerp.activations.collect import Attached, Collected, Collector, Masking
+from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collected import Collected
 from autointerp.activations.passes import WORTH_IT
 from autointerp.activations.random_rates import RandomCounts, RandomTokens
 from autointerp.activations.random_tokens import TokenUrn, drawable, random_rows
@@ -72,7 +73,7 @@ def _counted(found: DictionaryFound, missing: list[FeatureId]) -> NDArray[np.int
 def _attached(
     run: Run, name: str, found: DictionaryFound, features: NDArray[np.int64], device: torch.device
 ) -> Attached:
-    weights = weights_of(run, name, found.spec, str(device))
+    weights = weights_of(run, name, found, str(device))
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
     encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
     is_whole = len(features) == found.spec.n_columns

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from autointerp.activations.collect import Kept
+from autointerp.activations.collected import Kept
 from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.delphi_firings import DelphiFirings
 from autointerp.activations.dump import Dump

@@ -1,0 +1,86 @@
+"""The tokens of a batch that are looked at: what they are at every site, and what a dictionary reads of them.
+
+Most dictionaries read each token by itself. What one that `needs_sequence` reads of a token depends on the tokens
+before it in its row, also on those that nobody looks at, BOS among them: so it is made here, where rows are whole.
+
+Shape letters: B rows, T positions, N = tokens looked at, D = width of the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.types import Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a dictionary reads of some tokens."""
+
+    x_ND: Tensor
+    predicted_ND: Tensor | None = None
+    """What the tokens before them predict of it; None for a dictionary that reads each token by itself."""
+
+    @property
+    def encoded(self) -> Tensor:
+        """What its encoder takes [N, D]."""
+        return self.x_ND if self.predicted_ND is None else self.x_ND.float() - self.predicted_ND
+
+    def __getitem__(self, which: Tensor | slice) -> Inputs:
+        return Inputs(self.x_ND[which], None if self.predicted_ND is None else self.predicted_ND[which])
+
+    def decoded(self, encoder: Encoder, codes: Codes) -> Tensor:
+        """What the dictionary makes of them [N, O], whose codes are `codes`."""
+        y_hat_NO = encoder.decode(codes, self.encoded)
+        return y_hat_NO if self.predicted_ND is None else y_hat_NO + self.predicted_ND
+
+
+class LookedAt:
+    """One batch, behind the forward pass."""
+
+    def __init__(
+        self, captured: Mapping[Site, Tensor], lengths: NDArray[np.int64], look_BT: NDArray[np.bool_]
+    ) -> None:
+        """`captured`: [B, T, D] by site, anything behind a row's end. `look_BT`: which tokens are looked at."""
+        self._captured, self._lengths = captured, lengths
+        self._look_N = torch.from_numpy(np.flatnonzero(look_BT))
+        self._at: dict[Site, Tensor] = {}
+
+    def at(self, site: Site) -> Tensor:
+        """[N, D], on the device of the site."""
+        if site not in self._at:
+            self._at[site] = self._chosen(self._captured[site])
+        return self._at[site]
+
+    def inputs(self, encoder: Encoder, sites: Sequence[Site]) -> Inputs:
+        """What a dictionary at `sites` reads."""
+        x_ND = joined({site: self.at(site) for site in sites}, sites)
+        if not encoder.spec.needs_sequence:
+            return Inputs(x_ND)
+        x_BTD = joined({site: self._captured[site] for site in sites}, sites)
+        return Inputs(x_ND, self._chosen(encoder.predicted(x_BTD, self._lengths.tolist())))
+
+    def _chosen(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.flatten(0, 1).index_select(0, sent(self._look_N, x_BTD.device))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def joined(x_of: Mapping[Site, Tensor], sites: Sequence[Site]) -> Tensor:
+    """The vectors of several sites, one behind the other, on the device of the first."""
+    if len(sites) == 1:
+        return x_of[sites[0]]
+    first = x_of[sites[0]]
+    return torch.cat([first, *(x_of[site].to(first.device) for site in sites[1:])], dim=-1)
