@@ -25,6 +25,7 @@ LAYERS = [
         "demo",
         "progress",
         "children",
+        "spread",
     },
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},

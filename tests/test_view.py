@@ -212,11 +212,11 @@ def window(band: int | None, stratum: str | None = None) -> Window:
 
 
 def test_windows_are_chosen_one_of_each_group_after_another() -> None:
-    windows = [window(0)] * 3 + [window(1)] * 2 + [window(None, "random")] * 3
-    assert chosen(windows, None) == chosen(windows, 8) == list(range(8))
-    assert chosen(windows, 3) == [0, 3, 5]
-    assert chosen(windows, 5) == [0, 1, 3, 4, 5]
-    assert chosen(windows, 7) == [0, 1, 2, 3, 4, 5, 6]
+    cells = [0] * 3 + [1] * 2 + ["random"] * 3
+    assert chosen(cells, None) == chosen(cells, 8) == list(range(8))
+    assert chosen(cells, 3) == [0, 3, 5]
+    assert chosen(cells, 5) == [0, 1, 3, 4, 5]
+    assert chosen(cells, 7) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_predictions_find_the_window_that_they_are_of() -> None:
@@ -226,7 +226,7 @@ def test_predictions_find_the_window_that_they_are_of() -> None:
         "actual": [[0.0, 0.0], [0.0, 1.235], [5.0, 5.0]], "band": [None, 0, None],
         "stratum": ["random", None, None], "document": ["00000000"] * 3,
     }  # fmt: skip
-    assert trials_entry(trials, windows)["window"] == [1, 0, None]
+    assert trials_entry(trials, lambda: windows)["window"] == [1, 0, None]
 
 
 def test_columns_without_content_are_left_out_and_those_without_trials_are_not() -> None:
@@ -238,8 +238,8 @@ def test_columns_without_content_are_left_out_and_those_without_trials_are_not()
         "marks": [[]],
         "document": ["x"],
     }
-    assert trials_entry(trials, []) == {"kind": "judged", "window": [0], "truth": [False]}
-    assert trials_entry({"kind": "judged", "truth": [], "document": []}, []) == {
+    assert trials_entry(trials, list) == {"kind": "judged", "window": [0], "truth": [False]}
+    assert trials_entry({"kind": "judged", "truth": [], "document": []}, list) == {
         "kind": "judged",
         "truth": [],
     }
@@ -251,7 +251,7 @@ def test_every_kind_of_trials_has_its_rows_in_the_page_and_only_columns() -> Non
     assert set(kinds) == set(get_args(AnyTrials))
     for kind in kinds:
         assert re.search(rf'^  "?{kind.kind}"?: \(trials', script, re.M), kind.kind
-        found = trials_entry(record(kind()), [])
+        found = trials_entry(record(kind()), list)
         assert all(isinstance(column, list) for name, column in found.items() if name != "kind")
 
 
