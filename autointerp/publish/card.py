@@ -55,9 +55,9 @@ class Prompted:
     """None where the template that made them is not there any more."""
 
 
-def card(run: Run, manifest: Manifest, published: Published) -> str:
+def card(run: Run, manifest: Manifest, published: Published, *, jobs: int = 1) -> str:
     """Markdown with its YAML head. Reads the journals; memory: one unit's records."""
-    summaries = [summarise(run, name) for name in run.recipe.dictionaries]
+    summaries = [summarise(run, name, jobs=jobs) for name in run.recipe.dictionaries]
     recipe = public_recipe(run.recipe)
     names = ", ".join(run.recipe.dictionaries)
     title = _one_line(f"What features of {public(run.recipe.model.path or 'an unknown model')} do: {names}")
