@@ -15,6 +15,7 @@ from autointerp.metrics import MeanOver, mean_over_features
 from autointerp.metrics.differences import Difference, unpaired
 from autointerp.run import Run
 from autointerp.scored import Instance, instances, scored
+from autointerp.sections import fault
 
 CONTROLS: Final = "controls.json"
 """In the folder of the run that is compared."""
@@ -84,8 +85,7 @@ def load(run: Run) -> list[Row]:
     try:
         return pydantic.TypeAdapter(list[Row]).validate_json(path.read_bytes())
     except pydantic.ValidationError as error:
-        fault = error.errors()[0]
         raise RunError(
-            f"{path} can't be read ({'.'.join(map(str, fault['loc']))}: {fault['msg']}). Delete it, or make it anew: "
+            f"{path} can't be read ({fault(error.errors()[0])}). Delete it, or make it anew: "
             f"autointerp controls {run.path}"
         ) from error

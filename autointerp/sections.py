@@ -51,7 +51,9 @@ def instance(kind: plugins.Kind, section: PluginSection) -> Any:
 def fault(detail: Any) -> str:
     """One fault that pydantic found, in a line."""
     place = ".".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg'].lower()} (found {detail['input']!r})"
+    found = repr(detail["input"])
+    shown = found if len(found) <= 200 else f"{found[:200]}..."
+    return f"{place}: {detail['msg'].lower()} (found {shown})"
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
