@@ -25,9 +25,9 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 MOST_JOBS: Final = 8
-_WORTH_A_PROCESS: Final = 500
+WORTH_A_PROCESS: Final = 500
 """Features: some two seconds of work, where a process takes one to start."""
-_FEATURES_A_BUNDLE: Final = 128
+FEATURES_A_BUNDLE: Final = 128
 _AHEAD: Final = 2
 """Pieces that wait for a process, so that none waits for a piece."""
 
@@ -41,7 +41,7 @@ def n_cores() -> int:
 
 def worth(jobs: int, n_features: int) -> int:
     """How many of so many processes pay."""
-    return max(1, min(jobs, n_features // _WORTH_A_PROCESS))
+    return max(1, min(jobs, n_features // WORTH_A_PROCESS))
 
 
 def bundles(pieces: Sequence[Piece], sizes: Sequence[int]) -> Iterator[list[Piece]]:
@@ -51,7 +51,7 @@ def bundles(pieces: Sequence[Piece], sizes: Sequence[int]) -> Iterator[list[Piec
     for piece, size in zip(pieces, sizes, strict=True):
         bundle.append(piece)
         n_features += size
-        if n_features >= _FEATURES_A_BUNDLE:
+        if n_features >= FEATURES_A_BUNDLE:
             yield bundle
             bundle, n_features = [], 0
     if bundle:

@@ -151,6 +151,25 @@ def test_what_rounding_leaves_of_equal_scores_is_no_document() -> None:
     assert mean is not None and mean.low == mean.high == 0.0
 
 
+def test_a_population_in_pieces_is_the_same_to_the_last_bit() -> None:
+    """Sums of floating-point numbers depend on their order: that of the features stays."""
+    rng = np.random.default_rng(0)
+    features = [
+        (rng.random(), [(f"{n:03x}00000", rng.normal() / 7) for n in rng.integers(0, 40, 30)])
+        for _ in range(50)
+    ]
+    whole, pieces = Population(), Population()
+    for feature in features:
+        whole.add(*feature)
+    for first in range(0, 50, 7):
+        piece = Population()
+        for feature in features[first : first + 7]:
+            piece.add(*feature)
+        pieces.extend(piece)
+    assert pieces.mean(seed=0, purpose="x") == whole.mean(seed=0, purpose="x")
+    assert pieces.values == whole.values == [value for value, _ in features]
+
+
 def test_documents_add_to_the_number_that_is_the_headline() -> None:
     """One active and two silent windows, two answers right: plain accuracy 2/3, balanced accuracy 3/4."""
     trials = Trials(

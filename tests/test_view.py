@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from autointerp import floors
+from autointerp import floors, spread
 from autointerp.bench.made_up_run import DICTIONARY, make_run
 from autointerp.cli import app
 from autointerp.errors import RunError
@@ -150,6 +150,46 @@ def test_shards_are_ranges_of_rows(
     }
     assert data["index"][0]["features_a_shard"] == 2
     assert features_of(tmp_path / "page") == features_of(made[1])
+
+
+def test_a_large_run_has_no_more_shards_but_larger_ones(
+    made: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_folder, "FEATURES_A_SHARD", 1)
+    monkeypatch.setattr(view_folder, "MOST_SHARDS", 2)
+    write_folder(made[0], tmp_path / "page", single=False)
+    data = data_of(tmp_path / "page")
+    assert data["index"][0]["features_a_shard"] == 4  # 1 and 2 give five shards and three
+    assert {name: len(found) for name, found in data.items() if name[0] == "s"} == {"s00000": 4, "s00001": 1}
+
+
+def test_processes_give_the_same_bytes(
+    made: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 features in pieces of one or two; each piece in one of two processes."""
+    monkeypatch.setattr(spread, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(spread, "FEATURES_A_BUNDLE", 1)
+    for jobs in (1, 2):
+        write_folder(made[0], tmp_path / str(jobs), single=False, jobs=jobs)
+    assert content_of(tmp_path / "1") == content_of(tmp_path / "2")
+    assert content_of(tmp_path / "1").keys() >= {"index.html", "data/index.js", "data/s00000.js"}
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_windows_of_some_places_are_those_of_the_whole_split(made: tuple[Run, Path]) -> None:
+    run, _ = made
+    key = str(run.asked(DICTIONARY)[0])
+    unit = unit_of_feature(FeatureId.parse(key).index)
+    store = unit_windows(run, DICTIONARY, unit, [key], load_vocabulary(run))[key]
+    heldout = store.heldout(key)
+    whole = [*heldout.active, *heldout.silent]
+    assert store.cells(key, "heldout") == [one.stratum or one.band for one in whole]
+    for at in (list(range(len(whole))), [0, 3, len(whole) - 1], list[int]()):
+        assert store.windows(key, "heldout", at) == [whole[place] for place in at]
 
 
 def test_with_fewer_windows_every_trial_stays(made: tuple[Run, Path], tmp_path: Path) -> None:

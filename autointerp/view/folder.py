@@ -24,7 +24,10 @@ from autointerp.view.columns import Index
 from autointerp.view.packed import packed, script
 from autointerp.view.page import GENERATOR, page
 
-FEATURES_A_SHARD: Final = 64
+FEATURES_A_SHARD: Final = 16
+"""At least: to open a feature its shard is read. Of large runs twice as many, or four times ..., so that there are"""
+MOST_SHARDS: Final = 8_000
+"""or fewer."""
 SINGLE_UP_TO: Final = 200
 """Features of a run that is one file unless told otherwise."""
 ALL_WINDOWS_UP_TO: Final = 2_000
@@ -102,6 +105,9 @@ class _Writer:
         self.single = n_asked <= SINGLE_UP_TO if single is None else single
         self.n_windows = WINDOWS if n_windows is None and n_asked > ALL_WINDOWS_UP_TO else n_windows
         self._n_asked = n_asked
+        self._features_a_shard = FEATURES_A_SHARD
+        while self._features_a_shard * MOST_SHARDS < n_asked:
+            self._features_a_shard *= 2
         self._blocks: dict[str, list[str]] = {}
         self._index = Index(list(run.recipe.dictionaries), list(run.recipe.explainers), run.scored())
 
@@ -112,7 +118,7 @@ class _Writer:
         n_shards = 0
         for payload in self._payloads():
             payloads.append(payload)
-            if len(payloads) == FEATURES_A_SHARD:
+            if len(payloads) == self._features_a_shard:
                 self._put(folder, f"s{n_shards:05}", payloads)
                 payloads, n_shards = [], n_shards + 1
         if payloads:
@@ -134,7 +140,7 @@ class _Writer:
     def _head(self) -> Json:
         summaries = [summarise(self._run, name, jobs=self._jobs) for name in self._run.recipe.dictionaries]
         return {
-            "features_a_shard": FEATURES_A_SHARD,
+            "features_a_shard": self._features_a_shard,
             "n_windows": self.n_windows,
             "card": card(self._run, summaries),
         }
