@@ -5,6 +5,7 @@ Every time is until the browser has painted what was asked for: two frames at mo
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 import statistics
@@ -95,10 +96,9 @@ def browse(page: Path) -> Browsed | Missing:
         return Missing(f"no browser: none of {', '.join(_BROWSERS)} is installed")
     if importlib.util.find_spec("playwright") is None:
         return Missing("no playwright: `make install-view` makes an environment that has it")
-    from playwright.sync_api import sync_playwright
-
-    started: Any = sync_playwright()
-    with started as playwright:
+    # By name: `make install-view` has it, the environment that types are checked in has not.
+    api: Any = importlib.import_module("playwright.sync_api")
+    with api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=browser, args=["--no-sandbox", "--enable-precise-memory-info"]
         )
@@ -110,12 +110,15 @@ def browse(page: Path) -> Browsed | Missing:
 def _look(page: Any, path: Path) -> Browsed:
     page.set_default_timeout(1e3 * _ALL_S)
     page.goto(path.resolve().as_uri())
-    marks = {name: _mark(page, name) for name in ("usable", "searchable")}
+    usable, searchable = _mark(page, "usable"), _mark(page, "searchable")
     page.wait_for_selector("#pane > *")
     times: dict[str, list[float]] = page.evaluate(_TIMES, {"queries": _QUERIES, "n": _N_OPENED})
     return Browsed(
-        **marks,
-        **{name: Times.of(found) for name, found in times.items()},
+        usable=usable,
+        searchable=searchable,
+        search=Times.of(times["search"]),
+        sort=Times.of(times["sort"]),
+        open=Times.of(times["open"]),
         heap=page.evaluate("performance.memory.usedJSHeapSize"),
     )
 
