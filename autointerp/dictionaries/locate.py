@@ -100,9 +100,9 @@ def describe_place(path: Path) -> DictionarySpec:
         return describe_place(path / below[0])
     if below:
         raise CheckpointError(many_dictionaries(path, below))
-    formats = "; ".join(plugins.summary("dictionaries", name) for name in readers)
+    formats = "".join(f"\n  {plugins.summary('dictionaries', name)}" for name in readers)
     holds = f" It holds: {contents(path)}." if path.is_dir() else ""
-    raise CheckpointError(f"{path} is no dictionary of a known format.{holds} Known formats: {formats}")
+    raise CheckpointError(f"{path} is no dictionary of a known format.{holds} Known formats:{formats}")
 
 
 def reader_of(spec: DictionarySpec) -> Reader:

@@ -62,6 +62,8 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Raises PublishedError for a folder or file that is not as above."""
     found = Results()
+    if not folder.is_dir():
+        raise PublishedError(f"there is no folder {folder}. `import` takes a folder, or hub:ORG/NAME.")
     explanations, scores = folder / "explanations", folder / "scores"
     if not explanations.is_dir() or not scores.is_dir():
         raise PublishedError(
