@@ -134,7 +134,7 @@ class _Teller(threading.Thread):
         there.finish(exit_code=0 if self.is_whole else 1)
 
     def _begun(self) -> Any:
-        import wandb  # seconds, and not everybody has it
+        import wandb  # type: ignore[import-not-found]  # an extra; takes seconds to load
 
         entity, _, project = self._project.rpartition("/")
         kept = self._run.path / KEPT

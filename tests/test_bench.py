@@ -14,16 +14,21 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from autointerp.bench.browsing import Missing, browse
 from autointerp.bench.cache import CacheBench
 from autointerp.bench.llm import LLMBenches
 from autointerp.bench.made_up_cache import CacheSize, make_cache, open_cache
+from autointerp.bench.made_up_explained import make_explained_run
 from autointerp.bench.sample import SampleBenches
+from autointerp.bench.view import ViewBench
 from autointerp.cli import app
 from autointerp.journal import Journal
 from autointerp.report import bench as report
+from autointerp.report.summary import summarise
+from autointerp.run import Run
 from autointerp.sampling.sample import Sampler
 from autointerp.sampling.settings import SamplingSettings
-from autointerp.stages.sample import save_samples
+from autointerp.stages.sample import load_vocabulary, save_samples, unit_windows
 from autointerp.types import FeatureId
 
 
@@ -119,6 +124,52 @@ def test_peak_memory_is_that_of_the_program_not_of_who_started_it() -> None:
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
     before, behind = map(int, done.stdout.split())
     assert 1e6 < before < 100e6 and 90e6 < behind - before < 120e6 and len(held) == 200_000_000
+
+
+def test_bench_view_builds_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 features in a shard of 16 and one of 4, with index, texts and the page itself. Whether there is a browser
+    or not, it is told."""
+    found, printed = ran(monkeypatch, "view", "--features", "20", "--jobs", "1")
+    assert isinstance(found, ViewBench)
+    built = found.built
+    assert (built.n_features, built.n_files, built.n_windows) == (20, 5, None)
+    assert 20 * 5_000 < built.n_bytes < 20 * 50_000 + 200_000
+    assert 0 < built.wall_s < 120 and built.cpu_ms == pytest.approx(1e3 * built.cpu_s / 20)
+    assert 20e6 < built.peak_rss < 2e9 and built.peak_rss_child == 0
+    assert f"{built.cpu_ms:,.1f} ms" in printed and "5 files" in printed
+    if isinstance(found.browsed, Missing):
+        assert found.browsed.why in printed
+    else:
+        assert 0 < found.browsed.usable <= found.browsed.searchable
+        assert f"worst {found.browsed.open.worst:,.0f}" in printed
+
+
+def test_a_page_that_nobody_can_look_at_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = browse(tmp_path / "index.html")
+    assert found == Missing("no browser: none of chromium, chromium-browser, google-chrome is installed")
+
+
+def test_the_made_up_run_repeats_its_features_under_other_names(tmp_path: Path) -> None:
+    """258: a unit, and two features of the next, with the windows and trials of the first two."""
+    run = make_explained_run(tmp_path / "run", 258)
+    vocabulary = load_vocabulary(run)
+    few, more = (run.existing("sample", "bench").read(unit) for unit in ("000000000", "000000256"))
+    assert (len(few), list(more)) == (256, ["bench/256", "bench/257"])
+    for number in range(2):
+        old, new = f"bench/{number}", f"bench/{256 + number}"
+        assert more[new] | {"key": old} == few[old]
+        stores = [
+            unit_windows(run, "bench", f"{256 * at:09d}", [key], vocabulary)[key]
+            for at, key in enumerate((old, new))
+        ]
+        assert stores[0].heldout(old) == stores[1].heldout(new)
+        explained = [run.existing("explain", "bench", "plain").read(f"{256 * at:09d}") for at in range(2)]
+        assert explained[0][old]["text"] != explained[1][new]["text"]
+    summary = summarise(Run.open(run.path), "bench")
+    assert (summary.n_asked, summary.n_sampled) == (258, 258)
 
 
 CACHE = ("cache", "--tokens", "2000", "--width", "256", "--k", "8", "--d-model", "64", "--layers", "2")

@@ -26,6 +26,7 @@ LAYERS = [
         "progress",
         "children",
         "garbage",
+        "spread",
     },
     {"files", "portion"},
     {"journal", "lock", "metrics", "prompting", "plugins"},

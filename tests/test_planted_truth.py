@@ -20,7 +20,7 @@ from autointerp.metrics import measure
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
+from autointerp.metrics.paired import Discordant, less, p_signed_rank
 from autointerp.trials import Choices, Differences, Predictions, Ranked, Responses, Trials
 from autointerp.types import Facts, Interval, Stratum
 
@@ -365,7 +365,7 @@ def test_the_difference_of_two_judges_is_found() -> None:
                 luck = np.where(rng.random(40) < 0.5, common, rng.random(40))
                 answer = [bool(is_right) == one for is_right, one in zip(luck < rate, truth, strict=True)]
                 pair.append(trials_of(truth, cast("list[bool | None]", answer), document=documents))
-            pooled.add(right_in_both(pair[0]) - right_in_both(pair[1]), influences_of_difference(*pair))
+            pooled.add(right_in_both(pair[0]) - right_in_both(pair[1]), less(*map(influences, pair)))
         mean = pooled.mean(seed=number, purpose="test")
         assert mean is not None and mean.low is not None and mean.high is not None
         coverage.add(Interval(mean.value, mean.low, mean.high))

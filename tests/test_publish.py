@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +48,7 @@ from autointerp.types import Explanation, Json, Sample, Score
 from here import device_here
 from test_published import judged, write
 from tiny import Tiny
+from viewed import make_viewed_run
 
 SCRIPTED = {"use": "scripted", "function": "judge:answer"}
 SHORT: Json = {
@@ -414,6 +416,30 @@ def test_what_is_there_is_not_made_again_and_what_changed_is(
     assert len(made) == 3
     changed = [name for name, file in second.files.items() if file.sha256 != first.files[name].sha256]
     assert "data/layers.1/explanations-000000000.parquet" in changed
+
+
+def test_processes_make_the_same_set_and_tell_what_they_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four features in two files of each table; each process looks for secrets, and the two finds come together."""
+    mine = make_viewed_run(tmp_path / "run", 4)
+    monkeypatch.setattr("autointerp.publish.folder.shards", partial(shards.shards, per_file=1))
+    one, two = (
+        build(mine, tmp_path / str(jobs), Options(), to="org/name", licence="unknown", jobs=jobs)
+        for jobs in (1, 2)
+    )
+    assert one.n_made == two.n_made == 6
+    assert one.manifest == two.manifest and len(one.manifest.files) > 6
+    for name in (*one.manifest.files, "README.md"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    units = mine.existing("explain", "bench", "plain").units()
+    said = [
+        next(iter(mine.existing("explain", "bench", "plain").read(unit).values()))["text"] for unit in units
+    ]
+    for number, text in enumerate(said):
+        monkeypatch.setenv(f"NUMBER_{number}_TOKEN", text)
+    with pytest.raises(SecretFound, match=r"(?s)value of \$NUMBER_0_TOKEN.*value of \$NUMBER_1_TOKEN"):
+        build(mine, tmp_path / "3", Options(), to="org/name", licence="unknown", jobs=2)
 
 
 def test_an_unfinished_run_is_published_as_far_as_it_is(run: Run, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import random
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from rich.console import Console
 from autointerp import pipeline
 from autointerp import trials as trial_records
 from autointerp.metrics.features import Population
-from autointerp.metrics.influence import influences, of_many_judged
+from autointerp.metrics.influence import influences
 from autointerp.report.summary import Summary, summarise
 from autointerp.report.terminal import print_summary
 from autointerp.run import Run
@@ -155,6 +153,25 @@ def test_what_rounding_leaves_of_equal_scores_is_no_document() -> None:
     assert mean is not None and mean.low == mean.high == 0.0
 
 
+def test_a_population_in_pieces_is_the_same_to_the_last_bit() -> None:
+    """Sums of floating-point numbers depend on their order: that of the features stays."""
+    rng = np.random.default_rng(0)
+    features = [
+        (rng.random(), [(f"{n:03x}00000", rng.normal() / 7) for n in rng.integers(0, 40, 30)])
+        for _ in range(50)
+    ]
+    whole, pieces = Population(), Population()
+    for feature in features:
+        whole.add(*feature)
+    for first in range(0, 50, 7):
+        piece = Population()
+        for feature in features[first : first + 7]:
+            piece.add(*feature)
+        pieces.extend(piece)
+    assert pieces.mean(seed=0, purpose="x") == whole.mean(seed=0, purpose="x")
+    assert pieces.values == whole.values == [value for value, _ in features]
+
+
 def test_documents_add_to_the_number_that_is_the_headline() -> None:
     """One active and two silent windows, two answers right: plain accuracy 2/3, balanced accuracy 3/4."""
     trials = Trials(
@@ -167,41 +184,6 @@ def test_documents_add_to_the_number_that_is_the_headline() -> None:
     assert plain == {"a": pytest.approx(1 / 9), "b": pytest.approx(1 / 9), "c": pytest.approx(-2 / 9)}
     balanced = dict(influences(trials, "balanced_accuracy"))
     assert balanced == {"a": 0.0, "b": pytest.approx(1 / 8), "c": pytest.approx(-1 / 8)}
-
-
-def test_many_features_at_once_are_what_they_are_one_by_one() -> None:
-    """Of trials with unreadable answers, hard windows, documents that come several times, and classes of which no
-    answer is readable: every document's influence, and the interval made of all."""
-    rng = random.Random(4)
-    every: list[Trials] = []
-    for n in (0, 1, 30, 100, 7, 100, 55):
-        truth = [rng.random() < 0.5 for _ in range(n)]
-        every.append(
-            Trials(
-                truth=truth,
-                answer=[rng.choice([True, False, None]) for _ in range(n)],
-                stratum=[None if one else rng.choice(["random", "neighbour", "graded"]) for one in truth],
-                document=[f"{rng.randrange(40):03x}{rng.randrange(3):05x}" for _ in range(n)],
-            )
-        )
-    slow, fast = Population(), Population()
-    values = [rng.random() for _ in every]
-    for value, trials in zip(values, every, strict=True):
-        slow.add(value, influences(trials))
-    which, documents, parts = of_many_judged(every)
-    for number, trials in enumerate(every):
-        at = np.flatnonzero(which == number).tolist()
-        found = Counter[str]()
-        for place in at:
-            found[documents[place]] += parts[place]
-        by_hand = Counter[str]()
-        for document, part in influences(trials):
-            by_hand[document] += part
-        assert found == pytest.approx(by_hand, abs=1e-15)
-    fast.add_many(values, which, documents, parts)
-    one, other = (pooled.mean(seed=0, purpose="x") for pooled in (slow, fast))
-    assert one is not None and other is not None
-    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-12)
 
 
 def test_summing_up_as_stored_gives_what_objects_of_each_score_give(scored: Run, summary: Summary) -> None:

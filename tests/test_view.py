@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from autointerp import floors
+from autointerp import floors, spread
 from autointerp.bench.made_up_run import DICTIONARY, make_run
 from autointerp.cli import app
 from autointerp.errors import RunError
@@ -152,6 +152,46 @@ def test_shards_are_ranges_of_rows(
     assert features_of(tmp_path / "page") == features_of(made[1])
 
 
+def test_a_large_run_has_no_more_shards_but_larger_ones(
+    made: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_folder, "FEATURES_A_SHARD", 1)
+    monkeypatch.setattr(view_folder, "MOST_SHARDS", 2)
+    write_folder(made[0], tmp_path / "page", single=False)
+    data = data_of(tmp_path / "page")
+    assert data["index"][0]["features_a_shard"] == 4  # 1 and 2 give five shards and three
+    assert {name: len(found) for name, found in data.items() if name[0] == "s"} == {"s00000": 4, "s00001": 1}
+
+
+def test_processes_give_the_same_bytes(
+    made: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 features in pieces of one or two; each piece in one of two processes."""
+    monkeypatch.setattr(spread, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(spread, "FEATURES_A_BUNDLE", 1)
+    for jobs in (1, 2):
+        write_folder(made[0], tmp_path / str(jobs), single=False, jobs=jobs)
+    assert content_of(tmp_path / "1") == content_of(tmp_path / "2")
+    assert content_of(tmp_path / "1").keys() >= {"index.html", "data/index.js", "data/s00000.js"}
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_windows_of_some_places_are_those_of_the_whole_split(made: tuple[Run, Path]) -> None:
+    run, _ = made
+    key = str(run.asked(DICTIONARY)[0])
+    unit = unit_of_feature(FeatureId.parse(key).index)
+    store = unit_windows(run, DICTIONARY, unit, [key], load_vocabulary(run))[key]
+    heldout = store.heldout(key)
+    whole = [*heldout.active, *heldout.silent]
+    assert store.cells(key, "heldout") == [one.stratum or one.band for one in whole]
+    for at in (list(range(len(whole))), [0, 3, len(whole) - 1], list[int]()):
+        assert store.windows(key, "heldout", at) == [whole[place] for place in at]
+
+
 def test_with_fewer_windows_every_trial_stays(made: tuple[Run, Path], tmp_path: Path) -> None:
     write_folder(made[0], tmp_path / "page", n_windows=11)
     for few, all_of_it in zip(features_of(tmp_path / "page"), features_of(made[1]), strict=True):
@@ -212,11 +252,11 @@ def window(band: int | None, stratum: str | None = None) -> Window:
 
 
 def test_windows_are_chosen_one_of_each_group_after_another() -> None:
-    windows = [window(0)] * 3 + [window(1)] * 2 + [window(None, "random")] * 3
-    assert chosen(windows, None) == chosen(windows, 8) == list(range(8))
-    assert chosen(windows, 3) == [0, 3, 5]
-    assert chosen(windows, 5) == [0, 1, 3, 4, 5]
-    assert chosen(windows, 7) == [0, 1, 2, 3, 4, 5, 6]
+    cells = [0] * 3 + [1] * 2 + ["random"] * 3
+    assert chosen(cells, None) == chosen(cells, 8) == list(range(8))
+    assert chosen(cells, 3) == [0, 3, 5]
+    assert chosen(cells, 5) == [0, 1, 3, 4, 5]
+    assert chosen(cells, 7) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_predictions_find_the_window_that_they_are_of() -> None:
@@ -226,7 +266,7 @@ def test_predictions_find_the_window_that_they_are_of() -> None:
         "actual": [[0.0, 0.0], [0.0, 1.235], [5.0, 5.0]], "band": [None, 0, None],
         "stratum": ["random", None, None], "document": ["00000000"] * 3,
     }  # fmt: skip
-    assert trials_entry(trials, windows)["window"] == [1, 0, None]
+    assert trials_entry(trials, lambda: windows)["window"] == [1, 0, None]
 
 
 def test_columns_without_content_are_left_out_and_those_without_trials_are_not() -> None:
@@ -238,8 +278,8 @@ def test_columns_without_content_are_left_out_and_those_without_trials_are_not()
         "marks": [[]],
         "document": ["x"],
     }
-    assert trials_entry(trials, []) == {"kind": "judged", "window": [0], "truth": [False]}
-    assert trials_entry({"kind": "judged", "truth": [], "document": []}, []) == {
+    assert trials_entry(trials, list) == {"kind": "judged", "window": [0], "truth": [False]}
+    assert trials_entry({"kind": "judged", "truth": [], "document": []}, list) == {
         "kind": "judged",
         "truth": [],
     }
@@ -251,7 +291,7 @@ def test_every_kind_of_trials_has_its_rows_in_the_page_and_only_columns() -> Non
     assert set(kinds) == set(get_args(AnyTrials))
     for kind in kinds:
         assert re.search(rf'^  "?{kind.kind}"?: \(trials', script, re.M), kind.kind
-        found = trials_entry(record(kind()), [])
+        found = trials_entry(record(kind()), list)
         assert all(isinstance(column, list) for name, column in found.items() if name != "kind")
 
 

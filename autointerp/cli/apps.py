@@ -58,6 +58,7 @@ MaxCost = Annotated[
     float | None, typer.Option(help="US dollars that LLM requests may cost in all: the run stops before.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens that they may take in all, prompts and answers.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at most. Default: the cores, up to 8.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 

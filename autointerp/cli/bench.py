@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autointerp.cli.apps import bench_app, console, errors
+from autointerp.cli.apps import Jobs, bench_app, console, errors
 
 
 @bench_app.command("cache")
@@ -67,3 +67,20 @@ def bench_llm(
         from autointerp.report.bench import print_llm_bench
 
         print_llm_bench(console(), measure(features, in_flight, compare=compare))
+
+
+@bench_app.command("view")
+def bench_view(
+    features: Annotated[int, typer.Option(min=1, help="Features of the made-up run.")] = 2_000,
+    jobs: Jobs = None,
+) -> None:
+    """What writing the explorer costs a feature, and how fast it is in Chromium, where that is there.
+
+    Example: autointerp bench view --features 100000
+    """
+    with errors():
+        from autointerp.bench.view import bench_view as measure
+        from autointerp.report.bench import print_view_bench
+        from autointerp.spread import n_cores
+
+        print_view_bench(console(), measure(features, jobs or n_cores()))

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from autointerp.cli.apps import RunFolder, app, console, errors, say, stoppable
+from autointerp.cli.apps import Jobs, RunFolder, app, console, errors, say, stoppable
 from autointerp.cli.running import print_outcome
 
 _NEURONPEDIA: Final = "neuronpedia:"
@@ -39,6 +39,7 @@ def publish_run(
     licence: Annotated[
         str, typer.Option("--license", help="Of the dataset, as the hub names licences.")
     ] = "unknown",
+    jobs: Jobs = None,
 ) -> None:
     """Put a run on the Hugging Face hub: tables, every trial, and a card that says how it was made.
 
@@ -50,6 +51,7 @@ def publish_run(
         from autointerp.publish.publishing import publish
         from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run
+        from autointerp.spread import n_cores
 
         folder = out or run.with_name(f"{run.resolve().name}-published")
         again = f"what was made and uploaded stays. Go on: autointerp publish {run} --to {to}"
@@ -61,6 +63,7 @@ def publish_run(
                 Options(examples=not no_examples, max_quote=max_quote),
                 licence=licence,
                 dry_run=dry_run,
+                jobs=jobs or n_cores(),
                 progress=TerminalProgress(console()),
                 stop=stop,
             )

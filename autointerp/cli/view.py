@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autointerp.cli.apps import RunFolder, app, console, errors
+from autointerp.cli.apps import Jobs, RunFolder, app, console, errors
 
 
 @app.command()
@@ -22,6 +22,7 @@ def view(
         bool | None,
         typer.Option("--single-file/--folder", help="All in one page, or data beside it. Default: by size."),
     ] = None,
+    jobs: Jobs = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write a run as a page that opens in any browser, without a server or a network.
@@ -31,12 +32,15 @@ def view(
     with errors():
         from autointerp.report.progress import TerminalProgress
         from autointerp.run import Run
+        from autointerp.spread import n_cores
         from autointerp.view.folder import write_folder
 
         opened = Run.open(run)
         folder = out or run.resolve().with_name(f"{run.resolve().name}-view")
         progress = TerminalProgress(console())
-        found = write_folder(opened, folder, n_windows=windows, single=single_file, progress=progress)
+        found = write_folder(
+            opened, folder, n_windows=windows, single=single_file, jobs=jobs or n_cores(), progress=progress
+        )
         kept = "" if found.n_windows is None else f", at most {found.n_windows} windows of each split"
         typer.echo(
             f"{found.n_features:,} features{kept}: {found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB"

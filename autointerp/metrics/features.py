@@ -21,6 +21,7 @@ together is a coarser cluster, and 1e5 features of 1e6 documents cost what few d
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,9 @@ _N_CELLS = 1 << 20
 _DIGITS = 3
 """Hex digits of a document's id that name its bundle."""
 _N_BUNDLES = 16**_DIGITS
+
+_MOST_OPEN = 2**20
+"""What 256 features of documents in every bundle have."""
 
 _ROUNDING = 1e-12
 """What is left of influences that cancel, as those of two equal scores do."""
@@ -70,36 +74,49 @@ def _no_bundles() -> _Floats:
 
 @dataclass(slots=True)
 class Population:
-    """Numbers of features, as they come. Memory: a number a feature, and 32 KiB."""
+    """Numbers of features, as they come. Memory: a number a feature, and at most some 11 MB."""
 
     values: list[float] = field(default_factory=list[float])
     _by_bundle: _Floats = field(default_factory=_no_bundles)
     """[_N_BUNDLES], summed influences of each bundle of documents."""
     _squares: float = 0.0
     """Sum of the squared influences of each bundle in each feature."""
+    _bundles: array[int] = field(default_factory=lambda: array("H"))
+    """Of influences that are in neither sum yet: the bundle of each, one a feature."""
+    _parts: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, value: float, influences: Iterable[tuple[str, float]] = ()) -> None:
         """A feature's number, and (document, what it adds to it to first order)."""
+        self.add_bundled(value, bundled(influences))
+
+    def add_bundled(self, value: float, influences: Iterable[tuple[int, float]]) -> None:
+        """The same of (bundle, what its documents add)."""
         self.values.append(value)
         parts: dict[int, float] = {}
-        for document, part in influences:
-            bundle = int(document[:_DIGITS], 16)
+        for bundle, part in influences:
             parts[bundle] = parts.get(bundle, 0.0) + part
-        for bundle, part in parts.items():
-            self._by_bundle[bundle] += part
-            self._squares += part * part
+        self._bundles.extend(parts)
+        self._parts.extend(parts.values())
+        if len(self._parts) > _MOST_OPEN:
+            self._settle()
 
-    def add_many(
-        self, values: Sequence[float], which: NDArray[np.int64], documents: Sequence[str], parts: _Floats
-    ) -> None:
-        """Features' numbers, and of which of them, of which document, each influence is."""
-        self.values += values
-        known = {document: int(document[:_DIGITS], 16) for document in set(documents)}
-        bundle = np.fromiter(map(known.__getitem__, documents), np.int64, len(documents))
-        cells, of = np.unique(which * _N_BUNDLES + bundle, return_inverse=True)
-        sums = np.bincount(of, parts, minlength=len(cells))
-        self._by_bundle += np.bincount(cells % _N_BUNDLES, sums, minlength=_N_BUNDLES)
-        self._squares += float((sums**2).sum())
+    def extend(self, other: Population) -> None:
+        """As if all that the other was given had come here, in its order: to the last bit where that was no more
+        than 256 features, a unit's."""
+        self.values += other.values
+        self._settle()
+        self._by_bundle += other._by_bundle
+        self._squares += other._squares
+        self._bundles, self._parts = other._bundles[:], other._parts[:]
+
+    def _settle(self) -> None:
+        """Adds one by one, in order: how they came in pieces changes no bit."""
+        if not self._parts:
+            return
+        parts = np.array(self._parts)
+        np.add.at(self._by_bundle, np.array(self._bundles), parts)
+        self._squares = float(np.cumsum(np.append(self._squares, parts * parts))[-1])
+        self._bundles, self._parts = array("H"), array("d")
 
     def mean(self, *, seed: int, purpose: str, n_more: int = 0, worth: float = 0.0) -> MeanOver | None:
         """Over the features added, and `n_more` that have no number and count as `worth`. None for none.
@@ -107,6 +124,7 @@ class Population:
         The resamples are a keyed function of (seed, purpose), and the order of the features changes
         nothing (beyond the last bits).
         """
+        self._settle()
         values = self.values + [worth] * n_more
         n = len(values)
         if not n:
@@ -125,6 +143,11 @@ class Population:
             by_features = (by_features + by_documents) * math.sqrt(left / both)
         low, high = np.quantile(mean + by_features, [TAIL, 1 - TAIL])
         return MeanOver(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def bundled(influences: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:
+    """By the bundle of each document: made once for all populations that a score is in."""
+    return [(int(document[:_DIGITS], 16), part) for document, part in influences]
 
 
 def _widening(n: int) -> float:

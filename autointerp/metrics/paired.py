@@ -9,22 +9,24 @@ feature, or one document, are not; the interval of the mean difference doesn't.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.metrics.influence import Influences, influences
 from autointerp.metrics.judged import HEADLINE_STRATA
 from autointerp.trials import AnyTrials, Trials
 
+Place = TypeVar("Place", str, int)
 
-def influences_of_difference(first: AnyTrials, second: AnyTrials, headline: str = "") -> Influences:
-    """What each document adds to the headline of the first less that of the second."""
-    yield from influences(first, headline)
-    yield from ((document, -part) for document, part in influences(second, headline))
+
+def less(
+    first: Iterable[tuple[Place, float]], second: Iterable[tuple[Place, float]]
+) -> list[tuple[Place, float]]:
+    """What each document, or bundle of them, adds to the first headline less the second, of what it adds to each."""
+    return [*first, *((place, -part) for place, part in second)]
 
 
 def p_signed_rank(differences: Sequence[float]) -> float | None:
@@ -50,10 +52,18 @@ class Discordant:
             return
         right = _right(second)
         for question, is_right in _right(first).items():
-            if question in right:
+            is_other_right = right.get(question)
+            if is_other_right is not None:
                 self.n += 1
-                self.first += is_right and not right[question]
-                self.second += right[question] and not is_right
+                if is_right is not is_other_right:
+                    self.first += is_right
+                    self.second += is_other_right
+
+    def extend(self, other: Discordant) -> None:
+        """By what others were given."""
+        self.first += other.first
+        self.second += other.second
+        self.n += other.n
 
     @property
     def p_value(self) -> float | None:

@@ -35,9 +35,9 @@ class Published:
     licence: str
 
 
-def card(run: Run, manifest: Manifest, published: Published) -> str:
+def card(run: Run, manifest: Manifest, published: Published, *, jobs: int = 1) -> str:
     """Markdown with its YAML head. Reads the journals; memory: one unit's records."""
-    summaries = [summarise(run, name) for name in run.recipe.dictionaries]
+    summaries = [summarise(run, name, jobs=jobs) for name in run.recipe.dictionaries]
     recipe = public_recipe(run.recipe)
     by = authors(manifest.journals)
     names = ", ".join(run.recipe.dictionaries)

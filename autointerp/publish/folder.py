@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ from autointerp.publish.shards import (
 )
 from autointerp.report.authors import journals_of
 from autointerp.run import ENVIRONMENT, Run
+from autointerp.spread import spread
 from autointerp.stages.spent import spent
 
 RUN: Final = "run"
@@ -71,10 +73,12 @@ def build(
     to: str,
     licence: str,
     there: HasIt | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Built:
-    """Makes what is missing of the folder. `to`: ORG/NAME, for the card.
+    """Makes what is missing of the folder, in so many processes (`there` goes to them by pickle). `to`: ORG/NAME, for
+    the card.
 
     Raises PublishError where nothing is there to publish, SecretFound when all tables were looked through,
     DiskFull, Interrupted. What was made stays, and is not made again.
@@ -90,18 +94,19 @@ def build(
     n_made = 0
     progress.begin("publish", len(pieces), "files of features")
     try:
-        for dictionary in run.recipe.dictionaries:
-            rows = Rows(run, dictionary, max_quote=options.max_quote)
-            for shard in (piece for piece in pieces if piece.dictionary == dictionary):
-                stop.check()
-                n_made += _shard(run, rows, shard, folder, options, there, guard, files)
-                progress.advance()
+        stop.check()
+        for made in spread(partial(Tables, run, folder, options, there), pieces, jobs):
+            progress.advance()
+            files |= made.files
+            n_made += made.n_made
+            guard.found += made.secrets
+            stop.check()
     finally:
         progress.end()
     guard.check()
     _write_run(run, folder, files)
     manifest = Manifest(files, journals_of(run), options, spent(run))
-    text = card(run, manifest, Published(to, licence))
+    text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
         if (folder / name).is_file():
@@ -112,35 +117,46 @@ def build(
     return Built(folder, manifest, n_made, text, guard)
 
 
-def _shard(
-    run: Run,
-    rows: Rows,
-    shard: Shard,
-    folder: Path,
-    options: Options,
-    there: HasIt | None,
-    guard: Guard,
-    files: dict[str, File],
-) -> int:
-    """Makes what is missing of a shard's tables, and enters them; how many were made."""
-    source = made_from(run, shard, {"max_quote": options.max_quote})
-    n_made = 0
-    for table in tables_of(run, shard, options):
-        name = shard.path(table)
-        known = there(name, source) if there else None
-        if known is not None:
-            files[name] = known
-            continue
-        path = folder / name
-        if made_from_of(path) != source:
-            schema = schema_of(table, list(run.recipe.scorers))
-            if not write_shard(path, table, schema, rows_of(rows.of(table), shard), source, guard, name):
+@dataclass(slots=True)
+class Made:
+    """The tables of a shard."""
+
+    files: dict[str, File] = field(default_factory=dict[str, File])
+    n_made: int = 0
+    """The others were there already."""
+    secrets: list[str] = field(default_factory=list[str])
+
+
+class Tables:
+    """Makes what is missing of a shard's tables. Memory: the records of one unit, and a row group."""
+
+    def __init__(self, run: Run, folder: Path, options: Options, there: HasIt | None) -> None:
+        self._run, self._folder, self._options, self._there = run, folder, options, there
+        self._rows: dict[str, Rows] = {}
+
+    def __call__(self, shard: Shard) -> Made:
+        """Raises DiskFull, and what reading a run raises."""
+        run, options, found, guard = self._run, self._options, Made(), Guard()
+        rows = self._rows.get(shard.dictionary) or Rows(run, shard.dictionary, max_quote=options.max_quote)
+        self._rows[shard.dictionary] = rows
+        source = made_from(run, shard, {"max_quote": options.max_quote})
+        for table in tables_of(run, shard, options):
+            name = shard.path(table)
+            known = self._there(name, source) if self._there else None
+            if known is not None:
+                found.files[name] = known
                 continue
-            n_made += 1
-        if n_rows := n_rows_of(path):
-            size = path.stat().st_size
-            files[name] = File(size, sha256_of(path), n_rows, table, shard.dictionary, source)
-    return n_made
+            path = self._folder / name
+            if made_from_of(path) != source:
+                schema = schema_of(table, list(run.recipe.scorers))
+                if not write_shard(path, table, schema, rows_of(rows.of(table), shard), source, guard, name):
+                    continue
+                found.n_made += 1
+            if n_rows := n_rows_of(path):
+                size = path.stat().st_size
+                found.files[name] = File(size, sha256_of(path), n_rows, table, shard.dictionary, source)
+        found.secrets = guard.found
+        return found
 
 
 def _write_run(run: Run, folder: Path, files: dict[str, File]) -> None:

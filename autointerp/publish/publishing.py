@@ -32,10 +32,13 @@ def publish(
     *,
     licence: str = "unknown",
     dry_run: bool = False,
+    jobs: int = 1,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Outcome:
     """`folder`: where the set is made before it is uploaded; with `dry_run` no more than that happens.
+    `jobs`: processes that make it, at most; more than one want a script that calls this to have its
+    `if __name__ == "__main__"`.
 
     Raises PublishError for a name that is none, SecretFound and HubError (`errors.py`), DiskFull, Interrupted.
     """
@@ -55,6 +58,7 @@ def publish(
         to=target.repository,
         licence=licence,
         there=remote.has if remote else None,
+        jobs=jobs,
         progress=progress,
         stop=stop,
     )

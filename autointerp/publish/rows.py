@@ -18,7 +18,7 @@ from autointerp.publish.schema import TRIAL_COLUMNS, TableName
 from autointerp.run import NO_EXPLAINER, Run
 from autointerp.sampling.store import Windows
 from autointerp.sampling.text import SPLITS
-from autointerp.stages.sample import unit_windows
+from autointerp.stages.sample import unit_windows, window_stores
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.tables import random_rates
 from autointerp.trials import NO_COLUMNS
@@ -173,8 +173,13 @@ class Rows:
                 yield Row(f"{key}, pushed on {values.get('split')} windows", values, text)
 
     def _examples(self, unit: str) -> Iterator[Row]:
-        samples = {key: one for key, one in self._samples(unit).items() if one["status"] in EXPLAINABLE}
-        stores = unit_windows(self._run, self._dictionary, unit, samples, self._vocabulary)
+        located = self._run.existing("sample", self._dictionary).located(unit)
+        samples = {
+            key: located[key][0]
+            for key in sorted(located, key=FeatureId.parse)
+            if located[key][0]["status"] in EXPLAINABLE
+        }
+        stores = window_stores(located, samples, self._vocabulary)
         for key, sample in samples.items():
             windows: Windows = stores[key]
             for split in SPLITS:

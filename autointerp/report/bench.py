@@ -5,10 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from autointerp.bench.browsing import Missing, Times
 from autointerp.bench.cache import CacheBench
 from autointerp.bench.llm import LLMBenches, Pace
 from autointerp.bench.sample import SampleBenches
 from autointerp.bench.size import Size
+from autointerp.bench.view import ViewBench
 
 
 def print_sample_bench(console: Console, benches: SampleBenches) -> None:
@@ -99,3 +101,35 @@ def print_llm_bench(console: Console, benches: LLMBenches) -> None:
         f"Peak memory {found.peak_rss / 1e6:,.0f} MB; of {benches.quarter.n_features:,} features "
         f"{benches.quarter.peak_rss / 1e6:,.0f} MB ({benches.growth:.2f} x)"
     )
+
+
+def print_view_bench(console: Console, bench: ViewBench) -> None:
+    built, browsed = bench.built, bench.browsed
+    kept = "all windows" if built.n_windows is None else f"{built.n_windows} windows of each split"
+    title = f"The explorer of {built.n_features:,} features, {kept}, at most {bench.jobs} processes"
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    table.add_row("written", f"{built.wall_s:,.1f} s", "start included")
+    table.add_row("CPU time", f"{built.cpu_ms:,.1f} ms", "a feature, of all processes")
+    child = f"; its largest process {built.peak_rss_child / 1e9:.2f} GB" if built.peak_rss_child else ""
+    table.add_row("peak memory", f"{built.peak_rss / 1e9:.2f} GB", f"of the process that writes{child}")
+    table.add_row("folder", f"{built.n_bytes / 1e6:,.1f} MB", f"{built.n_files:,} files")
+    if isinstance(browsed, Missing):
+        table.add_row("in a browser", "-", browsed.why)
+    else:
+        table.add_row("usable", f"{browsed.usable:,.0f} ms", "from the start of loading")
+        table.add_row("searchable", f"{browsed.searchable:,.0f} ms", "with the texts of all explanations")
+        for name, times, what in (
+            ("a letter searched", browsed.search, "until painted"),
+            ("sorted", browsed.sort, ""),
+            ("a feature opened", browsed.open, "from a file not read before"),
+        ):
+            table.add_row(name, _milliseconds(times), what)
+        table.add_row("heap", f"{browsed.heap / 1e6:,.0f} MB", "of JavaScript")
+    console.print(table)
+
+
+def _milliseconds(times: Times) -> str:
+    return f"{times.median:,.0f} ms, worst {times.worst:,.0f}"

@@ -10,10 +10,11 @@ from autointerp.floors import Row
 from autointerp.journal import unit_of_feature
 from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference
+from autointerp.metrics.features import Population
 from autointerp.metrics.paired import p_signed_rank
 from autointerp.panel import Control, key_of, lenders, panel_of, stand_in
 from autointerp.recipe import ControlKind
-from autointerp.report.scores import Paired
+from autointerp.report.sums import Against, ScoreRecord
 from autointerp.run import Run
 from autointerp.types import FeatureId, Json
 
@@ -115,12 +116,16 @@ def _records(run: Run, panel: Sequence[str], *place: str) -> dict[str, Json]:
 def _summary(
     own: Mapping[str, Json], known: Mapping[str, Json], lent: Mapping[str, str | None], seed: int
 ) -> tuple[MeanOver, MeanOver, MeanOver, float | None] | None:
-    found = Paired()
+    found, populations = Against(), (Population(), Population())
     for feature in sorted(lent):
         of_control = known.get(key_of(feature, lent[feature]))
-        if feature in own and of_control is not None:
-            found.add(own[feature], of_control)
-    means = [of.mean(seed=seed, purpose="control") for of in (found.first, found.second, found.pooled)]
+        if feature not in own or of_control is None:
+            continue
+        pair = ScoreRecord.of(own[feature]), ScoreRecord.of(of_control)
+        if found.add(*pair):
+            for population, score in zip(populations, pair, strict=True):
+                score.add_to(population)
+    means = [of.mean(seed=seed, purpose="control") for of in (*populations, found.pooled)]
     if means[0] is None or means[1] is None or means[2] is None:
         return None
     return means[0], means[1], means[2], p_signed_rank(found.pooled.values)

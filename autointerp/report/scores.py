@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Final, get_args
+from dataclasses import dataclass
 
-from autointerp import trials as trial_records
-from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
+from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
-from autointerp.metrics.influence import influences, of_many_judged
-from autointerp.metrics.paired import Discordant, influences_of_difference, p_signed_rank
-from autointerp.run import Run
-from autointerp.sequential import Decision, counts_in_means
-from autointerp.trials import AnyTrials, Trials
-from autointerp.types import Json, Metrics
+from autointerp.metrics.paired import Discordant, p_signed_rank
+from autointerp.report.sums import Against, Explained, Sums, Verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +55,6 @@ class ScoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What the sequential test said. Means are over the features of its panel alone: elsewhere the number of trials
-    depends on the answers, and a mean would be biased."""
-
-    n_by_decision: dict[str, int]
-    n_panel: int
-    """Of the scored features, those that are in the panel."""
-    mean_trials: float | None
-    """A feature outside the panel; None where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
 class PairSummary:
     """Two explainers under one scorer, on the features that both have a score of."""
 
@@ -98,159 +78,14 @@ class Beside:
     n_sampled: int
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the scores of a dictionary's features lie."""
-
-    run: Run
-    dictionary: str
-    asked: Mapping[str, str]
-    """Unit of each feature."""
-    without_windows: Set[str]
-    """Features with too few of them to be tested."""
-    _explained: dict[str, tuple[Counter[str], int]] = field(
-        default_factory=dict[str, tuple[Counter[str], int]]
-    )
-
-    def records(self, explainer: str, scorer: str) -> Iterator[tuple[str, dict[str, Json]]]:
-        """(unit, its records by key, ascending) of the features asked for. Memory: one unit's."""
-        journal = self.run.existing("score", self.dictionary, explainer, scorer)
-        for unit in sorted(set(self.asked.values())):
-            records = journal.read(unit)
-            yield unit, {key: records[key] for key in sorted(records) if key in self.asked}
-
-    def explanations(self, explainer: str) -> tuple[Counter[str], int]:
-        """How many there are of features with windows, by status, and how many of features without. Read once."""
-        if explainer not in self._explained:
-            self._explained[explainer] = self._count_explanations(explainer)
-        return self._explained[explainer]
-
-    def _count_explanations(self, explainer: str) -> tuple[Counter[str], int]:
-        journal = self.run.existing("explain", self.dictionary, explainer)
-        statuses: Counter[str] = Counter()
-        n_untestable = 0
-        for unit in sorted(set(self.asked.values())):
-            for key, one in journal.read(unit).items():
-                if key in self.without_windows:
-                    n_untestable += key in self.asked and one["status"] == "ok"
-                elif key in self.asked:
-                    statuses[one["status"]] += 1
-        return statuses, n_untestable
-
-
-_AT_ONCE: Final = 256
-"""Features whose trials are taken together."""
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What is added up, record by record."""
-
-    headline: str = ""
-    protocol: str = ""
-    pooled: Population = field(default_factory=Population)
-    ends: Counter[str] = field(default_factory=Counter[str])
-    counts: Counter[str] = field(default_factory=Counter[str])
-    decisions: Counter[str] = field(default_factory=Counter[str])
-    chances: list[float] = field(default_factory=list[float])
-    worst: list[float] = field(default_factory=list[float])
-    best: list[float] = field(default_factory=list[float])
-    p_values: list[float] = field(default_factory=list[float])
-    numbers: defaultdict[tuple[str, str], list[float]] = field(
-        default_factory=lambda: defaultdict(list[float])
-    )
-    """By what it is (`value`, `stratum`, `band`, `density`) and name."""
-    waiting: list[tuple[float, Trials]] = field(default_factory=list[tuple[float, Trials]])
-    """Not in `pooled` yet."""
-
-    def add(self, record: Json) -> None:
-        if not self.protocol or record["contrast"] == "silent":
-            self.protocol = record["protocol"]
-        # As it is stored: a run has a hundred thousand, and making objects of each would take most of the time.
-        metrics: Json | None = record["metrics"]
-        if metrics is not None:
-            self.counts["trials"] += metrics["n"]
-            self.counts["unreadable"] += metrics["n_unreadable"]
-            self.counts["unreliable"] += "unreliable" in metrics["flags"]
-        value: Json | None = None if metrics is None else metrics["values"].get(metrics["headline"])
-        if record["status"] != "ok" or metrics is None or value is None:
-            self.ends[record["status"]] += 1
-            return
-        self.headline = metrics["headline"]
-        self.counts["scored"] += 1
-        self.counts["graded"] += record["contrast"] == "graded"
-        if metrics["p_value"] is not None:
-            self.p_values.append(metrics["p_value"])
-        if (sequential := record.get("sequential")) is not None:
-            self.decisions[sequential["decision"]] += 1
-            if not counts_in_means(record):
-                self.counts["trials outside"] += metrics["n"]
-                return
-        self._add_influences(value["value"], trial_records.of(record["trials"]))
-        if metrics["bounds"] is not None:
-            self.worst.append(metrics["bounds"][0])
-            self.best.append(metrics["bounds"][1])
-        if metrics["chance"] is not None:
-            self.chances.append(metrics["chance"])
-        self._add_numbers(metrics, value["value"], record["facts"]["density"])
-
-    def _add_influences(self, value: float, trials: AnyTrials) -> None:
-        if not isinstance(trials, Trials) or self.headline == "accuracy":
-            self.pooled.add(value, influences(trials, self.headline))
-            return
-        self.waiting.append((value, trials))
-        if len(self.waiting) == _AT_ONCE:
-            self.add_waiting()
-
-    def add_waiting(self) -> None:
-        """Behind the last record."""
-        if self.waiting:
-            values, trials = zip(*self.waiting, strict=True)
-            self.pooled.add_many(values, *of_many_judged(trials))
-            self.waiting.clear()
-
-    def _add_numbers(self, metrics: Json, value: float, density: float) -> None:
-        numbers, groups = self.numbers, metrics["groups"]
-        for name, one in metrics["values"].items():
-            if one is not None:
-                numbers["value", name].append(one["value"])
-        for name, one in groups.get("band", {}).items():
-            if one["value"] is not None:
-                numbers["band", name].append(one["value"]["value"])
-        for name, one in groups.get("stratum", {}).items():
-            if one["value"] is not None and name not in HEADLINE_STRATA:
-                numbers["stratum", name].append(one["value"]["value"])
-        if density > 0:
-            numbers["density", str(math.floor(math.log10(density)))].append(value)
-
-    def verdicts(self) -> Verdicts | None:
-        if not self.decisions:
-            return None
-        n_panel = len(self.pooled.values)
-        n_outside = self.counts["scored"] - n_panel
-        mean = self.counts["trials outside"] / n_outside if n_outside else None
-        return Verdicts({name: self.decisions[name] for name in get_args(Decision)}, n_panel, mean)
-
-    def means(self, of: str, seed: int) -> dict[str, MeanOver]:
-        return {
-            name: mean
-            for (what, name), values in self.numbers.items()
-            if what == of and (mean := mean_over_features(values, seed=seed, purpose=f"{of} {name}"))
-        }
-
-
-def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -> ScoreSummary:
-    """Reads the journal once."""
-    sums = _Sums()
-    for _, records in places.records(explainer, scorer):
-        for record in records.values():
-            sums.add(record)
-    sums.add_waiting()
-    seed = places.run.recipe.seed  # one for all, so that equal scores have equal intervals
+def score_summary(
+    explainer: str, scorer: str, sums: Sums, explained: Explained, beside: Beside, seed: int
+) -> ScoreSummary:
+    """`seed`: one for all, so that equal scores have equal intervals."""
     n, n_scored = len(sums.pooled.values), sums.counts["scored"]
     chance = math.fsum(sums.chances) / n if n and len(sums.chances) == n else None
-    explained, n_untestable = places.explanations(explainer)
-    n_open = beside.n_explainable - explained.total() + explained["ok"] - n_scored - sums.ends.total()
+    statuses, n_untestable = explained.with_windows, explained.n_untestable
+    n_open = beside.n_explainable - statuses.total() + statuses["ok"] - n_scored - sums.ends.total()
     ends = dict(sums.ends) | ({"no_windows": n_untestable} if n_untestable else {})
     densities = sums.means("density", seed)
     return ScoreSummary(
@@ -272,7 +107,7 @@ def score_summary(places: Places, explainer: str, scorer: str, beside: Beside) -
         n_trials=sums.counts["trials"],
         n_unreadable=sums.counts["unreadable"],
         n_unreliable=sums.counts["unreliable"],
-        protocol=sums.protocol,
+        protocol=sums.silent_protocol or sums.protocol,
         n_graded=sums.counts["graded"],
         verdicts=sums.verdicts(),
     )
@@ -293,44 +128,9 @@ def _over(
     return found
 
 
-@dataclass(slots=True)
-class Paired:
-    """Two scores of the same features, as they come."""
-
-    pooled: Population = field(default_factory=Population)
-    """Of the differences, first less second."""
-    first: Population = field(default_factory=Population)
-    second: Population = field(default_factory=Population)
-    discordant: Discordant = field(default_factory=Discordant)
-
-    def add(self, one: Json, other: Json) -> None:
-        """Two records of a feature; left out where either is no score, or may have stopped early."""
-        pair = one, other
-        if not all(map(counts_in_means, pair)):
-            return
-        values = [
-            Metrics.of(record["metrics"]).value if record["status"] == "ok" else None for record in pair
-        ]
-        if values[0] is None or values[1] is None:
-            return
-        headline: str = one["metrics"]["headline"]
-        trials = [trial_records.of(record["trials"]) for record in pair]
-        self.first.add(values[0].value, influences(trials[0], headline))
-        self.second.add(values[1].value, influences(trials[1], headline))
-        self.discordant.add(*trials)
-        parts = influences_of_difference(trials[0], trials[1], headline)
-        self.pooled.add(values[0].value - values[1].value, parts)
-
-
-def pair_summary(places: Places, first: str, second: str, scorer: str) -> PairSummary | None:
-    """None where no feature has both scores. Of a sequential scorer, features of the panel are compared."""
-    found = Paired()
-    for (_, ones), (_, others) in zip(
-        places.records(first, scorer), places.records(second, scorer), strict=True
-    ):
-        for key in sorted(ones.keys() & others.keys()):
-            found.add(ones[key], others[key])
-    difference = found.pooled.mean(seed=places.run.recipe.seed, purpose="difference")
+def pair_summary(first: str, second: str, scorer: str, found: Against, seed: int) -> PairSummary | None:
+    """None where no feature has both scores."""
+    difference = found.pooled.mean(seed=seed, purpose="difference")
     if difference is None:
         return None
     p_value = p_signed_rank(found.pooled.values)

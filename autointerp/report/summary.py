@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from autointerp.floors import Row, load
-from autointerp.garbage import uncollected
-from autointerp.journal import unit_of_feature
 from autointerp.report.panel import BesideControl, ControlSummary, beside_controls, control_summaries
 from autointerp.report.scores import (
     Beside,
     PairSummary,
-    Places,
     ScoreSummary,
     pair_summary,
     score_summary,
 )
+from autointerp.report.sums import Explained
+from autointerp.report.tally import Tally, Tallying
 from autointerp.run import Run
 from autointerp.scored import Instance
+from autointerp.spread import bundles, spread, worth
+from autointerp.stages.sample import by_unit
 from autointerp.types import EXPLAINABLE
 
 MEANINGS: Final[dict[str, str]] = {
@@ -76,42 +76,35 @@ class Summary:
         return sum(self.by_status.get(status, 0) for status in EXPLAINABLE)
 
 
-def summarise(run: Run, dictionary: str) -> Summary:
-    """Reads the journals. Raises RunError. Memory: one unit's records, and a few numbers a score."""
-    with uncollected():
-        return _summarise(run, dictionary)
-
-
-def _summarise(run: Run, dictionary: str) -> Summary:
-    asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(dictionary)}
-    units = sorted(set(asked.values()))
-    statuses: Counter[str] = Counter()
-    without_windows: set[str] = set()
-    for unit in units:
-        records = run.existing("sample", dictionary).read(unit)
-        statuses.update(record["status"] for key, record in records.items() if key in asked)
-        without_windows.update(key for key, record in records.items() if record["status"] not in EXPLAINABLE)
-    explainers = [
-        _explainer(run, dictionary, name, asked, without_windows, statuses.total())
-        for name in run.recipe.explainers
-    ]
+def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
+    """Reads the journals, in so many processes. Raises RunError. Memory: one unit's records, and a few numbers a
+    score."""
+    asked = [(unit, frozenset(map(str, features))) for unit, features in by_unit(run.asked(dictionary))]
+    n_asked = sum(len(features) for _, features in asked)
+    units = list(bundles(asked, [len(features) for _, features in asked]))
+    tally = Tally()
+    for of_units in spread(partial(Tallying, run, dictionary), units, worth(jobs, n_asked)):
+        tally.extend(of_units)
+    statuses = tally.statuses
     n_explainable = sum(statuses[status] for status in EXPLAINABLE)
     beside = Beside(n_explainable, statuses.total() - statuses["dead"], statuses.total())
-    places = Places(run, dictionary, asked, without_windows)
-    scores = [score_summary(places, explainer, scorer, beside) for explainer, scorer in run.scored()]
+    nothing = Explained()
+    scores = [
+        score_summary(*pair, sums, tally.explained.get(pair[0], nothing), beside, run.recipe.seed)
+        for pair, sums in tally.scored.items()
+    ]
     pairs = [
         pair
-        for scorer in run.recipe.scorers
-        for first, second in combinations(run.recipe.explainers, 2)
-        if (pair := pair_summary(places, first, second, scorer)) is not None
+        for (first, second, scorer), against in tally.pairs.items()
+        if (pair := pair_summary(first, second, scorer, against, run.recipe.seed)) is not None
     ]
     return Summary(
         path=run.path,
         dictionary=dictionary,
-        n_asked=len(asked),
+        n_asked=n_asked,
         n_sampled=statuses.total(),
         by_status=dict(statuses),
-        explainers=explainers,
+        explainers=[_explainer(name, one, beside) for name, one in tally.explained.items()],
         scores=scores,
         pairs=pairs,
         controls=list(control_summaries(run, dictionary)),
@@ -127,21 +120,9 @@ def beside_all(summaries: Sequence[Summary]) -> Iterator[tuple[Instance, BesideC
                 yield Instance(summary.dictionary, score.explainer, score.scorer), one
 
 
-def _explainer(
-    run: Run, dictionary: str, name: str, asked: dict[str, str], without_windows: set[str], n_sampled: int
-) -> ExplainerSummary:
-    statuses: Counter[str] = Counter()
-    explains_all, n_refused = False, 0
-    for unit in sorted(set(asked.values())):
-        records = run.existing("explain", dictionary, name).read(unit)
-        statuses.update(record["status"] for key, record in records.items() if key in asked)
-        n_refused += sum(
-            record["status"] == "refused" or "refused_by" in record
-            for key, record in records.items()
-            if key in asked
-        )
-        explains_all = explains_all or not without_windows.isdisjoint(records)
-    n_able = n_sampled if explains_all else n_sampled - len(without_windows.intersection(asked))
-    n_open = n_able - statuses.total()
-    n_explained = statuses.pop("ok", 0)
-    return ExplainerSummary(name, n_explained, dict(statuses), n_open, n_refused)
+def _explainer(name: str, found: Explained, beside: Beside) -> ExplainerSummary:
+    n_able = beside.n_sampled if found.explains_all else beside.n_explainable
+    n_open = n_able - found.statuses.total()
+    ends = dict(found.statuses)
+    n_explained = ends.pop("ok", 0)
+    return ExplainerSummary(name, n_explained, ends, n_open, found.n_refused)

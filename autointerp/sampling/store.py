@@ -182,6 +182,17 @@ class Windows:
             self._last_heldout = feature, Heldout(*self._of(feature, "heldout"))
         return self._last_heldout[1]
 
+    def cells(self, feature: str, split: SplitName) -> list[str | int | None]:
+        """Of each window of a split, in order: an active one's band, of another its stratum."""
+        these = self._pieces.get((feature, split), slice(0, 0))
+        codes, bands = self._stratum[these].tolist(), self._band[these].tolist()
+        return [_STRATUM_OF[code] or _band(band) for code, band in zip(codes, bands, strict=True)]
+
+    def windows(self, feature: str, split: SplitName, at: Sequence[int]) -> list[Window]:
+        """Those at these places of a split, ascending."""
+        these = self._pieces.get((feature, split), slice(0, 0))
+        return list(self._windows(np.asarray(at, np.intp) + these.start))
+
     def mass_by_band(self, feature: str, n_bands: int) -> list[float]:
         """Share of the feature's activation that lies in each band of its active windows, strongest first.
 
@@ -205,39 +216,47 @@ class Windows:
     def _of(self, feature: str, split: SplitName) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
         """Active windows, and those they are set against."""
         these = self._pieces.get((feature, split), slice(0, 0))
-        windows = tuple(self._windows(these))
+        windows = tuple(self._windows(np.arange(these.start, these.stop)))
         n_active = int((self._stratum[these] < 0).sum())
         return windows[:n_active], windows[n_active:]
 
-    def _windows(self, these: slice) -> Iterator[Window]:
+    def _windows(self, at: NDArray[np.intp]) -> Iterator[Window]:
         # Column by column, so that Python's own loop has next to nothing left to do a window.
-        ids, length = self._token_ids[these], self._length[these]
+        ids, length = self._token_ids[at], self._length[at]
         lengths = length.tolist()
-        documents = self._document[these].astype(">u8").tobytes().hex()
+        documents = self._document[at].astype(">u8").tobytes().hex()
         return map(
             Window,
             [documents[at : at + 16] for at in range(0, len(documents), 16)],
-            self._position[these].tolist(),
+            self._position[at].tolist(),
             _rows_of(ids, lengths),
             self._vocabulary.pieces_of_rows(ids, length),
-            self._activations_of(these, lengths),
-            [None if band < 0 else band for band in self._band[these].tolist()],
-            [_STRATUM_OF[code] for code in self._stratum[these].tolist()],
+            self._activations_of(at, lengths),
+            map(_band, self._band[at].tolist()),
+            [_STRATUM_OF[code] for code in self._stratum[at].tolist()],
         )
 
-    def _activations_of(self, these: slice, lengths: list[int]) -> Iterator[tuple[float, ...]]:
-        edges: list[int] = self._fired.offsets[these.start : these.stop + 1].tolist()
-        fired = slice(edges[0], edges[-1])
+    def _activations_of(self, at: NDArray[np.intp], lengths: list[int]) -> Iterator[tuple[float, ...]]:
+        if not len(at):
+            return
+        begins, ends = self._fired.offsets[at], self._fired.offsets[at + 1]
+        first = int(begins[0])
+        fired = slice(first, int(ends[-1]))
         places: list[int] = self._fired.values[fired].tolist()
         values: list[float] = self._activations.values[fired].tolist()
-        for length, (begin, end) in zip(lengths, pairwise(edges), strict=True):
+        edges = zip((begins - first).tolist(), (ends - first).tolist(), strict=True)
+        for length, (begin, end) in zip(lengths, edges, strict=True):
             if begin == end:
                 yield _silence(length)
                 continue
             activations = [0.0] * length
-            for at in range(begin - edges[0], end - edges[0]):
-                activations[places[at]] = values[at]
+            for number in range(begin, end):
+                activations[places[number]] = values[number]
             yield tuple(activations)
+
+
+def _band(code: int) -> int | None:
+    return None if code < 0 else code
 
 
 def _rows_of(ids: NDArray[np.int32], lengths: list[int]) -> list[tuple[int, ...]]:

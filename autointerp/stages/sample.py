@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -186,7 +186,13 @@ def unit_windows(
     run: Run, dictionary: str, unit: str, features: Iterable[str], vocabulary: Vocabulary
 ) -> dict[str, Windows]:
     """The window store of each of these features of a unit; they must be sampled."""
-    located = run.existing("sample", dictionary).located(unit)
+    return window_stores(run.existing("sample", dictionary).located(unit), features, vocabulary)
+
+
+def window_stores(
+    located: Mapping[str, tuple[Json, Path]], features: Iterable[str], vocabulary: Vocabulary
+) -> dict[str, Windows]:
+    """The same, of records that were read already: `Journal.located`."""
     opened: dict[Path, Windows] = {}
     stores: dict[str, Windows] = {}
     for feature in features:

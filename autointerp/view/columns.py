@@ -48,6 +48,51 @@ def _doubles() -> array[float]:
     return array("d")
 
 
+Headline = tuple[str, float, float, float]
+"""Its name, its value and the ends of the interval; NaN where there is none."""
+_NO_SCORE: Final[Headline] = ("", math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index has of a sampled feature."""
+
+    key: str
+    status: str
+    density: float
+    maximum: float
+    n_windows: int
+    explained: dict[str, tuple[str, str]]
+    """Label and text by explainer, of those that there are."""
+    scored: dict[tuple[str, str], Headline]
+    """By explainer and scorer, of those that there are."""
+
+    @classmethod
+    def of(
+        cls, key: str, sample: Json, explained: dict[str, Json], scored: dict[tuple[str, str], Json]
+    ) -> Row:
+        """From a feature's records."""
+        return cls(
+            key,
+            sample["status"],
+            sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else math.nan,
+            sample["maximum"],
+            sample["n_windows"],
+            {
+                name: (cut(one.get("label") or ""), cut(one.get("text") or ""))
+                for name, one in explained.items()
+            },
+            {pair: _headline(record) for pair, record in scored.items()},
+        )
+
+
+def _headline(record: Json) -> Headline:
+    metrics: Json = record.get("metrics") or {}
+    found = metrics.get("values", {}).get(metrics.get("headline")) or {}
+    low, high = found.get("low", math.nan), found.get("high", math.nan)
+    return metrics.get("headline") or "", found.get("value", math.nan), low, high
+
+
 @dataclass(slots=True)
 class Scored:
     """The column of one explainer and scorer: the headline and the ends of its interval."""
@@ -59,13 +104,12 @@ class Scored:
     low: array[float] = field(default_factory=_doubles)
     high: array[float] = field(default_factory=_doubles)
 
-    def add(self, record: Json | None) -> None:
-        metrics: Json = (record or {}).get("metrics") or {}
-        found = metrics.get("values", {}).get(metrics.get("headline")) or {}
-        self.headline = metrics.get("headline") or self.headline
-        self.value.append(found.get("value", math.nan))
-        self.low.append(found.get("low", math.nan))
-        self.high.append(found.get("high", math.nan))
+    def add(self, headline: Headline) -> None:
+        name, value, low, high = headline
+        self.headline = name or self.headline
+        self.value.append(value)
+        self.low.append(low)
+        self.high.append(high)
 
 
 @dataclass(slots=True)
@@ -90,10 +134,9 @@ class Explained:
     labels: list[str] = field(default_factory=list[str])
     texts: list[str] = field(default_factory=list[str])
 
-    def add(self, record: Json | None) -> None:
-        record = record or {}
-        self.labels.append(cut(record.get("label") or ""))
-        self.texts.append(cut(record.get("text") or ""))
+    def add(self, label: str, text: str) -> None:
+        self.labels.append(label)
+        self.texts.append(text)
 
 
 class Index:
@@ -111,19 +154,16 @@ class Index:
     def __len__(self) -> int:
         return len(self._features)
 
-    def add(
-        self, key: str, sample: Json, explained: dict[str, Json], scored: dict[tuple[str, str], Json]
-    ) -> None:
-        """A sampled feature: its records, of those that there are."""
-        self._features.append(FeatureId.parse(key))
-        self._status.add(sample["status"])
-        self._density.append(sample["n_fired"] / sample["n_tokens"] if sample["n_tokens"] else math.nan)
-        self._maximum.append(sample["maximum"])
-        self._windows.append(sample["n_windows"])
+    def add(self, row: Row) -> None:
+        self._features.append(FeatureId.parse(row.key))
+        self._status.add(row.status)
+        self._density.append(row.density)
+        self._maximum.append(row.maximum)
+        self._windows.append(row.n_windows)
         for column in self._explained:
-            column.add(explained.get(column.explainer))
+            column.add(*row.explained.get(column.explainer, ("", "")))
         for column in self._scored:
-            column.add(scored.get((column.explainer, column.scorer)))
+            column.add(row.scored.get((column.explainer, column.scorer), _NO_SCORE))
 
     def texts(self) -> list[list[str]]:
         """What each explainer says of each feature, in full: most of the index, and only searched."""

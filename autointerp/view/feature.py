@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from autointerp.activations.histogram import EDGES
@@ -11,9 +12,10 @@ from autointerp.activations.random_rates import RandomRates
 from autointerp.effects import SceneTexts, read_effects
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
+from autointerp.sampling.text import SplitName
 from autointerp.stages.evidence import scene_texts
 from autointerp.stages.known import load_directions
-from autointerp.stages.sample import unit_windows
+from autointerp.stages.sample import window_stores
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.trials import to_4_digits
 from autointerp.types import EXPLAINABLE, Directions, FeatureId, Json, TokenEffects, Window
@@ -25,6 +27,7 @@ _OF_SAMPLE: Final = (
 )  # fmt: skip
 _OF_EXPLANATION: Final = ("status", "text", "label", "llm", "reason", "details", "refused_by", "prompts")
 _OF_SCORE: Final = ("status", "protocol", "llm", "contrast", "reason", "sequential")
+_SPLITS: Final[tuple[SplitName, ...]] = ("shown", "heldout")
 N_PROMPTS: Final = 5
 """Of those that were continued while the feature was pushed."""
 
@@ -38,7 +41,8 @@ class Unit:
         """Raises JournalCorrupt, RecipeChanged, and RunError where a window store is missing."""
         self._run, self._dictionary, self._rates = run, dictionary, rates
         self._vocabulary = vocabulary
-        self.samples = run.existing("sample", dictionary).read(unit)
+        located = run.existing("sample", dictionary).located(unit)
+        self.samples = {key: record for key, (record, _) in located.items()}
         self._directions = load_directions(run, dictionary, unit)
         self._effects = run.existing("intervene", dictionary).read(unit)
         self._explained = {
@@ -46,7 +50,7 @@ class Unit:
         }
         self._scored = {pair: run.existing("score", dictionary, *pair).read(unit) for pair in run.scored()}
         sampled = [key for key, record in self.samples.items() if record["status"] in EXPLAINABLE]
-        self._windows = unit_windows(run, dictionary, unit, sampled, vocabulary)
+        self._windows = window_stores(located, sampled, vocabulary)
 
     def explained(self, key: str) -> dict[str, Json]:
         """By explainer."""
@@ -59,8 +63,7 @@ class Unit:
     def entry(self, key: str, n_windows: int | None) -> Json:
         """`n_windows`: at most so many of each split."""
         windows = self._windows.get(key)
-        splits = {} if windows is None else _splits(windows, key)
-        heldout = splits.get("heldout", [])
+        cells = {} if windows is None else {split: windows.cells(key, split) for split in _SPLITS}
         return {
             "id": key,
             "sample": self._sample(key),
@@ -69,19 +72,25 @@ class Unit:
                 {"explainer": name} | _picked(record, _OF_EXPLANATION)
                 for name, record in self.explained(key).items()
             ],
-            "windows": {
-                name: [entry(at, of_split[at]) for at in chosen(of_split, n_windows)]
-                for name, of_split in splits.items()
-            },
-            "n_windows": {name: len(of_split) for name, of_split in splits.items()},
+            "windows": {}
+            if windows is None
+            else {split: _entries(windows, key, split, chosen(cells[split], n_windows)) for split in _SPLITS},
+            "n_windows": {split: len(of_split) for split, of_split in cells.items()},
             "scores": [
                 {"explainer": explainer, "scorer": scorer}
                 | _picked(record, _OF_SCORE)
-                | {"metrics": record["metrics"], "trials": trials_entry(record["trials"], heldout)}
+                | {
+                    "metrics": record["metrics"],
+                    "trials": trials_entry(record["trials"], partial(self._heldout, key)),
+                }
                 for (explainer, scorer), record in self.scored(key).items()
             ],
             "effects": self._known_effects(key, windows),
         }
+
+    def _heldout(self, key: str) -> list[Window]:
+        heldout = self._windows[key].heldout(key)
+        return [*heldout.active, *heldout.silent]
 
     def _sample(self, key: str) -> Json:
         record = self.samples[key]
@@ -128,9 +137,8 @@ class Unit:
         return {"status": effects.status} | _scene(texts)
 
 
-def _splits(windows: Windows, key: str) -> dict[str, list[Window]]:
-    shown, heldout = windows.shown(key), windows.heldout(key)
-    return {"shown": [*shown.active, *shown.silent], "heldout": [*heldout.active, *heldout.silent]}
+def _entries(windows: Windows, key: str, split: SplitName, at: list[int]) -> list[Json]:
+    return [entry(place, one) for place, one in zip(at, windows.windows(key, split, at), strict=True)]
 
 
 def _picked(record: Json, names: tuple[str, ...]) -> Json:
@@ -157,7 +165,10 @@ def _span(bins: dict[int, int]) -> range:
     return range(min(bins), max(bins) + 1) if bins else range(0)
 
 
+_EDGES: Final = [to_4_digits(float(edge)) for edge in EDGES]
+
+
 def _edges(number: int) -> Iterator[float]:
     """Where a bin begins and ends; the first and last of all are open."""
-    yield to_4_digits(float(EDGES[number - 1])) if number else 0.0
-    yield to_4_digits(float(EDGES[min(number, len(EDGES) - 1)]))
+    yield _EDGES[number - 1] if number else 0.0
+    yield _EDGES[min(number, len(_EDGES) - 1)]

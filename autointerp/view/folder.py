@@ -6,26 +6,28 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from autointerp.errors import RunError
 from autointerp.files import disk_errors
-from autointerp.journal import unit_of_feature
 from autointerp.progress import Progress, Silent
 from autointerp.report.summary import summarise
 from autointerp.run import Run
-from autointerp.stages.sample import load_vocabulary
-from autointerp.tables import random_rates
+from autointerp.spread import bundles, spread, worth
+from autointerp.stages.sample import by_unit
 from autointerp.types import Json
+from autointerp.view.block import Block, Blocks
 from autointerp.view.card import card
 from autointerp.view.columns import Index
-from autointerp.view.feature import Unit
 from autointerp.view.packed import packed, script
 from autointerp.view.page import GENERATOR, page
 
-FEATURES_A_SHARD: Final = 64
+FEATURES_A_SHARD: Final = 16
+"""At least: to open a feature its shard is read. Of large runs twice as many, or four times ..., so that there are"""
+MOST_SHARDS: Final = 8_000
+"""or fewer."""
 SINGLE_UP_TO: Final = 200
 """Features of a run that is one file unless told otherwise."""
 ALL_WINDOWS_UP_TO: Final = 2_000
@@ -53,15 +55,17 @@ def write_folder(
     *,
     n_windows: int | None = None,
     single: bool | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Viewed:
     """Replaces a page that is there. `n_windows`: kept of a feature and split; None: by the run's size. `single`:
-    one file or a folder; None: by the run's size.
+    one file or a folder; None: by the run's size. `jobs`: processes that make it, at most; more than one want a
+    script that calls this to have its `if __name__ == "__main__"`.
 
     Raises RunError where nothing is sampled yet or `out` holds something else, and what reading a run raises.
     """
     _check_free(out)
-    writer = _Writer(run, n_windows, single, progress or Silent())
+    writer = _Writer(run, n_windows, single, jobs, progress or Silent())
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(out):
@@ -93,12 +97,17 @@ def _check_free(out: Path) -> None:
 
 
 class _Writer:
-    def __init__(self, run: Run, n_windows: int | None, single: bool | None, progress: Progress) -> None:
-        self._run, self._progress = run, progress
+    def __init__(
+        self, run: Run, n_windows: int | None, single: bool | None, jobs: int, progress: Progress
+    ) -> None:
+        self._run, self._jobs, self._progress = run, jobs, progress
         n_asked = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
         self.single = n_asked <= SINGLE_UP_TO if single is None else single
         self.n_windows = WINDOWS if n_windows is None and n_asked > ALL_WINDOWS_UP_TO else n_windows
         self._n_asked = n_asked
+        self._features_a_shard = FEATURES_A_SHARD
+        while self._features_a_shard * MOST_SHARDS < n_asked:
+            self._features_a_shard *= 2
         self._blocks: dict[str, list[str]] = {}
         self._index = Index(list(run.recipe.dictionaries), list(run.recipe.explainers), run.scored())
 
@@ -107,9 +116,9 @@ class _Writer:
         self._progress.begin("view", self._n_asked, "features")
         payloads: list[str] = []
         n_shards = 0
-        for content in self._entries():
-            payloads.append(packed(content))
-            if len(payloads) == FEATURES_A_SHARD:
+        for payload in self._payloads():
+            payloads.append(payload)
+            if len(payloads) == self._features_a_shard:
                 self._put(folder, f"s{n_shards:05}", payloads)
                 payloads, n_shards = [], n_shards + 1
         if payloads:
@@ -129,9 +138,9 @@ class _Writer:
         return len(self._index)
 
     def _head(self) -> Json:
-        summaries = [summarise(self._run, name) for name in self._run.recipe.dictionaries]
+        summaries = [summarise(self._run, name, jobs=self._jobs) for name in self._run.recipe.dictionaries]
         return {
-            "features_a_shard": FEATURES_A_SHARD,
+            "features_a_shard": self._features_a_shard,
             "n_windows": self.n_windows,
             "card": card(self._run, summaries),
         }
@@ -142,17 +151,17 @@ class _Writer:
         else:
             (folder / DATA / f"{name}.js").write_bytes(script(name, payloads))
 
-    def _entries(self) -> Iterator[Json]:
-        """Of every feature that is asked for and sampled, in the order of the index."""
-        run = self._run
-        vocabulary = load_vocabulary(run)
-        for dictionary in run.recipe.dictionaries:
-            rates = random_rates(run, dictionary)
-            for name, features in groupby(run.asked(dictionary), lambda one: unit_of_feature(one.index)):
-                unit = Unit(run, dictionary, name, vocabulary, rates)
-                for key in map(str, features):
-                    self._progress.advance()
-                    if key in unit.samples:
-                        sample = unit.samples[key]
-                        self._index.add(key, sample, unit.explained(key), unit.scored(key))
-                        yield unit.entry(key, self.n_windows)
+    def _payloads(self) -> Iterator[str]:
+        """Of every feature that is asked for and sampled, in the order of the index, which grows by it."""
+        units: Block = [
+            (dictionary, unit, [str(feature) for feature in features])
+            for dictionary in self._run.recipe.dictionaries
+            for unit, features in by_unit(self._run.asked(dictionary))
+        ]
+        blocks = list(bundles(units, [len(keys) for _, _, keys in units]))
+        ready = spread(partial(Blocks, self._run, self.n_windows), blocks, worth(self._jobs, self._n_asked))
+        for block, features in zip(blocks, ready, strict=True):
+            self._progress.advance(sum(len(keys) for _, _, keys in block))
+            for row, payload in features:
+                self._index.add(row)
+                yield payload

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any, Final, cast
 
 from autointerp.trials import NO_COLUMNS, Predictions, Responses, to_4_digits
 from autointerp.types import Json, Window
@@ -13,24 +14,27 @@ _UNUSED: Final = frozenset({"document", "documents", "length", "offset", "look",
 """Columns of trials that the page has from the windows, or has no use for. So is `maximum`, but of responses."""
 
 
-def chosen(windows: Sequence[Window], most: int | None) -> list[int]:
+def chosen(cells: Sequence[str | int | None], most: int | None) -> list[int]:
     """Places of at most so many windows, ascending: one of each decile and stratum after another, in the order in
-    which they were drawn. None: all."""
-    if most is None or len(windows) <= most:
-        return list(range(len(windows)))
-    seen: dict[object, int] = {}
-    rounds: list[tuple[int, int]] = []
-    for at, window in enumerate(windows):
-        cell = window.stratum or window.band
-        rounds.append((seen.setdefault(cell, 0), at))
-        seen[cell] += 1
-    return sorted(at for _, at in sorted(rounds)[:most])
+    which they were drawn. `cells`: the decile or stratum of each. None: all."""
+    if most is None or len(cells) <= most:
+        return list(range(len(cells)))
+    by_cell: dict[object, list[int]] = {}
+    for at, cell in enumerate(cells):
+        by_cell.setdefault(cell, []).append(at)
+    found: list[int] = []
+    for a_round in zip_longest(*by_cell.values()):
+        found += sorted(at for at in a_round if at is not None)
+        if len(found) >= most:
+            break
+    return sorted(found[:most])
 
 
 def entry(at: int, window: Window) -> Json:
     """`at`: its place among the windows of its split, by which trials name it."""
-    fires = [place for place, value in enumerate(window.activations) if value > 0]
-    is_short = sum(map(len, window.texts)) <= LONGEST
+    is_silent = not any(window.activations)
+    fires = [] if is_silent else [place for place, value in enumerate(window.activations) if value > 0]
+    is_short = len(window.text) <= LONGEST
     return {
         "at": at,
         "tokens": window.texts if is_short else [cut(text) for text in window.texts],
@@ -43,16 +47,16 @@ def entry(at: int, window: Window) -> Json:
     }
 
 
-def trials_entry(trials: Json, heldout: Sequence[Window]) -> Json:
+def trials_entry(trials: Json, heldout: Callable[[], Sequence[Window]]) -> Json:
     """A record's trials without columns in which nothing stands. `window` is added to predictions: the place of the
-    held-out window with these activations."""
+    held-out window with these activations. `heldout`: gives all of them."""
     is_of_texts = trials["kind"] == Responses.kind
     unused = _UNUSED if is_of_texts else _UNUSED | {"maximum"}
     found: Json = {name: column for name, column in trials.items() if name not in unused and _says(column)}
     if is_of_texts:
         found["text"] = [cut(text) for text in trials["text"]]
     if trials["kind"] == Predictions.kind:
-        places = {_seen_as(one): at for at, one in enumerate(heldout)}
+        places = {_seen_as(one): at for at, one in enumerate(heldout())}
         keys = zip(trials["document"], trials["actual"], strict=True)
         found["window"] = [places.get((document, tuple(actual))) for document, actual in keys]
     return found
@@ -60,7 +64,10 @@ def trials_entry(trials: Json, heldout: Sequence[Window]) -> Json:
 
 def _says(column: Any) -> bool:
     """Also where there is no trial at all: the page counts them."""
-    return not column or isinstance(column, str) or any(one is not None and one != [] for one in column)
+    if not column or not isinstance(column, list):
+        return True
+    values = cast(list[Any], column)
+    return values.count(None) + values.count([]) < len(values)
 
 
 def _seen_as(window: Window) -> tuple[str, tuple[float, ...]]:

@@ -31,7 +31,6 @@ class Index {
     ]);
     this.orders = new Map();
     this.hay = null;
-    this.rowOf = null;
   }
 
   id(row) {
@@ -42,12 +41,12 @@ class Index {
     return `${this.number[row]}${this.negative[row] ? "-" : ""}`;
   }
 
+  // The row of an id, -1 where it has none. A scan of numbers: a map of a million ids would take a second to make.
   find(id) {
-    if (!this.rowOf) {
-      this.rowOf = new Map();
-      for (let row = 0; row < this.n; row++) this.rowOf.set(this.id(row), row);
-    }
-    return this.rowOf.get(id) ?? -1;
+    const number = parseInt(id.slice(id.lastIndexOf("/") + 1), 10);
+    for (let row = this.number.indexOf(number); row >= 0; row = this.number.indexOf(number, row + 1))
+      if (this.id(row) === id) return row;
+    return -1;
   }
 
   // What the explainer says of a row; without it, what the first of the others does.
@@ -71,31 +70,48 @@ class Index {
       at += all[row].length;
       starts[row + 1] = at;
     }
-    this.hay = { text: all.join(""), starts };
+    this.hay = { text: all.join(""), starts, before: null };
     return this.hay;
   }
 
   // Rows that hold every word: 1, others 0. A "phrase in quotes" is one word.
   search(query) {
-    const words = wordsOf(query);
+    const words = wordsOf(query).sort((one, other) => other.length - one.length);
     if (!words.length) return null;
-    const { text, starts } = this.haystack();
-    const [first, ...others] = words.sort((one, other) => other.length - one.length);
+    const { before } = this.haystack();
+    // Who types on looks for less: only what was found then can hold the words now.
+    const isLess = before && before.words.every((old) => words.some((word) => word.includes(old)));
+    const rows = isLess && before.rows.length < this.n / 8 ? this.among(before.rows, words) : this.everywhere(words);
+    this.hay.before = { words, rows };
     const found = new Uint8Array(this.n);
-    const next = new Map(others.map((word) => [word, -1])); // where a word comes next; each is looked for once
-    const isIn = (word, row) => {
-      if (next.get(word) < starts[row]) {
-        const place = text.indexOf(word, starts[row]);
-        next.set(word, place < 0 ? Infinity : place);
-      }
-      return next.get(word) < starts[row + 1];
-    };
+    for (const row of rows) found[row] = 1;
+    return found;
+  }
+
+  among(rows, words) {
+    const { text, starts } = this.hay;
+    return rows.filter((row) => {
+      const own = text.slice(starts[row], starts[row + 1]);
+      return words.every((word) => own.includes(word));
+    });
+  }
+
+  everywhere([first, ...others]) {
+    const { text, starts } = this.hay;
+    const found = [];
+    const next = others.map(() => -1); // where a word comes next; each is looked for once
     let row = 0;
-    for (let at = text.indexOf(first); at >= 0; at = text.indexOf(first, starts[row])) {
-      row = rowAt(starts, at, row);
-      found[row] = others.every((word) => isIn(word, row)) ? 1 : 0;
+    for (let at = text.indexOf(first); at >= 0 && row < this.n; at = text.indexOf(first, starts[row])) {
+      while (starts[row + 1] <= at) row++;
+      const isIn = (word, which) => {
+        if (next[which] < starts[row]) {
+          const place = text.indexOf(word, starts[row]);
+          next[which] = place < 0 ? Infinity : place;
+        }
+        return next[which] < starts[row + 1];
+      };
+      if (others.every(isIn)) found.push(row);
       row++;
-      if (row >= this.n) break;
     }
     return found;
   }
@@ -162,16 +178,4 @@ function wordsOf(query) {
   const words = [];
   for (const [, phrase, word] of query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)) words.push(phrase ?? word);
   return words.filter((word) => word !== '"');
-}
-
-// The row in whose text a place lies, not before `row`.
-function rowAt(starts, at, row) {
-  let low = row;
-  let high = starts.length - 1;
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (starts[middle] <= at) low = middle;
-    else high = middle;
-  }
-  return low;
 }

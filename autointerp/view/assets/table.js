@@ -8,6 +8,7 @@ class Table {
   constructor(open) {
     this.open = open;
     this.rows = new Uint32Array(0);
+    this.drawn = new Map(); // place -> element, of rows in sight
     this.scroll = document.getElementById("scroll");
     this.space = document.getElementById("space");
     this.box = document.getElementById("rows");
@@ -28,6 +29,9 @@ class Table {
     document.documentElement.style.setProperty("--grid", grid);
     this.head.style.paddingRight = `${12 + this.scroll.offsetWidth - this.scroll.clientWidth}px`; // the scroll bar
     this.drawHead(sort);
+    this.drawn = new Map();
+    this.box.replaceChildren();
+    if (!rows.length) this.box.append(h("p", { class: "empty" }, "No feature matches. Clear the search or a filter."));
     this.draw();
   }
 
@@ -56,15 +60,35 @@ class Table {
     return (this.scroll.scrollTop / Math.max(1, TALLEST - this.height)) * ((all - this.height) / ROW);
   }
 
+  // Rows that are in sight already stay as they are: a click, a key or a little scrolling costs next to nothing.
   draw() {
     if (!this.index) return;
     const first = Math.floor(this.first);
-    const n = Math.ceil(this.height / ROW) + 2;
-    const elements = [];
-    for (let place = first; place < Math.min(first + n, this.rows.length); place++) elements.push(this.row(place));
-    this.box.style.transform = `translateY(${this.scroll.scrollTop - (this.first - first) * ROW}px)`;
-    if (!this.rows.length) elements.push(h("p", { class: "empty" }, "No feature matches. Clear the search or a filter."));
-    this.box.replaceChildren(...elements);
+    const end = Math.min(first + Math.ceil(this.height / ROW) + 2, this.rows.length);
+    const offset = `translateY(${this.scroll.scrollTop - (this.first - first) * ROW}px)`;
+    if (this.box.style.transform !== offset) this.box.style.transform = offset;
+    for (const [place, element] of this.drawn) {
+      if (place >= first && place < end) continue;
+      element.remove();
+      this.drawn.delete(place);
+    }
+    for (let place = first; place < end; place++) {
+      const known = this.drawn.get(place);
+      if (known) this.mark(known, place);
+      else {
+        const element = this.row(place);
+        this.drawn.set(place, element);
+        this.box.insertBefore(element, this.box.children[place - first] ?? null);
+      }
+    }
+  }
+
+  // Says of a row whether it is the one that is open.
+  mark(element, place) {
+    const isOpen = this.state.feature === this.index.id(this.rows[place]);
+    if (element.classList.contains("open") === isOpen) return;
+    element.classList.toggle("open", isOpen);
+    element.setAttribute("aria-selected", isOpen);
   }
 
   row(place) {

@@ -1,0 +1,200 @@
+"""Records of scores and explanations added up, in the order of the keys. Sums of features that come behind others are
+added to theirs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import get_args
+
+from autointerp import trials as trial_records
+from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
+from autointerp.metrics.features import Population, bundled
+from autointerp.metrics.influence import influences
+from autointerp.metrics.paired import Discordant, less
+from autointerp.sequential import Decision, counts_in_means
+from autointerp.trials import AnyTrials
+from autointerp.types import Interval, Json, Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the sequential test said. Means are over the features of its panel alone: elsewhere the number of trials
+    depends on the answers, and a mean would be biased."""
+
+    n_by_decision: dict[str, int]
+    n_panel: int
+    """Of the scored features, those that are in the panel."""
+    mean_trials: float | None
+    """A feature outside the panel; None where there is none."""
+
+
+@dataclass(slots=True)
+class Explained:
+    """How many explanations an explainer has."""
+
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    with_windows: Counter[str] = field(default_factory=Counter[str])
+    """By status, of features with enough windows to be tested."""
+    n_untestable: int = 0
+    """Of the others, those that are explained."""
+    n_refused: int = 0
+    """Features that some LLM declined to explain, also those that a fallback then explained."""
+    explains_all: bool = False
+    """Whether it takes features without windows."""
+
+    def extend(self, other: Explained) -> None:
+        self.statuses.update(other.statuses)
+        self.with_windows.update(other.with_windows)
+        self.n_untestable += other.n_untestable
+        self.n_refused += other.n_refused
+        self.explains_all = self.explains_all or other.explains_all
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """A journal's record of a score, read once for all numbers that it goes into."""
+
+    record: Json
+    metrics: Metrics | None
+    value: Interval | None
+    """The headline; None where the record is no score."""
+    trials: AnyTrials | None
+    """None where it is in no mean: it is no score, or a sequential test may have stopped early."""
+    parts: list[tuple[int, float]]
+    """What each bundle of documents adds to it; a bundle may come several times."""
+
+    @classmethod
+    def of(cls, record: Json) -> ScoreRecord:
+        metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
+        value = metrics.value if metrics is not None and record["status"] == "ok" else None
+        if metrics is None or value is None or not counts_in_means(record):
+            return cls(record, metrics, value, None, [])
+        trials = trial_records.of(record["trials"])
+        return cls(record, metrics, value, trials, bundled(influences(trials, metrics.headline)))
+
+    def add_to(self, population: Population) -> bool:
+        """Whether it is in means, and so in this one."""
+        if self.value is None or self.trials is None:
+            return False
+        population.add_bundled(self.value.value, self.parts)
+        return True
+
+
+@dataclass(slots=True)
+class Sums:
+    """What is added up of one scorer on one explainer's explanations, record by record, in the order of the keys."""
+
+    headline: str = ""
+    protocol: str = ""
+    silent_protocol: str = ""
+    """Of features set against silent windows: the usual one, which is told where there is one."""
+    pooled: Population = field(default_factory=Population)
+    ends: Counter[str] = field(default_factory=Counter[str])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    decisions: Counter[str] = field(default_factory=Counter[str])
+    chances: list[float] = field(default_factory=list[float])
+    worst: list[float] = field(default_factory=list[float])
+    best: list[float] = field(default_factory=list[float])
+    p_values: list[float] = field(default_factory=list[float])
+    numbers: dict[tuple[str, str], list[float]] = field(default_factory=dict[tuple[str, str], list[float]])
+    """By what it is (`value`, `stratum`, `band`, `density`) and name."""
+
+    def add(self, score: ScoreRecord) -> None:
+        record, metrics = score.record, score.metrics
+        self.protocol = self.protocol or record["protocol"]
+        if record["contrast"] == "silent":
+            self.silent_protocol = record["protocol"]
+        if metrics is not None:
+            self.counts["trials"] += metrics.n
+            self.counts["unreadable"] += metrics.n_unreadable
+            self.counts["unreliable"] += "unreliable" in metrics.flags
+        if metrics is None or score.value is None:
+            self.ends[record["status"]] += 1
+            return
+        self.headline = metrics.headline
+        self.counts["scored"] += 1
+        self.counts["graded"] += record["contrast"] == "graded"
+        if metrics.p_value is not None:
+            self.p_values.append(metrics.p_value)
+        if (sequential := record.get("sequential")) is not None:
+            self.decisions[sequential["decision"]] += 1
+        if not score.add_to(self.pooled):
+            self.counts["trials outside"] += metrics.n
+            return
+        if metrics.bounds is not None:
+            self.worst.append(metrics.bounds[0])
+            self.best.append(metrics.bounds[1])
+        if metrics.chance is not None:
+            self.chances.append(metrics.chance)
+        self._add_numbers(metrics, record["facts"]["density"])
+
+    def extend(self, other: Sums) -> None:
+        """By the sums of features that come behind these."""
+        self.headline = other.headline or self.headline
+        self.protocol = self.protocol or other.protocol
+        self.silent_protocol = other.silent_protocol or self.silent_protocol
+        self.pooled.extend(other.pooled)
+        for counter, more in (
+            (self.ends, other.ends),
+            (self.counts, other.counts),
+            (self.decisions, other.decisions),
+        ):
+            counter.update(more)
+        self.chances += other.chances
+        self.worst += other.worst
+        self.best += other.best
+        self.p_values += other.p_values
+        for place, values in other.numbers.items():
+            self.numbers.setdefault(place, []).extend(values)
+
+    def _add_numbers(self, metrics: Metrics, density: float) -> None:
+        found = {("value", name): value for name, value in metrics.values.items()}
+        found |= {("band", name): one.value for name, one in metrics.groups.get("band", {}).items()}
+        for name, one in metrics.groups.get("stratum", {}).items():
+            if name not in HEADLINE_STRATA:
+                found["stratum", name] = one.value
+        if density > 0:
+            found["density", str(math.floor(math.log10(density)))] = metrics.value
+        for place, value in found.items():
+            if value is not None:
+                self.numbers.setdefault(place, []).append(value.value)
+
+    def verdicts(self) -> Verdicts | None:
+        if not self.decisions:
+            return None
+        n_panel = len(self.pooled.values)
+        n_outside = self.counts["scored"] - n_panel
+        mean = self.counts["trials outside"] / n_outside if n_outside else None
+        return Verdicts({name: self.decisions[name] for name in get_args(Decision)}, n_panel, mean)
+
+    def means(self, of: str, seed: int) -> dict[str, MeanOver]:
+        return {
+            name: mean
+            for (what, name), values in self.numbers.items()
+            if what == of and (mean := mean_over_features(values, seed=seed, purpose=f"{of} {name}"))
+        }
+
+
+@dataclass(slots=True)
+class Against:
+    """Two scores of the same features, as they come. Of a sequential scorer, features of the panel are compared."""
+
+    pooled: Population = field(default_factory=Population)
+    """Of the differences, first less second."""
+    discordant: Discordant = field(default_factory=Discordant)
+
+    def add(self, one: ScoreRecord, other: ScoreRecord) -> bool:
+        """Two of one feature. False where they are left out: either is no score, or may have stopped early."""
+        if one.trials is None or other.trials is None:
+            return False
+        assert one.value is not None and other.value is not None  # there are trials
+        self.discordant.add(one.trials, other.trials)
+        self.pooled.add_bundled(one.value.value - other.value.value, less(one.parts, other.parts))
+        return True
+
+    def extend(self, other: Against) -> None:
+        """By features that come behind these."""
+        self.pooled.extend(other.pooled)
+        self.discordant.extend(other.discordant)
