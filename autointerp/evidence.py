@@ -18,7 +18,7 @@ from typing import Final, Literal, cast, get_args
 
 from autointerp.effects import EffectTexts
 from autointerp.metrics import HEADLINE_STRATA
-from autointerp.types import Select, Shown
+from autointerp.splits import Select, Shown
 
 Need = Literal["select", "directions", "effects", "hard", "logprobs"]
 ScorerNeed = Literal["logprobs", "embed", "effects", "probe"]

@@ -21,10 +21,11 @@ from autointerp.errors import RunError
 from autointerp.files import write_atomically
 from autointerp.journal import Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
+from autointerp.results import Facts, Metrics
 from autointerp.run import SCORE_VERSION, Run
 from autointerp.stages.score import measured, stopping_of
 from autointerp.trials import of as trials_of
-from autointerp.types import Facts, Json, Metrics
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)

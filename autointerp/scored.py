@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autointerp.journal import unit_of_feature
+from autointerp.results import Metrics
 from autointerp.run import Run
 from autointerp.sequential import counts_in_means
-from autointerp.types import Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt, View
 from autointerp.scorers.protocol import Scorer
+from autointerp.splits import Heldout
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Window
+from autointerp.types import Window
 
 
 def make_window(texts: Sequence[str], firing: dict[int, float] | None = None) -> Window:

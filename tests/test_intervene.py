@@ -26,13 +26,14 @@ from autointerp.metrics import measure
 from autointerp.prompting import Prompt
 from autointerp.run import Run
 from autointerp.scorers.intervention import Intervention as InterventionScorer
+from autointerp.splits import Heldout, Shown
 from autointerp.stages.sample import load_vocabulary, unit_windows
 from autointerp.subject.interventions import direction, other_feature, prompts, random_direction
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.steering import Ablating, Adding, Steering
 from autointerp.subject.strengths import Search, grid
-from autointerp.types import FeatureId, Heldout, Shown, Site, Window
+from autointerp.types import FeatureId, Site, Window
 from here import contents, device_here
 from tiny import Tiny
 

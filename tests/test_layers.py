@@ -17,6 +17,8 @@ LAYERS = [
         "errors",
         "types",
         "trials",
+        "splits",
+        "results",
         "sequential",
         "effects",
         "identity",

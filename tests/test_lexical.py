@@ -22,8 +22,9 @@ from autointerp.prompting import Prompt, View, load_template
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing
 from autointerp.scorers.protocol import Scorer
+from autointerp.splits import Heldout, Shown
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Shown, Window
+from autointerp.types import Window
 
 quick = settings(max_examples=100, derandomize=True, database=None)
 

@@ -21,8 +21,9 @@ from scipy import stats as untyped_stats  # pyright: ignore[reportMissingTypeStu
 from sklearn import metrics as untyped_sklearn  # pyright: ignore[reportMissingTypeStubs]  there are none
 
 from autointerp.metrics import MeanOver, mean_over_features, measure
+from autointerp.results import Interval, Metrics
 from autointerp.trials import Trials
-from autointerp.types import Interval, Metrics, Stratum
+from autointerp.types import Stratum
 
 stats = cast(Any, untyped_stats)
 sklearn = cast(Any, untyped_sklearn)

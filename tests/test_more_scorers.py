@@ -29,15 +29,17 @@ from autointerp.metrics.chosen import n_clusters
 from autointerp.metrics.influence import influences
 from autointerp.metrics.ranking import proportion
 from autointerp.prompting import Prompt, View
+from autointerp.results import Facts, Interval
 from autointerp.scorers.embedding import Embedding
 from autointerp.scorers.example_embedding import ExampleEmbedding, likeness
 from autointerp.scorers.intruder import Intruder, read_number
 from autointerp.scorers.protocol import role_of
 from autointerp.scorers.similar import Vectors
 from autointerp.scorers.simulation import Simulation, chosen, expected_rating
+from autointerp.splits import Heldout
 from autointerp.stages.score import measured
 from autointerp.trials import Choices, Predictions
-from autointerp.types import Facts, Heldout, Interval, Window
+from autointerp.types import Window
 
 FACTS = Facts(density=0.01, prevalence=0.01, mass=[])
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,9 +18,10 @@ from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explained
 from autointerp.report.summary import summarise
 from autointerp.run import Run
+from autointerp.splits import Heldout
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.trials import Trials
-from autointerp.types import EXPLAINABLE, Heldout, Json
+from autointerp.types import EXPLAINABLE, Json
 from tiny import Tiny, make_sae
 
 SEEN: dict[str, dict[str, Evidence]] = {}

@@ -21,8 +21,9 @@ from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
 from autointerp.metrics.paired import Discordant, less, p_signed_rank
+from autointerp.results import Facts, Interval
 from autointerp.trials import Choices, Differences, Predictions, Ranked, Responses, Trials
-from autointerp.types import Facts, Interval, Stratum
+from autointerp.types import Stratum
 
 stats = cast(Any, untyped_stats)
 sklearn = cast(Any, untyped_sklearn)

@@ -29,11 +29,12 @@ from autointerp.prompting import Prompt, View
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.scorers.sensitivity import Sensitivity, read_texts
+from autointerp.splits import Heldout, Probed
 from autointerp.stages.expected import expected
 from autointerp.stages.probe import Probing
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.stages.sources import open_source
-from autointerp.types import FeatureId, Heldout, Json, Probed
+from autointerp.types import FeatureId, Json
 from here import contents, device_here
 from tiny import Tiny
 

@@ -41,10 +41,11 @@ from autointerp.published.importing import import_delphi
 from autointerp.report.markdown import escaped, fenced
 from autointerp.report.summary import summarise
 from autointerp.rescore import rescore
+from autointerp.results import Explanation, Score
 from autointerp.run import Run
 from autointerp.scored import instances
 from autointerp.sequential import Sequential
-from autointerp.types import Explanation, Json, Sample, Score
+from autointerp.types import Json, Sample
 from here import device_here
 from test_published import judged, write
 from tiny import Tiny

@@ -26,8 +26,9 @@ from autointerp.metrics import measure
 from autointerp.prompting import Prompt
 from autointerp.scorers.detection import Detection
 from autointerp.sections import instance
+from autointerp.splits import Heldout, Select, Shown
 from autointerp.stages.expected import expected
-from autointerp.types import Heldout, Json, Select, Shown, Window
+from autointerp.types import Json, Window
 from tiny import Tiny
 
 N = 20

@@ -16,12 +16,13 @@ from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
 from autointerp.report.summary import Summary, summarise
 from autointerp.report.terminal import print_summary
+from autointerp.results import Metrics
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.sample import load_vocabulary
 from autointerp.stages.score import facts_of
 from autointerp.trials import Trials
-from autointerp.types import Json, Metrics
+from autointerp.types import Json
 from here import device_here
 from tiny import Tiny
 

@@ -17,8 +17,9 @@ from autointerp.prompting import Prompt, marked
 from autointerp.report.trials import Beside, print_trials
 from autointerp.scorers.intruder import Intruder
 from autointerp.scorers.similar import ranked
+from autointerp.splits import Heldout
 from autointerp.trials import AnyTrials, Choices
-from autointerp.types import Heldout, Json
+from autointerp.types import Json
 
 
 def with_documents(heldout: Heldout) -> Heldout:

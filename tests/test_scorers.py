@@ -27,13 +27,15 @@ from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
 from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View
+from autointerp.results import Facts
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing, Marks, Variant
 from autointerp.scorers.marks import Pattern, lent_to_active, lent_to_silent
 from autointerp.scorers.protocol import Scorer
 from autointerp.scorers.question import Packing, Said, answer_schema, ask, read_answers, yes_of
+from autointerp.splits import Heldout
 from autointerp.stages.score import measured
-from autointerp.types import Facts, Heldout, Json, Stratum, Window
+from autointerp.types import Json, Stratum, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (

@@ -34,9 +34,9 @@ from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing
 from autointerp.sections import instance
 from autointerp.sequential import Look, Sequential, stopping
+from autointerp.splits import Heldout
 from autointerp.stages.looks import by_look, shares_by_look
 from autointerp.trials import InBlocks
-from autointerp.types import Heldout
 from here import device_here
 from tiny import Tiny
 

@@ -27,7 +27,8 @@ from autointerp.sampling.text import SPLITS
 from autointerp.scorers.detection import Detection
 from autointerp.scorers.fuzzing import Fuzzing
 from autointerp.scorers.protocol import Scorer
-from autointerp.types import Heldout, Window
+from autointerp.splits import Heldout
+from autointerp.types import Window
 
 LENGTHS = (8, 16, 24, 32, 32, 32)
 SCORERS: dict[str, Scorer] = {

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from autointerp.asking import Asking
 from autointerp.metrics import measure
 from autointerp.scorers.protocol import Scorer
+from autointerp.splits import Heldout, Select
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Select, Window
+from autointerp.types import Window
 
 
 @dataclass(frozen=True, slots=True)

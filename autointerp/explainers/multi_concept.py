@@ -33,7 +33,8 @@ from autointerp.explainers.protocol import Explained
 from autointerp.explainers.two_lines import ask
 from autointerp.prompting import inert
 from autointerp.scorers.question import all_of
-from autointerp.types import Shown, Window
+from autointerp.splits import Shown
+from autointerp.types import Window
 
 FIRING_WEIGHT: Final = 3.0
 """Of a token above the threshold in the counts of a window, against 1 of the others: what it fires on says more than

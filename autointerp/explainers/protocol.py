@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Protocol
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import Evidence
-from autointerp.types import ExplanationStatus, Json
+from autointerp.results import ExplanationStatus
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)

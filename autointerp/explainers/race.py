@@ -26,7 +26,8 @@ from autointerp.explainers.judged import OnSelect, judge_on_select
 from autointerp.explainers.protocol import Explained, status_of
 from autointerp.scorers.question import all_of
 from autointerp.sections import PluginSection
-from autointerp.types import Json, Select
+from autointerp.splits import Select
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)

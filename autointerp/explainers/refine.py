@@ -27,7 +27,8 @@ from autointerp.explainers.protocol import Explained
 from autointerp.explainers.two_lines import ask
 from autointerp.prompting import View
 from autointerp.sections import PluginSection
-from autointerp.types import Json, Shown, Window
+from autointerp.splits import Shown
+from autointerp.types import Json, Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ from autointerp.llm.clauses import (
 )
 from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
 from autointerp.prompting import Prompt, View
-from autointerp.types import Shown, Window
+from autointerp.splits import Shown
+from autointerp.types import Window
 
 VERSION: Final = "1"
 """Raise it when the same windows would give another explanation or another verdict."""

@@ -23,8 +23,8 @@ from autointerp.metrics.predicted import measure_predicted
 from autointerp.metrics.ranked import measure_ranked
 from autointerp.metrics.responded import measure_responded
 from autointerp.metrics.steered import measure_steered
+from autointerp.results import Facts, Metrics
 from autointerp.trials import AnyTrials, Choices, Predictions, Ranked, Responses, Trials
-from autointerp.types import Facts, Metrics
 
 __all__ = ["HEADLINE_STRATA", "MeanOver", "mean_over_features", "measure"]
 

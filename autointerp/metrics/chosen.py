@@ -18,8 +18,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are no
 
 from autointerp.metrics.ranking import proportion
 from autointerp.metrics.unreadable import flags
+from autointerp.results import GroupMetrics, Interval, Metrics
 from autointerp.trials import Choices
-from autointerp.types import GroupMetrics, Interval, Metrics
 
 
 def measure_chosen(trials: Choices) -> Metrics:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from typing import Final, TypeVar
 
 from autointerp.metrics.rates import TAIL, Rate, clopper_pearson
-from autointerp.types import GroupMetrics
+from autointerp.results import GroupMetrics
 
 OFFSET_WIDTH: Final = 8
 """Tokens of a bin of offsets: a window of 32 has four."""

@@ -36,8 +36,9 @@ from autointerp.metrics.groups import offset_bin, rates_by
 from autointerp.metrics.ranking import auroc, average_precision, proportion
 from autointerp.metrics.rates import TAIL, Rate, balanced_accuracy, clopper_pearson, f1, precision
 from autointerp.metrics.unreadable import flags
+from autointerp.results import Facts, GroupMetrics, Interval, Metrics
 from autointerp.trials import InBlocks, Trials
-from autointerp.types import Facts, GroupMetrics, Interval, Metrics, Stratum
+from autointerp.types import Stratum
 
 HEADLINE_STRATA: frozenset[Stratum | None] = frozenset({"random", "graded", None})
 """Of the trials whose right answer is no, those that count. Windows chosen to be hard would change what the

@@ -12,8 +12,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are no
 
 from autointerp.metrics.judged import HEADLINE_STRATA, n_looks
 from autointerp.metrics.rates import TAIL, Rate, clopper_pearson
+from autointerp.results import Metrics
 from autointerp.trials import Trials
-from autointerp.types import Metrics
 
 
 def by_plain_accuracy(metrics: Metrics, trials: Trials) -> Metrics:

@@ -25,8 +25,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are no
 from autointerp.metrics.judged import HEADLINE_STRATA
 from autointerp.metrics.rates import TAIL
 from autointerp.metrics.unreadable import flags
+from autointerp.results import GroupMetrics, Interval, Metrics
 from autointerp.trials import Predictions
-from autointerp.types import GroupMetrics, Interval, Metrics
 
 _Floats = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ import numpy as np
 from autointerp.metrics.judged import CHANCE, HEADLINE_STRATA
 from autointerp.metrics.ranking import Placements, auroc, average_precision, p_above_chance
 from autointerp.metrics.unreadable import flags
+from autointerp.results import GroupMetrics, Metrics
 from autointerp.trials import Ranked
-from autointerp.types import GroupMetrics, Metrics
 
 _Values = list[float | None]
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import special, stats  # pyright: ignore[reportMissingTypeStubs]  there are none
 
 from autointerp.metrics.rates import TAIL
-from autointerp.types import Interval
+from autointerp.results import Interval
 
 _Floats = NDArray[np.float64]
 

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.types import Interval
+from autointerp.results import Interval
 
 TAIL = 0.025
 """Probability left out at each end of an interval."""

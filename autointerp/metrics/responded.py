@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from autointerp.metrics.rates import Rate, clopper_pearson
 from autointerp.metrics.unreadable import flags
+from autointerp.results import Metrics
 from autointerp.trials import Responses
-from autointerp.types import Metrics
 
 
 def measure_responded(trials: Responses) -> Metrics:

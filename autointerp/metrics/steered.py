@@ -25,8 +25,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are no
 
 from autointerp.metrics.rates import TAIL
 from autointerp.metrics.unreadable import flags
+from autointerp.results import GroupMetrics, Interval, Metrics
 from autointerp.trials import Differences
-from autointerp.types import GroupMetrics, Interval, Metrics
 
 FEATURE = "feature"
 """The arm that counts; the others are controls."""

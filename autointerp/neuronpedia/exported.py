@@ -17,9 +17,10 @@ from autointerp.neuronpedia.scores import scores_of
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.sampling.text import SPLITS
+from autointerp.splits import Heldout
 from autointerp.stages.sample import unit_windows
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import EXPLAINABLE, FeatureId, Heldout, Json, Window
+from autointerp.types import EXPLAINABLE, FeatureId, Json, Window
 
 N_TOP: Final = 20
 """The strongest windows are of no interval, as SAEDashboard has them."""

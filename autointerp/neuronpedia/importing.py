@@ -26,10 +26,11 @@ from autointerp.neuronpedia.reading import Published, Source, find_sources
 from autointerp.neuronpedia.samples import PER, samples_of, settings_for
 from autointerp.recipe import NAME as FITS
 from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, FeatureSection, Recipe
+from autointerp.results import Explanation
 from autointerp.run import PACKED, VOCABULARY, Run
 from autointerp.stages.sample import save_samples
 from autointerp.subject.sites import parse_hook
-from autointerp.types import Directions, Explanation, Json, TokenEffects, digest
+from autointerp.types import Directions, Json, TokenEffects, digest
 
 PUBLISHED: Final = "published"
 """The explainer whose explanations came along."""

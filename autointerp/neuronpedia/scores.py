@@ -14,9 +14,11 @@ import orjson
 
 from autointerp.neuronpedia.layout import SCORE_TYPES
 from autointerp.neuronpedia.naming import Names
+from autointerp.results import Metrics
 from autointerp.run import Run
+from autointerp.splits import Heldout
 from autointerp.trials import InBlocks, Trials
-from autointerp.types import Heldout, Json, Metrics
+from autointerp.types import Json
 
 
 @dataclass(slots=True)

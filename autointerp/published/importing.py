@@ -31,10 +31,11 @@ from autointerp.published.delphi_results import (
 )
 from autointerp.published.windows import Texts, document_of, save_published
 from autointerp.recipe import ActivationsSection, DictionarySection, FeatureSection, Recipe
+from autointerp.results import Explanation, Facts, Score
 from autointerp.run import PACKED, VOCABULARY, Run
 from autointerp.stages.score import measured
 from autointerp.trials import Trials, to_4_digits
-from autointerp.types import Explanation, Facts, FeatureId, Json, Sample, Score, WindowRefs, digest
+from autointerp.types import FeatureId, Json, Sample, WindowRefs, digest
 
 EXPLAINER: Final = "published"
 _SCORERS: Final = {"fuzz": "fuzzing", "recall": "detection"}

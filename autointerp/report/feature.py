@@ -12,12 +12,13 @@ from autointerp.panel import control_places
 from autointerp.report.sample import print_sample
 from autointerp.report.trials import Beside, print_controls, print_trials
 from autointerp.report.windows import print_directions, print_explanation, print_windows
+from autointerp.results import Metrics
 from autointerp.run import Run
 from autointerp.sections import instance
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
-from autointerp.types import EXPLAINABLE, FeatureId, Json, Metrics
+from autointerp.types import EXPLAINABLE, FeatureId, Json
 
 
 def print_feature(console: Console, run: Run, text: str) -> None:

@@ -13,9 +13,10 @@ from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
 from autointerp.metrics.features import Population, bundled
 from autointerp.metrics.influence import influences
 from autointerp.metrics.paired import Discordant, less
+from autointerp.results import Interval, Metrics
 from autointerp.sequential import Decision, counts_in_means
 from autointerp.trials import AnyTrials
-from autointerp.types import Interval, Json, Metrics
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from autointerp.asking import Asking
 from autointerp.prompting import inert, marked
 from autointerp.report.panel import CONTROL_NAMES
 from autointerp.report.windows import kind, shaded
+from autointerp.results import Interval, Metrics
 from autointerp.scorers.intruder import Intruder
+from autointerp.splits import Heldout
 from autointerp.trials import Choices, InBlocks, Ranked, Trials
-from autointerp.types import Heldout, Interval, Json, Metrics
+from autointerp.types import Json
 
 
 def _ends_of(value: Interval) -> str:

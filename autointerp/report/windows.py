@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from autointerp.prompting import inert, marked
+from autointerp.splits import WindowSet
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Json, Window, WindowSet
+from autointerp.types import Directions, Json, Window
 
 
 def print_directions(

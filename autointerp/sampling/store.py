@@ -34,8 +34,9 @@ from autointerp.files import write_sealed
 from autointerp.sampling.sample import Sampled
 from autointerp.sampling.selected import STRATA, Selected
 from autointerp.sampling.text import SPLITS, Ints, SplitName
+from autointerp.splits import Heldout, Select, Shown
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Heldout, Json, Select, Shown, Window
+from autointerp.types import Json, Window
 
 
 def save_windows(path: Path, sampled: Sampled, which: slice) -> Json:

@@ -16,8 +16,9 @@ from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.scorers.blocks import ADDED, Judging, Question, judged, packing_of
 from autointerp.sequential import Sequential
+from autointerp.splits import Heldout
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Json
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)

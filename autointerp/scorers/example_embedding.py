@@ -18,8 +18,8 @@ from autointerp.asking import Asking
 from autointerp.evidence import ScorerNeed
 from autointerp.llm.protocol import Capabilities, Role
 from autointerp.scorers.similar import Vectors, ranked, texts_of, unit_vectors
+from autointerp.splits import Heldout
 from autointerp.trials import Ranked
-from autointerp.types import Heldout
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from autointerp.scorers import question
 from autointerp.scorers.blocks import ADDED, Judging, Question, judged, packing_of
 from autointerp.scorers.marks import counted, lent_to_active, lent_to_silent, pattern_of
 from autointerp.sequential import Sequential
+from autointerp.splits import Heldout
 from autointerp.trials import Trials
-from autointerp.types import Heldout, Json
+from autointerp.types import Json
 
 Variant = Literal["silent", "active"]
 Marks = Literal["lent", "delphi", "paper"]

@@ -27,8 +27,8 @@ from autointerp.effects import SceneTexts, Written
 from autointerp.evidence import ScorerNeed
 from autointerp.llm.protocol import Capabilities
 from autointerp.scorers.told import Likelihoods, told
+from autointerp.splits import Heldout
 from autointerp.trials import Differences
-from autointerp.types import Heldout
 
 N_NAMED: Final = 5
 """Tokens that stand for another feature's explanation."""

@@ -20,8 +20,9 @@ from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import View
 from autointerp.scorers import question
 from autointerp.scorers.marks import is_wrong_on, pattern_of
+from autointerp.splits import Heldout
 from autointerp.trials import Choices
-from autointerp.types import Heldout, Window
+from autointerp.types import Window
 
 N_MEMBERS: Final = 4
 MAX_TOKENS: Final = 6

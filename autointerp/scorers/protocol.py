@@ -6,8 +6,8 @@ from typing import ClassVar, Protocol
 
 from autointerp.asking import Asking
 from autointerp.llm.protocol import Capabilities, Role
+from autointerp.splits import Heldout
 from autointerp.trials import AnyTrials
-from autointerp.types import Heldout
 
 
 def role_of(scorer: object) -> Role:

@@ -24,8 +24,8 @@ from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.evidence import ScorerNeed
 from autointerp.llm.protocol import Capabilities, Reply
 from autointerp.prompting import inert
+from autointerp.splits import Heldout, Probed
 from autointerp.trials import Responses, to_4_digits
-from autointerp.types import Heldout, Probed
 
 TOKENS_A_TEXT: Final = 80
 """Answer tokens allowed a text."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from autointerp.asking import Asking
 from autointerp.prompting import inert
+from autointerp.splits import Heldout
 from autointerp.trials import Ranked, bands, documents, maxima, offsets, strata
-from autointerp.types import Heldout, Window
+from autointerp.types import Window
 
 Vectors = NDArray[np.float64]
 """[N, K], each of unit length; a vector of zeros stays one."""

@@ -28,8 +28,9 @@ from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import HEADLINE_STRATA
 from autointerp.prompting import inert
 from autointerp.scorers import question
+from autointerp.splits import Heldout
 from autointerp.trials import Predictions, bands, documents, strata, to_4_digits
-from autointerp.types import Heldout, Window
+from autointerp.types import Window
 
 UNKNOWN: Final = "unknown"
 LEAST_MASS: Final = 0.1

@@ -13,11 +13,12 @@ from autointerp.evidence import Evidence, needs_of, uses_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.run import Run
 from autointerp.scorers.protocol import Scorer
+from autointerp.splits import Heldout
 from autointerp.stages.evidence import UnitEvidence
 from autointerp.stages.examples import Pushed, example_evidence, example_pushes, example_windows
 from autointerp.stages.sample import by_unit, load_vocabulary, unit_windows
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import EXPLAINABLE, Heldout
+from autointerp.types import EXPLAINABLE
 
 N_TRIED: Final = 8
 """Features that are looked at."""

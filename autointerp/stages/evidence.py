@@ -14,9 +14,10 @@ from autointerp.explainers.protocol import Explainer
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
+from autointerp.splits import Heldout, Probed, Shown
 from autointerp.stages.known import load_directions
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Directions, Heldout, Json, Probed, Shown, TokenEffects, Window
+from autointerp.types import Directions, Json, TokenEffects, Window
 
 
 class UnitEvidence:

@@ -11,7 +11,8 @@ from typing import Final
 from autointerp.effects import Arm, EffectTexts, Intervention, SceneTexts, Written
 from autointerp.evidence import Evidence, Promoted
 from autointerp.run import Run
-from autointerp.types import Select, Shown, Stratum, Window
+from autointerp.splits import Select, Shown
+from autointerp.types import Stratum, Window
 
 _WORDS: Final = " the cat sat on a warm stone and looked at some birds that sang in an old tree".split(" ")[
     1:

@@ -10,9 +10,10 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import Evidence
 from autointerp.explainers.protocol import Explainer, status_of
+from autointerp.results import Explanation, ExplanationStatus
 from autointerp.run import Run
 from autointerp.stages.asked import NOBODY, Asked
-from autointerp.types import Explanation, ExplanationStatus, Json
+from autointerp.types import Json
 
 _FIELDS: Final = [
     field.name for field in dataclasses.fields(Explanation) if field.name != "feature"

@@ -20,9 +20,10 @@ from autointerp.llm.protocol import LLM, Backend, Reply, Request
 from autointerp.llm.spending import Spent
 from autointerp.metrics import measure
 from autointerp.prompting import View
+from autointerp.results import Interval
 from autointerp.scorers import question
 from autointerp.trials import Trials
-from autointerp.types import Interval, Json, Window
+from autointerp.types import Json, Window
 
 TEMPLATE: Final = "score/detection"
 WINDOWS_A_PROMPT: Final = 8

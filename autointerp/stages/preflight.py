@@ -22,12 +22,12 @@ from autointerp.scorers import question
 from autointerp.scorers.blocks import packing_of
 from autointerp.scorers.protocol import Scorer, role_of
 from autointerp.sections import instance
+from autointerp.splits import Heldout
 from autointerp.stages.abilities import check_abilities
 from autointerp.stages.asked import Asked
 from autointerp.stages.examples import example_evidence, example_pushes, example_windows, few_pushes
 from autointerp.stages.llms import connected
 from autointerp.stages.texts import texts_of
-from autointerp.types import Heldout
 
 _BYTES_A_FIRING: Final = 8
 _BYTES_A_TOKEN: Final = 4

@@ -13,13 +13,15 @@ from autointerp.journal import Journal
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.metrics.predicted import CONSTANT
+from autointerp.results import Facts, Metrics, Score, ScoreStatus
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.scorers.protocol import Scorer
 from autointerp.sequential import Stopping, stopping
+from autointerp.splits import Heldout
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.trials import AnyTrials, InBlocks, Trials, to_4_digits
-from autointerp.types import Facts, Heldout, Json, Metrics, Score, ScoreStatus, digest
+from autointerp.types import Json, digest
 
 
 def _weaker(run: Run) -> str:
