@@ -139,7 +139,7 @@ def without(config: Config, *keys: str) -> Config:
 
 
 def load(folder: Path) -> tuple[DictionarySpec, Weights]:
-    spec = describe_place(folder)
+    spec = find_dictionary(str(folder))
     return spec, reader_of(spec).load(spec, "cpu")
 
 

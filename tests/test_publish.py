@@ -203,7 +203,7 @@ def test_every_field_of_a_record_has_its_place() -> None:
     row = dict.fromkeys(explanations([]).names)
     lists = ("prompts", "histogram_from", "histogram_counts", "top_token_ids", "top_token_counts")
     row |= {name: [] for name in (*lists, "refused_by", "neighbours")}
-    row |= {"explainer": "plain", "details": "{}"}
+    row |= {"explainer": "plain", "details": "{}", "silent_known": 3}
     explanation = records.explanation(row)
     assert explanation is not None
     assert {f.name for f in dataclasses.fields(Explanation)} - {"feature"} == explanation.keys()

@@ -26,6 +26,13 @@ _OF_EXPLANATION: Final = {
     "llm": "llm",
 }
 
+ASSUMED: Final = {
+    "n_known": "silent_known",
+    "n_assumed": "silent_assumed",
+    "p_silent": "silent_probability",
+}
+"""Columns of what silent windows are worth, where silence was not looked for everywhere."""
+
 Refs = dict[str, Json]
 """Of one feature, by split: which windows it holds."""
 
@@ -34,6 +41,8 @@ def sample(row: Json, refs: Refs | None) -> Json:
     """`refs`: None where no windows were published."""
     record: Json = {name: row[name] for name in _OF_SAMPLE}
     bins = [_bin_from(low) for low in row["histogram_from"]]
+    if row["silent_known"] is not None:
+        record["assumed"] = {field: row[name] for field, name in ASSUMED.items()}
     return record | {
         "histogram": {str(at): n for at, n in zip(bins, row["histogram_counts"], strict=True)},
         "top_tokens": list(map(list, zip(row["top_token_ids"], row["top_token_counts"], strict=True))),

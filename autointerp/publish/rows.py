@@ -14,6 +14,7 @@ from autointerp.panel import control_places
 from autointerp.publish.effect_rows import effect_rows
 from autointerp.publish.local import public
 from autointerp.publish.quoting import visible
+from autointerp.publish.records import ASSUMED
 from autointerp.publish.schema import TRIAL_COLUMNS, TableName
 from autointerp.run import NO_EXPLAINER, Run
 from autointerp.sampling.store import Windows
@@ -111,6 +112,8 @@ class Rows:
             "rates_by_position": sample["rates"],
         }
         row["top_tokens"] = self._texts(row["top_token_ids"])
+        if "assumed" in sample:
+            row |= {name: sample["assumed"][field] for field, name in ASSUMED.items()}
         if self._random is not None:
             counted = self._random.of(self._run.identities.columns([feature])[0].item())
             if counted is not None:

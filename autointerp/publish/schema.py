@@ -78,6 +78,8 @@ def explanations(scorers: Sequence[str]) -> Any:
             ("histogram_counts", _INTS),
             ("rates_by_position", _FLOATS),
             ("donors", _INTS),
+            *((name, _INT) for name in ("silent_known", "silent_assumed")),
+            ("silent_probability", _FLOAT),
         ]
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from autointerp.asking import Asking
-from autointerp.errors import FeatureError
+from autointerp.errors import FeatureError, RecipeError
 from autointerp.journal import unit_of_feature
 from autointerp.llm.protocol import NoLLM
 from autointerp.panel import control_places
@@ -14,7 +14,7 @@ from autointerp.report.trials import Beside, print_controls, print_trials
 from autointerp.report.windows import print_directions, print_explanation, print_windows
 from autointerp.results import Metrics
 from autointerp.run import Run
-from autointerp.sections import instance
+from autointerp.sections import PluginSection, instance
 from autointerp.stages.known import load_directions
 from autointerp.stages.sample import load_sample, load_vocabulary, unit_windows
 from autointerp.tables import random_rates
@@ -52,7 +52,7 @@ def print_feature(console: Console, run: Run, text: str) -> None:
         record = run.existing("score", dictionary, explainer, scorer).read(unit).get(key)
         if record is not None:
             asking = Asking(NoLLM(), key, run.recipe.seed)
-            plugin = instance("scorers", run.recipe.scorers[scorer])
+            plugin = _plugin(run.recipe.scorers[scorer])
             print_trials(console, record, Beside(windows.heldout(key), sample.maximum, plugin, asking))
     print_controls(console, _controls(run, dictionary, unit, key))
 
@@ -64,6 +64,14 @@ def _controls(run: Run, dictionary: str, unit: str, feature: str) -> list[Json]:
         records = run.existing("control", dictionary, *place.split("/")).read(unit)
         found += [record for key, record in sorted(records.items()) if key.partition("<")[0] == feature]
     return found
+
+
+def _plugin(section: PluginSection) -> object | None:
+    """None where its code is not here: another program made the scores, or a plug-in is not installed."""
+    try:
+        return instance("scorers", section)
+    except RecipeError:
+        return None
 
 
 def _feature(run: Run, text: str) -> FeatureId:

@@ -58,8 +58,8 @@ class Beside:
     heldout: Heldout
     maximum: float
     """Of the feature's activations."""
-    scorer: object
-    """As the recipe has it: it made the trials, and knows what they were about."""
+    scorer: object | None
+    """As the recipe has it: it made the trials, and knows what they were about. None where its code is not here."""
     asking: Asking
     """With which it draws what it asks about."""
 

@@ -124,7 +124,7 @@ async def _try(run: Run, role: str, asking: Asking) -> None:
     # What is said doesn't matter here, only that something is.
     with contextlib.suppress(Unreadable, Refused):
         try:
-            await (_judge_once(run, asking) if role == "judge" else _explain_once(run, asking))
+            await _ONCE.get(role, _explain_once)(run, asking)
         except LLMBadRequest as error:
             raise LLMBadRequest(
                 f"the {role} LLM would not take a prompt of full size: {error} Is its context too short? "
@@ -159,3 +159,14 @@ async def _judge_once(run: Run, asking: Asking) -> None:
                 "words for animals", Heldout(*example_windows(run, (n + 1) // 2, n // 2)), asking
             )
             return
+
+
+async def _embed_once(run: Run, asking: Asking) -> None:
+    scorers = [instance("scorers", section) for section in run.recipe.scorers.values()]
+    if any(scorer.needs_llm and role_of(scorer) == "embedder" for scorer in scorers):
+        active, _ = example_windows(run, 1, 0)
+        await asking.llm.embed([window.text for window in active])
+
+
+_ONCE: Final = {"judge": _judge_once, "embedder": _embed_once}
+"""By role; who else is asked explains."""
