@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autointerp.activations.cap import shard_arrays
+from autointerp.activations.firing_store import FiringStore
 from autointerp.activations.rows import Rows, RowShard, RowStore, rows_of, save_rows
-from autointerp.activations.shards import FiringShard, FiringStore, save_shard, sort_by_feature
+from autointerp.activations.shards import FiringShard, save_shard, sort_by_feature
 from autointerp.sampling.sample import Sampled, Sampler
 from autointerp.sampling.settings import SamplingSettings
 from autointerp.sampling.text import Text

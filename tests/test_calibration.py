@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from autointerp import draw, pipeline
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.rows import RowStore
-from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.cli import app
 from autointerp.errors import RecipeChanged, RunError
 from autointerp.merge import merge

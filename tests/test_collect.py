@@ -18,8 +18,9 @@ from torch import Tensor
 
 from autointerp import pipeline
 from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.firing_store import FiringStore, firing_shards
+from autointerp.activations.firings import Firings
 from autointerp.activations.rows import row_dtype
-from autointerp.activations.shards import Firings, FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.selectors import largest
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from autointerp import pipeline
-from autointerp.activations.shards import Firings, FiringStore, firing_shards
+from autointerp.activations.firing_store import FiringStore, firing_shards
+from autointerp.activations.firings import Firings
 from autointerp.bench.cache import bench_cache
 from autointerp.bench.size import Size
 from autointerp.run import Run

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from typer.testing import CliRunner
 
 from autointerp import pipeline
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.rows import RowStore
-from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.cli import app
 from autointerp.errors import CheckpointError, FeatureError, SiteError
 from autointerp.run import Run

@@ -43,7 +43,7 @@ LAYERS = [
     {"fits", "centring"},
     {"resolve"},
     {"needs"},
-    {"tables", "panel"},
+    {"tables", "judges", "panel"},
     {"run"},
     {"stages"},
     {"scored", "verify", "floors"},

@@ -90,7 +90,7 @@ def test_features_in_two_steps_and_in_another_order_give_the_same_records(
 
 def test_another_batch_size_gives_nearly_the_same_firings(unbroken: Path, made: Tiny, tmp_path: Path) -> None:
     """The same up to 1e-4 and 99.9% of firings."""
-    from autointerp.activations.shards import FiringStore, firing_shards
+    from autointerp.activations.firing_store import FiringStore, firing_shards
 
     small = made.recipe(llms=SCRIPTED_LLMS, resources={"batch_tokens": 100})
     pipeline.explain(small, out=tmp_path / "run", until="sample")

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from test_kinds import states
 
 from autointerp import pipeline
-from autointerp.activations.shards import FiringStore, firing_shards
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec

@@ -16,15 +16,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from autointerp.activations.cap import FEWEST_ROWS, shard_arrays, share
+from autointerp.activations.firing_store import FiringStore
+from autointerp.activations.firings import Firings
 from autointerp.activations.histogram import EDGES, N_BINS, histograms
 from autointerp.activations.rows import Rows, row_dtype
-from autointerp.activations.shards import (
-    Firings,
-    FiringShard,
-    FiringStore,
-    save_shard,
-    sort_by_feature,
-)
+from autointerp.activations.shards import FiringShard, save_shard, sort_by_feature
 
 C = 8
 """Tokens a row."""

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import delphi_files
 from autointerp import pipeline
 from autointerp.activations.collect import batches
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.rows import row_shards
-from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.cli import app
 from autointerp.errors import ActivationsError, CheckpointError, ModelError, RecipeChanged, RecipeError
 from autointerp.run import Run

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 import delphi_files
 from autointerp import pipeline
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.rows import (
     SHORTEST_TAIL,
     START,
@@ -36,7 +37,6 @@ from autointerp.activations.rows import (
     row_shards,
     save_rows,
 )
-from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.activations.top_up import lacking
 from autointerp.cli import app
 from autointerp.errors import CorpusError, DiskFull, RecipeChanged, RecipeError, RunError

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
+from autointerp.activations.firings import group_of
 from autointerp.activations.histogram import N_BINS, histograms
 from autointerp.activations.rows import Rows
-from autointerp.activations.shards import Sorted, group_of
+from autointerp.activations.shards import Sorted
 
 FEWEST_ROWS: Final = 64
 """A shard keeps so many rows of a feature, however many shards share the cap: a feature that is rare but

@@ -15,7 +15,6 @@ A token is row_in_shard * context_length + position, so a firing takes 7 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,53 +25,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from autointerp.activations.histogram import N_BINS, histograms
-from autointerp.errors import RunError
+from autointerp.activations.firings import INTS, NOTHING, START, Firings, group_of
+from autointerp.activations.histogram import histograms
 from autointerp.files import write_sealed
-from autointerp.journal import Journal
 from autointerp.types import Json
 
 MOST_TOKENS: Final = 2**24
 """Tokens a shard may have: what three bytes can count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Firings:
-    """What fired, sorted by feature, then token, and what is known of what was not kept."""
-
-    features: NDArray[np.uint32]
-    """[P], ascending, only those that fire."""
-    offsets: NDArray[np.int64]
-    """[P+1], where each feature's firings begin."""
-    tokens: NDArray[np.int64]
-    """[M], row * context_length + position."""
-    values: NDArray[np.float32]
-    """[M], raw, positive."""
-    weights: NDArray[np.float32]
-    """[M], how many of its feature's firing rows the firing's row stands for: 1 where nothing was dropped
-    and for the strongest rows."""
-    dropped_offsets: NDArray[np.int64]
-    """[P+1], where each feature's dropped rows begin."""
-    dropped_rows: NDArray[np.int64]
-    """[K], rows in which a feature fires though none of its firings there are kept, ascending."""
-    n_fired: NDArray[np.int64]
-    """[P], tokens on which each fires, dropped ones included."""
-    n_rows: NDArray[np.int64]
-    """[P], rows in which each fires, dropped ones included."""
-    total: NDArray[np.float64]
-    """[P], sum of each feature's values, dropped ones included."""
-    histogram: NDArray[np.int64]
-    """[P, N_BINS], of the same values (`histogram.py`)."""
-
-    def at(self, feature: int) -> int | None:
-        """Index of a feature among `features`; None where it never fires."""
-        at = int(np.searchsorted(self.features, feature))
-        return at if at < len(self.features) and self.features[at] == feature else None
-
-
-def group_of(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[M]: to which of the P groups that `offsets` [P+1] bound each entry belongs."""
-    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 # --- making a shard ------------------------------------------------------------------------------------
@@ -154,7 +113,7 @@ class FiringShard:
         token += _slices(file, "high", pieces).astype(np.int64) << 16
         token += self.first_row * context_length
         values = _slices(file, "values", pieces).astype(np.float32, copy=False)
-        counts = np.concatenate([_START, np.cumsum(end - begin)])
+        counts = np.concatenate([START, np.cumsum(end - begin)])
         whole = _uncapped(features[at], counts, token, values, context_length)
         capped: NDArray[np.uint32] = file.get_tensor("capped")
         chosen = np.flatnonzero(np.isin(capped, features[at])).tolist() if len(capped) else []
@@ -190,7 +149,7 @@ class FiringShard:
         row //= context_length
         is_new = np.append(True, row[1:] != row[:-1])[: len(row)]
         is_new[offsets[:-1]] = True
-        before = np.concatenate([_START, np.cumsum(is_new)])
+        before = np.concatenate([START, np.cumsum(is_new)])
         n_rows = before[offsets[1:]] - before[offsets[:-1]]
         n_rows[np.searchsorted(features, capped)] = np.unpackbits(fired, axis=1).sum(1)
         return features, n_rows
@@ -215,23 +174,6 @@ def _slices(file: Any, name: str, pieces: list[tuple[int, int]]) -> NDArray[Any]
 
 _OF_CAPPED: Final = ("fired", "strongest", "weight", "n_fired", "total", "histogram")
 
-_INTS: Final = np.zeros(0, np.int64)
-_FLOATS: Final = np.zeros(0, np.float32)
-_START: Final = np.zeros(1, np.int64)
-NOTHING: Final = Firings(
-    features=np.zeros(0, np.uint32),
-    offsets=_START,
-    tokens=_INTS,
-    values=_FLOATS,
-    weights=_FLOATS,
-    dropped_offsets=_START,
-    dropped_rows=_INTS,
-    n_fired=_INTS,
-    n_rows=_INTS,
-    total=np.zeros(0, np.float64),
-    histogram=np.zeros((0, N_BINS), np.int64),
-)
-
 
 def _uncapped(
     features: NDArray[np.uint32],
@@ -251,7 +193,7 @@ def _uncapped(
         values=values,
         weights=np.ones(len(values), np.float32),
         dropped_offsets=np.zeros(n + 1, np.int64),
-        dropped_rows=_INTS,
+        dropped_rows=INTS,
         n_fired=np.diff(offsets),
         n_rows=np.bincount(group[is_new_row], minlength=n),
         total=np.bincount(group, values, minlength=n).astype(np.float64),  # of no values at all: integers
@@ -289,128 +231,10 @@ def _with_capped(
         tokens=kept.tokens,
         values=kept.values,
         weights=weights,
-        dropped_offsets=np.concatenate([_START, np.cumsum(n_dropped)]),
+        dropped_offsets=np.concatenate([START, np.cumsum(n_dropped)]),
         dropped_rows=np.concatenate(dropped),
         n_fired=n_fired,
         n_rows=n_rows,
         total=total,
         histogram=histogram,
     )
-
-
-def firing_shards(journal: Journal) -> Iterator[FiringShard]:
-    """The done shards of a dictionary, in order of rows. Raises RunError where a file is missing."""
-    for unit in filter(str.isdigit, journal.units()):
-        for key, (_, part) in journal.located(unit).items():
-            path = part.with_suffix(".safetensors")
-            if not path.is_file():
-                raise RunError(f"{path} is missing, though {part.name} calls it done. Delete {part} too.")
-            yield FiringShard(path, int(key.partition(":")[0]))  # behind it the pass, see passes.py
-
-
-class FiringStore:
-    """All firings of one dictionary, read a block of features at a time."""
-
-    def __init__(self, shards: list[FiringShard], context_length: int) -> None:
-        self._shards = shards
-        self.context_length = context_length
-        # Every pass over a shard's rows says the same of its tokens.
-        masked = {shard.first_row: shard.masked(context_length) for shard in shards}
-        self.masked: NDArray[np.int64] = np.concatenate([*masked.values(), _INTS])
-        """Tokens nobody looked at, ascending."""
-
-    def counts(self, width: int) -> NDArray[np.int64]:
-        """[width]: how many firings of each feature are kept: what `read` will hold."""
-        counts = np.zeros(width, np.int64)
-        for shard in self._shards:
-            features, of_each = shard.counts()
-            counts[features] += of_each
-        return counts
-
-    def n_kept(self) -> int:
-        """Firings that are kept, of all features."""
-        return sum(shard.n_kept() for shard in self._shards)
-
-    def read(self, first: int, stop: int) -> Firings:
-        """Firings of the features in [first, stop) over all shards. Memory: some 60 bytes a firing."""
-        return joined([shard.read(first, stop, self.context_length) for shard in self._shards])
-
-    def read_these(self, features: NDArray[np.int64]) -> Firings:
-        """Firings of these features (ascending) over all shards. Memory: some 60 bytes a firing."""
-        return joined([shard.read_these(features, self.context_length) for shard in self._shards])
-
-    def codes_at(self, is_wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(feature, token) of every kept firing on a wanted token. `is_wanted`: one entry a token of the
-        whole cache. Memory: one shard's tokens and what is found."""
-        features: list[NDArray[np.uint32]] = []
-        tokens: list[NDArray[np.int64]] = []
-        for shard in self._shards:
-            first = shard.first_row * self.context_length
-            feature, token = shard.codes_at(is_wanted[first : first + MOST_TOKENS])
-            features.append(feature)
-            tokens.append(token + first)
-        if not features:
-            return _INTS, _INTS
-        return np.concatenate(features).astype(np.int64), np.concatenate(tokens)
-
-    def shards(self) -> Iterator[Firings]:
-        """Every feature's firings, a shard at a time, in order of rows. Memory: one shard's."""
-        for shard in self._shards:
-            yield shard.read(0, 2**32, self.context_length)
-
-
-def joined(pieces: list[Firings]) -> Firings:
-    """Firings of several shards, given in order of rows, as of one."""
-    pieces = [piece for piece in pieces if len(piece.features)]
-    if not pieces:
-        return NOTHING
-    if len(pieces) == 1:
-        return pieces[0]
-    features = np.unique(np.concatenate([piece.features for piece in pieces]))
-    at = [np.searchsorted(features, piece.features) for piece in pieces]
-    firing_counts = [np.diff(piece.offsets) for piece in pieces]
-    offsets, places = _interleaved(len(features), at, firing_counts)
-    dropped_counts = [np.diff(piece.dropped_offsets) for piece in pieces]
-    dropped_offsets, dropped_places = _interleaved(len(features), at, dropped_counts)
-    return Firings(
-        features=features,
-        offsets=offsets,
-        tokens=_placed([piece.tokens for piece in pieces], places),
-        values=_placed([piece.values for piece in pieces], places),
-        weights=_placed([piece.weights for piece in pieces], places),
-        dropped_offsets=dropped_offsets,
-        dropped_rows=_placed([piece.dropped_rows for piece in pieces], dropped_places),
-        n_fired=_added(len(features), at, [piece.n_fired for piece in pieces]),
-        n_rows=_added(len(features), at, [piece.n_rows for piece in pieces]),
-        total=_added(len(features), at, [piece.total for piece in pieces]),
-        histogram=_added(len(features), at, [piece.histogram for piece in pieces]),
-    )
-
-
-def _interleaved(
-    n: int, at: list[NDArray[np.int64]], counts: list[NDArray[np.int64]]
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Offsets [n+1] of the n joined groups, and where each piece's entries go: groups one by one, in each
-    the pieces in their order."""
-    offsets = np.concatenate([_START, np.cumsum(_added(n, at, counts))])
-    free = offsets[:-1].copy()
-    places: list[NDArray[np.int64]] = []
-    for groups, of_each in zip(at, counts, strict=True):
-        before = np.cumsum(of_each) - of_each
-        places.append(np.repeat(free[groups] - before, of_each) + np.arange(int(of_each.sum())))
-        free[groups] += of_each
-    return offsets, places
-
-
-def _placed(columns: list[NDArray[Any]], places: list[NDArray[np.int64]]) -> NDArray[Any]:
-    together = np.empty(sum(map(len, columns)), columns[0].dtype)
-    for column, to in zip(columns, places, strict=True):
-        together[to] = column
-    return together
-
-
-def _added(n: int, at: list[NDArray[np.int64]], columns: list[NDArray[Any]]) -> NDArray[Any]:
-    together = np.zeros((n, *columns[0].shape[1:]), columns[0].dtype)
-    for groups, column in zip(at, columns, strict=True):
-        together[groups] += column  # a piece names each group once
-    return together

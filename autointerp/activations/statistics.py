@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from autointerp.activations.shards import Firings, group_of
+from autointerp.activations.firings import Firings, group_of
 
 N_TOP_TOKENS: Final = 10
 POSITION_EDGES: Final = (2, 4, 8, 16, 32, 64, 128)

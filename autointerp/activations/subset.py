@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.activations.shards import Firings
+from autointerp.activations.firings import Firings
 
 
 def with_silent(firings: Firings, features: NDArray[np.int64]) -> Firings:

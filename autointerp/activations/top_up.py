@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from autointerp.activations.firing_store import firing_shards
 from autointerp.activations.passes import Pass, begun, passes_of, put_down
-from autointerp.activations.shards import firing_shards
 from autointerp.journal import Journal
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.activations.cap import shard_arrays
+from autointerp.activations.firing_store import FiringStore
 from autointerp.activations.rows import Mark, Rows, RowShard, RowStore, make_rows, save_rows
-from autointerp.activations.shards import FiringShard, FiringStore, save_shard, sort_by_feature
+from autointerp.activations.shards import FiringShard, save_shard, sort_by_feature
 
 N_IDS: Final = 50_000
 """Size of the made-up vocabulary."""

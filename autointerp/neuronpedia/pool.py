@@ -15,9 +15,10 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from autointerp.activations.firing_store import FiringStore
+from autointerp.activations.firings import Firings
 from autointerp.activations.histogram import histograms
 from autointerp.activations.rows import RowShard, RowStore, row_dtype, save_rows
-from autointerp.activations.shards import Firings, FiringStore
 from autointerp.errors import PublishedError
 from autointerp.neuronpedia.reading import Published
 from autointerp.neuronpedia.spelling import bytes_of

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pydantic
 
-from autointerp import tables
+from autointerp import judges, tables
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
 from autointerp.files import write_atomically
@@ -151,6 +151,10 @@ class Run(Contents):
         """A row a (feature of the panel, control, scorer): what else the judge was given for an explanation, and its
         score."""
         return tables.controls(self)
+
+    def judges(self) -> Table:
+        """A row a scorer and LLM: how far its probabilities can be believed, and Platt's scaling of them."""
+        return judges.judges(self)
 
     def trials(self) -> Table:
         """A row a trial: what was asked about which window, the truth and the answer."""

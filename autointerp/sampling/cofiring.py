@@ -13,7 +13,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.shards import FiringStore
+from autointerp.activations.firing_store import FiringStore
 from autointerp.sampling.text import Ints, Text
 
 FEWEST_TOKENS: Final = 100_000

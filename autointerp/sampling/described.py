@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp.activations import statistics
+from autointerp.activations.firings import Firings
 from autointerp.activations.histogram import N_BINS
-from autointerp.activations.shards import Firings
 from autointerp.activations.statistics import TopTokens
 from autointerp.sampling.text import Ints, Text
 

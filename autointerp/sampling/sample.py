@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.activations import statistics
+from autointerp.activations.firing_store import FiringStore
+from autointerp.activations.firings import Firings
 from autointerp.activations.rows import RowStore
-from autointerp.activations.shards import Firings, FiringStore
 from autointerp.activations.subset import chosen, with_silent
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.described import Described, describe

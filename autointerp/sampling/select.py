@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.shards import Firings
+from autointerp.activations.firings import Firings
 from autointerp.sampling import choose, graded, pools
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.contrast import Placed, Proposals, Slots, fill, slots_of

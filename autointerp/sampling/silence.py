@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.shards import Firings, group_of
+from autointerp.activations.firings import Firings, group_of
 from autointerp.sampling.text import Ints, Text
 from autointerp.sampling.windows import Places, token_span
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.activations.shards import Firings, group_of
+from autointerp.activations.firings import Firings, group_of
 from autointerp.sampling import choose
 from autointerp.sampling.described import Described
 from autointerp.sampling.settings import SamplingSettings, read_active_above

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autointerp import draw
-from autointerp.activations.shards import Firings, group_of
+from autointerp.activations.firings import Firings, group_of
 from autointerp.sampling.settings import SamplingSettings, WindowKind
 from autointerp.sampling.text import Ints, Text
 

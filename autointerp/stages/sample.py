@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.rows import RowStore, row_shards
-from autointerp.activations.shards import FiringStore, firing_shards
 from autointerp.activations.statistics import MOST_FEATURES
 from autointerp.activations.top_up import lacking
 from autointerp.journal import Journal, Part, unit_of_feature
