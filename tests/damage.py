@@ -304,7 +304,7 @@ def _flat(value: dict[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, entry in value.items():
         if isinstance(entry, torch.Tensor):
-            found[name] = entry.numpy()
+            found[name] = entry.detach().numpy()
         elif isinstance(entry, dict):
             found |= _flat(entry)
     return found

@@ -36,7 +36,7 @@ from autointerp.dictionaries.selectors import (
 )
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.transforms import transformed, untransformed
-from autointerp.errors import ModelError
+from autointerp.errors import CheckpointError, ModelError
 
 CPU_ELEMENTS: Final = 2**22
 GPU_ELEMENTS: Final = 2**28
@@ -145,13 +145,20 @@ class Encoder:
         [B, T, D], float32; zeros behind a row's end. Encode what it leaves.
 
         `x_BTD`: rows from their first token on, anything behind their ends. Each row goes by itself, so that what it
-        gives is the same to the bit whatever else is in the batch.
+        gives is the same to the bit whatever else is in the batch. Raises CheckpointError where that is NaN or
+        infinite, and the row is not.
         """
         assert self._weights.predict is not None
         predicted_BTD = torch.zeros(x_BTD.shape, dtype=torch.float32, device=x_BTD.device)
         for row, length in enumerate(lengths):
             if length:
-                predicted_BTD[row, :length] = self._weights.predict(x_BTD[row, :length].float())
+                x_TD = x_BTD[row, :length].float()
+                predicted_BTD[row, :length] = self._weights.predict(x_TD)
+                if not predicted_BTD[row].isfinite().all() and x_TD.isfinite().all():
+                    raise CheckpointError(
+                        f"{self.spec.path}: what it predicts of a token from those before it is NaN or infinite, and "
+                        "the model's activations are not. Copy or download it again."
+                    )
         return predicted_BTD
 
     @torch.no_grad()
