@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import Loopback
 
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(?:/(?P<verb>revision|tree|paths-info)/(?P<rev>refs/pr/\d+|[^/]+))?"
@@ -28,26 +28,15 @@ RESOLVE = re.compile(
 )
 
 
-class LoopbackHub:
+class LoopbackHub(Loopback):
     def __init__(self, root: Path, answers: type[LoopbackHandler] | None = None) -> None:
         class Handler(answers or LoopbackHandler):
             pass
 
         Handler.root = root
         self.requests = Handler.requests = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.root = root
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> LoopbackHub:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 def commit_of(folder: Path) -> str:

@@ -10,18 +10,18 @@ there, a feature is kept once, and its windows and explanations as often as they
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import Loopback
 
 Json = dict[str, Any]
 KEY = "sk-np-0123456789abcdef-secret"
 TYPES = {"eleuther_acts_top20", "np_max-act"}
 
 
-class NeuronpediaServer:
+class NeuronpediaServer(Loopback):
     def __init__(self, faults: list[int | str] | None = None, *, retry_after: str | None = None) -> None:
         """`faults`: of the first calls, in turn: a status; `cut`, the connection ends; 200 is well."""
         self.faults = faults or []
@@ -55,18 +55,7 @@ class NeuronpediaServer:
                 self.end_headers()
                 self.wfile.write(said)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> NeuronpediaServer:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def answer(self, path: str, key: str | None, content: bytes) -> tuple[int, Json]:
         if path != "/api/feature/upload-batch":

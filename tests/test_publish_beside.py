@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
@@ -14,15 +13,14 @@ from typer.testing import CliRunner
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import PublishedError
-from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
-from autointerp.publish.manifest import Manifest, Options, read_manifest, sha256_of
+from autointerp.publish.manifest import read_manifest, sha256_of
 from autointerp.rescore import rescore
 from autointerp.run import Run
 from autointerp.stages.spent import spent, spent_in_all
 from autointerp.view.folder import write_folder
 from here import device_here
-from test_publish import SCRIPTED, SHORT, all_records, copy_of, shown
+from test_publish import SCRIPTED, SHORT, all_records, built, copy_of, shown
 from test_published import judged, write
 from tiny import Tiny
 
@@ -42,10 +40,6 @@ def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     with device_here():
         return pipeline.explain(recipe, out=tmp_path_factory.mktemp("beside") / "run")
-
-
-def built(run: Run, folder: Path, **options: Any) -> Manifest:
-    return build(run, folder, Options(**options), to="org/name", licence="unknown").manifest
 
 
 @pytest.fixture(scope="module")
