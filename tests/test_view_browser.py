@@ -24,7 +24,7 @@ from autointerp.types import Json
 from autointerp.view.columns import decimals, numbers
 from autointerp.view.folder import write_folder
 from autointerp.view.packed import packed, script
-from viewed import data_of, features_of, hostile, make_viewed_run
+from viewed import TWO, data_of, features_of, hostile, make_viewed_run
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -44,6 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mean = MeanOver(0.5, 0.4, 0.6, 9)
     floor = Floor("random model", mean, 9, None)
     floors.save(run, [Row(Instance("bench", "plain", "detection"), "balanced_accuracy", mean, N, [floor])])
+    write_folder(run, made / "page", single=False)
+    return made / "page"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of two dictionaries, of whose features four each are set against controls."""
+    made = tmp_path_factory.mktemp("two")
+    run = make_viewed_run(made / "run", N, dictionaries=TWO, controls={"panel": 4})
     write_folder(run, made / "page", single=False)
     return made / "page"
 
@@ -210,6 +219,61 @@ def test_the_theme_is_the_system_s_until_it_is_chosen(browser: Any, folder: Path
     page.wait_for_selector("#pane > *")
     assert page.evaluate(colour) == light
     context.close()
+
+
+# --- two dictionaries ---------------------------------------------------------------------------------------
+
+
+def shuffled(folder: Path, dictionary: str) -> float:
+    """The mean of shuffled explanations under `plain` and `detection`."""
+    summaries = data_of(folder)["index"][0]["card"]["summaries"]
+    [found] = [
+        one["control"]["value"]
+        for summary in summaries
+        for one in summary["controls"]
+        if (summary["dictionary"], one["kind"]) == (dictionary, "shuffled")
+        and (one["explainer"], one["scorer"]) == ("plain", "detection")
+    ]
+    return found
+
+
+def test_a_feature_stands_beside_the_controls_of_its_own_dictionary(page: Any, two: Path) -> None:
+    means = {name: f"shuffled {shuffled(two, name):.2f}" for name in TWO}
+    assert len(set(means.values())) == 2
+    for name, mean in means.items():
+        look(page, two, f"f={name}/0")
+        page.wait_for_selector(".cards")
+        facts = page.locator(".score-card", has_text="plain · detection").locator("p.note").first
+        assert mean in facts.text_content()
+        bar = page.locator(".card", has_text="plain").locator(".score-line", has_text="detection")
+        places = bar.first.locator("i.floor").evaluate_all(
+            "all => all.map(one => parseFloat(one.style.left))"
+        )
+        assert any(place == pytest.approx(100 * shuffled(two, name)) for place in places)
+
+
+def test_the_card_s_plots_are_of_one_dictionary_at_a_time(page: Any, two: Path) -> None:
+    """Each histogram has the scores of its dictionary's features alone, and a line at its controls."""
+    [index] = data_of(two)["index"]
+    assert index["n"] == 2 * N
+    seen = dict[str, list[str]]()
+    for address, name in (("", "one"), ("dictionary=two", "two")):
+        look(page, two, address)
+        assert page.locator(".choices [aria-pressed=true]").text_content() == name
+        histogram = page.get_by_role("img", name="features by plain · detection: balanced accuracy")
+        bars = histogram.locator(".bar title").all_text_contents()
+        assert sum(int(said.split(": ")[1].split(" ")[0]) for said in bars) == N
+        marks = histogram.locator(".mark.floor title").all_text_contents()
+        assert any(
+            float(mark.removeprefix("shuffled: ")) == pytest.approx(shuffled(two, name), abs=1e-3)
+            for mark in marks
+            if mark.startswith("shuffled: ")
+        )
+        cloud = page.get_by_role("img", name="plain · detection by density")
+        seen[name] = cloud.locator("title").all_text_contents()
+        assert sorted(seen[name]) == sorted(f"{name}/{128 * number}" for number in range(N))
+    page.get_by_role("button", name="one", exact=True).click()
+    assert cloud.locator("title").all_text_contents() == seen["one"]
 
 
 # --- text that tries to be something else -------------------------------------------------------------------

@@ -55,18 +55,19 @@ function explanationCards(feature, index) {
         ? h("p", { class: "explanation", dir: "auto" }, prose(one.text))
         : h("p", { class: "explanation none" }, `${words(one.status)}${one.reason ? `: ${prose(one.reason)}` : ""}`),
       one.refused_by ? h("p", { class: "note" }, `Declined by ${one.refused_by.join(", ")}`) : null,
-      scores.map((score) => scoreLine(score, index, best.get(score.scorer) === one.explainer)),
+      scores.map((score) => scoreLine(feature, score, index, best.get(score.scorer) === one.explainer)),
       one.details ? detailsOf(one.details) : null);
   }));
 }
 
-function scoreLine(score, index, isBest) {
+function scoreLine(feature, score, index, isBest) {
   const value = headlineOf(score);
   const { chance } = score.metrics ?? {};
-  const column = index.scored.find((one) => one.explainer === score.explainer && one.scorer === score.scorer);
+  const column = index.column(score);
+  const floors = index.floors(score, dictionaryOf(feature.id)).map((one) => one.value);
   return h("div", { class: "score-line" },
     h("span", { class: "what", title: score.metrics ? words(score.metrics.headline) : "" }, words(score.scorer)),
-    scoreBar({ ...value, chance, floors: index.floors(column).map((one) => one.value) }, column?.range),
+    scoreBar({ ...value, chance, floors }, column.range),
     h("span", { class: "number" }, value ? interval(value) : words(score.status)),
     isBest ? h("span", { class: "chip best", title: "The best of these explanations" }, "best") : null);
 }
@@ -120,10 +121,6 @@ function nearest(directions, index, open) {
     })));
 }
 
-function scoreName(score, noExplainer) {
-  return score.explainer === noExplainer ? words(score.scorer) : `${score.explainer} · ${words(score.scorer)}`;
-}
-
 function trialsSection(feature, scores) {
   if (!scores.length) return null;
   const { no_explainer: none } = index.card;
@@ -142,19 +139,19 @@ function scoresSection(feature, index) {
   if (!feature.scores.length) return null;
   const { no_explainer: none } = index.card;
   return section("Scores", "95% intervals", feature.scores.map((score) => {
-    const column = index.scored.find((one) => one.explainer === score.explainer && one.scorer === score.scorer);
     const { metrics } = score;
     if (!metrics) return h("p", null, `${scoreName(score, none)}: ${words(score.status)}${score.reason ? `, ${prose(score.reason)}` : ""}`);
     const value = headlineOf(score);
+    const floors = index.floors(score, dictionaryOf(feature.id));
     const facts = [
       `${metrics.n} trials`, metrics.n_unreadable ? `${metrics.n_unreadable} unreadable` : null,
       metrics.n_unreadable && metrics.bounds ? `between ${fixed(metrics.bounds[0])} and ${fixed(metrics.bounds[1])} whatever they were` : null,
       metrics.chance === null ? null : `chance ${fixed(metrics.chance)}`, metrics.p_value === null ? null : `p ${short(metrics.p_value, 2)}`,
       score.sequential ? `sequential test: ${score.sequential.decision}${score.sequential.in_panel ? ", of the panel that was asked everything" : ""}` : null,
-      ...index.floors(column).map((one) => `${one.name} ${fixed(one.value)}`), ...metrics.flags,
+      ...floors.map((one) => `${one.name} ${fixed(one.value)}`), ...metrics.flags,
     ].filter(Boolean);
     return h("details", { class: "score-card" },
-      h("summary", null, h("b", null, scoreName(score, none)), h("span", { class: "note" }, words(metrics.headline)), scoreBar({ ...value, chance: metrics.chance, floors: index.floors(column).map((one) => one.value) }, column?.range), h("span", { class: "number" }, value ? interval(value) : "–")),
+      h("summary", null, h("b", null, scoreName(score, none)), h("span", { class: "note" }, words(metrics.headline)), scoreBar({ ...value, chance: metrics.chance, floors: floors.map((one) => one.value) }, index.column(score).range), h("span", { class: "number" }, value ? interval(value) : "–")),
       h("p", { class: "note" }, facts.join(" · ")),
       h("div", { class: "numbers" }, numbersTable("", Object.entries(metrics.values).filter(([, one]) => one)),
         Object.entries(metrics.groups).map(([by, group]) => numbersTable(GROUPS[by] ?? words(by), Object.entries(group).filter(([, one]) => one.value).map(([name, one]) => [groupLabel(by, name), one.value, one.n])))),

@@ -102,7 +102,7 @@ class Table {
       h("span", { class: "id", title: id }, index.shortId(row)),
       h("span", { class: label ? "label" : "label none", dir: "auto", title: visible(label) }, label ? visible(label) : words(status)),
       this.columns.map((one) => h("span", { class: "score" },
-        scoreBar({ value: one.value[row], low: one.low[row], high: one.high[row], chance: index.chance(one) }, one.range),
+        scoreBar({ value: one.value[row], low: one.low[row], high: one.high[row], chance: index.chance(one, dictionaryOf(id)) }, one.range),
         h("span", { class: "number" }, fixed(one.value[row])))),
       h("span", { class: "number" }, densityText(index.numeric.get("density")[row])));
   }
