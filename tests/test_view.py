@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -43,7 +44,7 @@ from autointerp.view import page as view_page
 from autointerp.view.columns import decimals
 from autointerp.view.folder import write_folder
 from autointerp.view.packed import LONGEST, cut, packed
-from autointerp.view.windows import chosen, entry, trials_entry
+from autointerp.view.windows import chosen, entry, missed, trials_entry
 from viewed import BREAKS_OUT, data_of, features_of, hostile, make_viewed_run, unpacked
 
 N = 5
@@ -196,9 +197,9 @@ def test_with_fewer_windows_every_trial_stays(made: tuple[Run, Path], tmp_path: 
     write_folder(made[0], tmp_path / "page", n_windows=11)
     for few, all_of_it in zip(features_of(tmp_path / "page"), features_of(made[1]), strict=True):
         for split in ("shown", "heldout"):
-            kept = few["windows"][split]
-            assert len(kept) == 11 < few["n_windows"][split]
-            assert all(one in all_of_it["windows"][split] for one in kept)
+            assert all(one in all_of_it["windows"][split] for one in few["windows"][split])
+        assert len(few["windows"]["shown"]) == 11 < few["n_windows"]["shown"]
+        assert 11 <= len(few["windows"]["heldout"]) <= 3 * 11
         # One of each decile before a second of any.
         assert {one["band"] for one in few["windows"]["heldout"]} >= set(range(10))
         assert few["scores"] == all_of_it["scores"]
@@ -257,6 +258,56 @@ def test_windows_are_chosen_one_of_each_group_after_another() -> None:
     assert chosen(cells, 3) == [0, 3, 5]
     assert chosen(cells, 5) == [0, 1, 3, 4, 5]
     assert chosen(cells, 7) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_windows_that_judges_got_wrong_are_kept_beside_those() -> None:
+    cells = [0] * 6 + [1] * 6
+    assert chosen(cells, 2) == [0, 6]
+    # 0 is there already; of the others four, the first ones.
+    assert chosen(cells, 2, [11, 0, 3, 2, 9, 10]) == [0, 2, 3, 6, 9, 11]
+    assert chosen(cells, None, [11]) == list(range(12))
+
+
+def test_windows_of_most_wrong_and_unreadable_trials_come_first() -> None:
+    judged: Json = {
+        "kind": "judged", "window": [4, 7, 2, 5], "truth": [True, False, True, False],
+        "answer": [False, False, None, True],
+    }  # fmt: skip
+    blocks: Json = {"kind": "judged in blocks", "window": [7, 5], "truth": [True, True]}  # nothing readable
+    ranked: Json = {"kind": "ranked", "window": [1, 8], "truth": [True, False], "value": [0.2, None]}
+    predicted: Json = {
+        "kind": "predicted",
+        "window": [9, 3, None],
+        "predicted": [[0.0, None], [None] * 2, [None]],
+    }
+    chosen_of: Json = {"kind": "chosen", "right": [0], "chosen": [1]}
+    # Wrong: 4 and 5, 7 and 5 in blocks. Unreadable: 2, 8 and 3.
+    assert missed([judged, blocks, ranked, predicted, chosen_of]) == [5, 2, 3, 4, 7, 8]
+
+
+def test_wrong_trials_of_a_large_run_can_be_read(made: tuple[Run, Path], tmp_path: Path) -> None:
+    """With 4 windows of each split, and 8 more, the text of no fewer wrong trials is there than of any other 8."""
+    write_folder(made[0], tmp_path / "page", n_windows=4)
+    n_read = 0
+    for few, all_of_it in zip(features_of(tmp_path / "page"), features_of(made[1]), strict=True):
+        n_wrong = Counter[int]()
+        for score in all_of_it["scores"]:
+            trials = score["trials"]
+            if trials["kind"] == "judged":
+                answers = zip(trials["window"], trials["truth"], trials["answer"], strict=True)
+                n_wrong.update(at for at, truth, answer in answers if answer != truth)
+        kept = {one["at"] for one in few["windows"]["heldout"]}
+        left_out = [n_wrong[at] for at in n_wrong if at not in kept]
+        assert len(kept) == 4 + min(8, len(n_wrong.keys() - set(chosen_by_cell(all_of_it, 4))))
+        most = sorted((n_wrong[at] for at in kept - set(chosen_by_cell(all_of_it, 4))), reverse=True)
+        assert max(left_out, default=0) <= min(most, default=0)
+        n_read += sum(n_wrong[at] for at in kept)
+    assert n_read > 0
+
+
+def chosen_by_cell(feature: Json, n: int) -> list[int]:
+    """Places of held-out windows without looking at trials."""
+    return chosen([one["stratum"] or one["band"] for one in feature["windows"]["heldout"]], n)
 
 
 def test_predictions_find_the_window_that_they_are_of() -> None:

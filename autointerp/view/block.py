@@ -23,7 +23,8 @@ class Blocks:
     """Memory: the records of one unit, and what comes of a block."""
 
     def __init__(self, run: Run, n_windows: int | None) -> None:
-        """`n_windows`: at most so many of each split are kept of a feature; None: all."""
+        """`n_windows`: at most so many of each split are kept of a feature, beside those that a judge got wrong;
+        None: all."""
         self._run, self._n_windows = run, n_windows
         self._rates: dict[str, RandomRates | None] = {}
 
