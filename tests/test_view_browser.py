@@ -175,6 +175,58 @@ def test_search_filter_and_sort_stand_in_the_address(page: Any, folder: Path) ->
     page.go_back()
 
 
+def test_the_status_is_a_column_to_sort_and_filter_by(page: Any, statuses: Path) -> None:
+    look(page, statuses)
+    assert page.locator("#rows .status").all_text_contents() == [
+        "full",
+        "too few",
+        "full",
+        "dead",
+        "full",
+        "dead",
+    ]
+    assert page.locator("#rows .label").nth(3).text_content() == "no explanation"
+    page.locator("#head button", has_text="status").click()
+    assert listed(page) == ["384", "640", "0", "256", "512", "128"]  # dead, full, too few
+    page.locator("#head button", has_text="status").click()
+    assert listed(page) == ["128", "0", "256", "512", "384", "640"]
+    assert "sort=-status" in page.url
+    page.locator("#filters-button").click()
+    page.get_by_label("dead").check()
+    assert listed(page) == ["384", "640"]
+
+
+@pytest.fixture
+def statuses(folder: Path, tmp_path: Path) -> Path:
+    """The page with other statuses in its table: features that never fire have no labels."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    codes = [0, 1, 0, 2, 0, 2]
+    labels = [{"labels": ["" if code == 2 else "text" for code in codes]} for _ in index["explained"]]
+    index |= {
+        "status": {"names": ["full", "too_few", "dead"]} | numbers(codes, "u1"),
+        "explained": [one | own for one, own in zip(index["explained"], labels, strict=True)],
+    }
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    return tmp_path / "page"
+
+
+def test_labels_are_sorted_as_they_are_shown(page: Any, folder: Path, tmp_path: Path) -> None:
+    """By those of the explainer that is chosen, also where those of another were sorted before."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    for one, letters in zip(index["explained"], ("abcdef", "fadbec"), strict=True):
+        one["labels"] = list(letters)
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    look(page, tmp_path / "page", "sort=label")
+    for _ in range(2):
+        page.evaluate("change({explainer: 'plain'})")
+        assert page.locator("#rows .label").all_text_contents() == list("abcdef")
+        page.evaluate("change({explainer: 'top_tokens'})")
+        assert page.locator("#rows .label").all_text_contents() == list("abcdef")
+        assert listed(page) == ["128", "384", "640", "256", "512", "0"]
+
+
 def test_a_search_that_finds_nothing_says_so(page: Any, folder: Path) -> None:
     look(page, folder, "q=no-such-words-anywhere")
     assert listed(page) == []
