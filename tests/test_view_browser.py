@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run of two dictionaries, of whose features four each are set against controls."""
     made = tmp_path_factory.mktemp("two")
-    run = make_viewed_run(made / "run", N, dictionaries=TWO, controls={"panel": 4})
+    scorers = {"detection": {"use": "detection"}, "fuzz2": {"use": "fuzzing"}}
+    run = make_viewed_run(made / "run", N, dictionaries=TWO, scorers=scorers, controls={"panel": 4})
     write_folder(run, made / "page", single=False)
     return made / "page"
 
@@ -326,6 +327,15 @@ def test_the_card_s_plots_are_of_one_dictionary_at_a_time(page: Any, two: Path) 
         assert sorted(seen[name]) == sorted(f"{name}/{128 * number}" for number in range(N))
     page.get_by_role("button", name="one", exact=True).click()
     assert cloud.locator("title").all_text_contents() == seen["one"]
+
+
+def test_detection_stands_against_fuzzing_whatever_it_is_called(page: Any, two: Path) -> None:
+    look(page, two)
+    names = page.locator("#pane h3").all_text_contents()
+    assert "Detection against fuzzing" in names
+    for explainer in ("plain", "top_tokens"):
+        drawn = page.get_by_role("img", name=f"{explainer} · fuzz2 by {explainer} · detection")
+        assert drawn.locator(".point").count() == N
 
 
 # --- text that tries to be something else -------------------------------------------------------------------

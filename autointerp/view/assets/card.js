@@ -96,8 +96,8 @@ function charts(index, dictionary, { open }) {
   const density = index.numeric.get("density");
   const againstDensity = h("div", { class: "plots" }, scored.map((one) => cloud(density, one.value, { xName: "density", yName: name(one), logX: true, open, mark: chance(one) ?? undefined })));
   const pairs = [...new Set(scored.map((one) => one.explainer))].flatMap((explainer) => {
-    const of = (scorer) => scored.find((one) => one.explainer === explainer && one.scorer === scorer);
-    return of("detection") && of("fuzzing") ? [[of("detection"), of("fuzzing")]] : [];
+    const [first, second] = index.card.against.map((names) => scored.filter((one) => one.explainer === explainer && names.includes(one.scorer)));
+    return first.flatMap((one) => second.map((other) => [one, other]));
   });
   const marks = scored.some((one) => index.floors(one, dictionary).length) ? "dashed: chance; dotted: controls" : "dashed: chance";
   return [
