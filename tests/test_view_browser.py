@@ -297,7 +297,7 @@ def test_a_feature_stands_beside_the_controls_of_its_own_dictionary(page: Any, t
         look(page, two, f"f={name}/0")
         page.wait_for_selector(".cards")
         facts = page.locator(".score-card", has_text="plain · detection").locator("p.note").first
-        assert mean in facts.text_content()
+        assert f"{mean} on average" in facts.text_content()
         bar = page.locator(".card", has_text="plain").locator(".score-line", has_text="detection")
         places = bar.first.locator("i.floor").evaluate_all(
             "all => all.map(one => parseFloat(one.style.left))"

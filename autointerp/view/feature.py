@@ -19,6 +19,7 @@ from autointerp.stages.sample import window_stores
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.trials import to_4_digits
 from autointerp.types import EXPLAINABLE, Directions, FeatureId, Json, TokenEffects, Window
+from autointerp.view.controls import OwnControls
 from autointerp.view.packed import cut, cut_all
 from autointerp.view.windows import chosen, entry, missed, trials_entry
 
@@ -36,7 +37,13 @@ class Unit:
     """The records of one unit of a dictionary. Memory: these."""
 
     def __init__(
-        self, run: Run, dictionary: str, unit: str, vocabulary: Vocabulary, rates: RandomRates | None
+        self,
+        run: Run,
+        dictionary: str,
+        unit: str,
+        vocabulary: Vocabulary,
+        rates: RandomRates | None,
+        controls: OwnControls,
     ) -> None:
         """Raises JournalCorrupt, RecipeChanged, and RunError where a window store is missing."""
         self._run, self._dictionary, self._rates = run, dictionary, rates
@@ -49,6 +56,7 @@ class Unit:
             name: run.existing("explain", dictionary, name).read(unit) for name in run.recipe.explainers
         }
         self._scored = {pair: run.existing("score", dictionary, *pair).read(unit) for pair in run.scored()}
+        self._controls = controls.of_unit(unit)
         sampled = [key for key, record in self.samples.items() if record["status"] in EXPLAINABLE]
         self._windows = window_stores(located, sampled, vocabulary)
 
@@ -86,6 +94,7 @@ class Unit:
                 {"explainer": explainer, "scorer": scorer}
                 | _picked(record, _OF_SCORE)
                 | {"metrics": record["metrics"], "trials": asked}
+                | {"controls": self._controls.get((key, explainer, scorer), [])}
                 for ((explainer, scorer), record), asked in zip(scored.items(), trials, strict=True)
             ],
             "effects": self._known_effects(key, windows),

@@ -16,17 +16,19 @@ function cardPane(index, { open, dictionary }) {
   ];
 }
 
+const IDENTITY = 12; // characters of it that are shown; the whole is its title
+
 function facts(card) {
   const source = card.corpus ?? card.activations;
   const rows = [
-    ["model", `${card.model.path}${card.model.revision ? `@${card.model.revision}` : ""}${card.model.weights === "random" ? ", with random weights" : ""}`],
+    ["model", `${card.model.path}${card.model.revision ? `@${card.model.revision}` : ""}${card.model.weights === "random" ? ", with random weights" : ""}`, card.model.identity],
     ...card.dictionaries.map((one) => ["dictionary", `${one.path} at ${one.site}, ${count(one.width ?? 0)} features`, one.identity]),
     source ? [card.corpus ? "corpus" : "activations", `${source.path}${source.revision ? `@${source.revision}` : ""}, ${count(card.cache.n_tokens)} tokens in rows of ${card.cache.context_length}`, source.identity] : null,
     ["explainers", Object.entries(card.explainers).map(([name, one]) => (one.use === name ? name : `${name} (${one.use})`)).join(", ")],
     ["LLMs", Object.entries(card.llms).filter(([, one]) => one).map(([role, one]) => `${role}: ${one.model ?? one.use}${one.revision ? `@${one.revision}` : ""}`).join(", ")],
     ["made by", `autointerp ${card.made_by?.autointerp ?? card.package}, seed ${card.seed}`],
   ].filter(Boolean);
-  return h("dl", { class: "facts" }, rows.map(([name, value, identity]) => [h("dt", null, name), h("dd", { title: identity ? `identity ${identity}` : null }, visible(value))]));
+  return h("dl", { class: "facts" }, rows.map(([name, value, identity]) => [h("dt", null, name), h("dd", null, visible(value), identity ? h("code", { class: "identity", title: `identity ${visible(identity)}` }, visible(identity.slice(0, IDENTITY))) : null)]));
 }
 
 function summaryOf(index, summary) {
@@ -80,7 +82,7 @@ function plotsOfOne(index, { open, dictionary }) {
 
 function charts(index, dictionary, { open }) {
   const scored = index.scored
-    .map((one) => ({ ...one, value: index.within(one.value, dictionary) }))
+    .map((one) => ({ ...one, value: index.within(one, dictionary) }))
     .filter((one) => one.value.some((value) => !Number.isNaN(value)));
   if (!scored.length) return null;
   const name = (one) => scoreName(one, index.card.no_explainer);
@@ -100,10 +102,12 @@ function charts(index, dictionary, { open }) {
     return first.flatMap((one) => second.map((other) => [one, other]));
   });
   const marks = scored.some((one) => index.floors(one, dictionary).length) ? "dashed: chance; dotted: controls" : "dashed: chance";
+  const panel = scored.some((one) => one.early) ? "of sequential scorers the panel alone, which was asked everything: elsewhere stopping biases scores" : null;
+  const note = (...said) => said.filter(Boolean).join("; ");
   return [
-    section("Score histograms", marks, histograms),
-    section("Score against density", scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", againstDensity),
-    pairs.length ? section("Detection against fuzzing", null, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: name(one), yName: name(other), open })))) : null,
+    section("Score histograms", note(marks, panel), histograms),
+    section("Score against density", note(scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", panel), againstDensity),
+    pairs.length ? section("Detection against fuzzing", panel, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: name(one), yName: name(other), open })))) : null,
   ];
 }
 

@@ -22,6 +22,7 @@ class Index {
       value: numbersOf(one.value),
       low: numbersOf(one.low),
       high: numbersOf(one.high),
+      early: one.early ? numbersOf(one.early) : null, // 1: a sequential test may have stopped it
     }));
     this.numeric = new Map([
       ["density", numbersOf(content.density)],

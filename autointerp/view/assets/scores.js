@@ -34,8 +34,9 @@ Index.prototype.floors = function (column, dictionary) {
   ];
 };
 
-// Numbers a row, NaN where the feature is another dictionary's.
-Index.prototype.within = function (values, dictionary) {
+// A column's values a row, as plots and means take them: NaN where the feature is another dictionary's, or was judged
+// by a test that may have stopped early, which biases its score.
+Index.prototype.within = function (column, dictionary) {
   const code = this.dictionaries.indexOf(dictionary);
-  return Float64Array.from(values, (value, row) => (this.dictionary[row] === code ? value : NaN));
+  return Float64Array.from(column.value, (value, row) => (this.dictionary[row] === code && !column.early?.[row] ? value : NaN));
 };
