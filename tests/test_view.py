@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import math
 import re
@@ -24,6 +25,8 @@ from autointerp.errors import RunError
 from autointerp.floors import Floor, Row
 from autointerp.journal import unit_of_feature
 from autointerp.metrics import MeanOver
+from autointerp.panel import panel_of
+from autointerp.pipeline import run_line
 from autointerp.run import Run
 from autointerp.scored import Instance
 from autointerp.stages.sample import load_vocabulary, unit_windows
@@ -225,6 +228,81 @@ def test_the_card_has_the_funnel_the_means_and_the_controls(made: tuple[Run, Pat
     [[found]] = [row["floors"] for row in summary["floors"]]
     assert (found["control"], found["mean"]["value"]) == ("random model", 0.5)
     assert card["llms"]["judge"] == {"use": "lexical"}
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run whose panel is 3 of 5 features, and that had another panel before: its page."""
+    folder = tmp_path_factory.mktemp("controlled")
+    settings: Json = {"kinds": ["shuffled", "top_tokens"], "panel": 2}
+    run = make_viewed_run(folder / "run", N, controls=settings)
+    recipe = dataclasses.replace(run.recipe, controls=dataclasses.replace(run.recipe.controls, panel=3))
+    run = Run(run.path, recipe, run.identities)
+    run.save()
+    run_line(run)
+    write_folder(run, folder / "page")
+    return run, folder / "page"
+
+
+def test_a_feature_has_the_scores_of_its_own_controls(controlled: tuple[Run, Path]) -> None:
+    """Of shuffled explanations those of the panel, with whom borrows now; of a list that an explainer of the run
+    writes those of all."""
+    run, folder = controlled
+    panel = panel_of(run.recipe, run.identities, DICTIONARY, run.existing("sample", DICTIONARY))
+    lenders = dict(zip(panel, [*panel[1:], panel[0]], strict=True))
+    assert len(panel) == 3
+    n_stale = 0
+    for feature in features_of(folder):
+        key = feature["id"]
+        unit = unit_of_feature(FeatureId.parse(key).index)
+        for score in feature["scores"]:
+            found = {one["name"]: one for one in score["controls"]}
+            explainer, scorer = score["explainer"], score["scorer"]
+            if scorer == "intruder":  # it needs no explanation
+                assert not found
+                continue
+            lent = run.existing("control", DICTIONARY, "shuffled", explainer, scorer).read(unit)
+            n_stale += sum(one.startswith(f"{key}<") for one in lent) - (key in lenders)
+            if key in lenders:
+                shuffled = found.pop("shuffled explanation")
+                record = lent[f"{key}<{lenders[key]}"]["metrics"]
+                assert shuffled["lender"] == lenders[key]
+                assert (shuffled["value"], shuffled["n"]) == (
+                    record["values"][record["headline"]],
+                    record["n"],
+                )
+            if explainer == "plain":
+                record = run.existing("score", DICTIONARY, "top_tokens", scorer).read(unit)[key]["metrics"]
+                assert found.pop("top-token list")["value"] == record["values"][record["headline"]]
+            assert not found
+    assert n_stale > 0
+
+
+def test_scores_that_may_have_stopped_early_are_told_apart(tmp_path: Path) -> None:
+    """Those that a sequential test judged outside its panel: plots leave them out, as means do."""
+    scorers: Json = {
+        "detection": {"use": "detection", "sequential": {"blocks": [4, 8, 12], "panel": 0.5}},
+        "fuzzing": {"use": "fuzzing"},
+    }
+    run = make_viewed_run(tmp_path / "run", N, scorers=scorers)
+    write_folder(run, tmp_path / "page")
+    [index] = data_of(tmp_path / "page")["index"]
+    keys = [str(feature) for feature in run.asked(DICTIONARY)]
+    for one in index["scored"]:
+        if one["scorer"] == "fuzzing":
+            assert one["early"] is None
+            continue
+        journal = run.existing("score", DICTIONARY, one["explainer"], "detection")
+        records = {key: journal.read(unit_of_feature(FeatureId.parse(key).index))[key] for key in keys}
+        expected = [not records[key]["sequential"]["in_panel"] for key in keys]
+        assert array(one["early"]) == expected and 0 < sum(expected) < N
+        [summary] = index["card"]["summaries"]
+        [score] = [
+            score for score in summary["scores"]
+            if (score["explainer"], score["scorer"]) == (one["explainer"], "detection")
+        ]  # fmt: skip
+        kept = [value for value, early in zip(array(one["value"]), expected, strict=True) if not early]
+        assert score["value"]["value"] == pytest.approx(np.mean(kept), abs=1e-4)
 
 
 # --- numbers and texts --------------------------------------------------------------------------------------

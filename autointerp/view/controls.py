@@ -6,6 +6,9 @@ are, and those every feature has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
+
 from autointerp.journal import unit_of_feature
 from autointerp.panel import key_of, lenders, panel_of
 from autointerp.report.panel import CONTROL_NAMES, place_of
@@ -28,23 +31,34 @@ class OwnControls:
         units = {unit_of_feature(FeatureId.parse(feature).index) for feature in panel}
         return {key: record for unit in units for key, record in journal.read(unit).items()}
 
-    def of_unit(self, unit: str) -> dict[tuple[str, str, str], list[Json]]:
-        """By feature, explainer and scorer: each control's name, whose explanation was lent, and its headline."""
+    def of_unit(
+        self, unit: str, scored: Mapping[tuple[str, str], Mapping[str, Json]]
+    ) -> dict[tuple[str, str, str], list[Json]]:
+        """By feature, explainer and scorer: each control's name, whose explanation was lent, and its headline.
+        `scored`: the unit's own scores by explainer and scorer."""
         found: dict[tuple[str, str, str], list[Json]] = {}
-        for explainer in self._run.recipe.explainers:
-            for scorer in self._run.recipe.scorers:
-                for kind in self._kinds:
-                    place = place_of(self._run, self._dictionary, explainer, scorer, kind)
-                    records = self._run.existing(*place).read(unit) if place else {}
-                    lent = self._lenders[explainer] if kind == "shuffled" else {}
-                    for key, record in records.items():
-                        feature = key.partition("<")[0]
-                        lender = lent.get(feature)
-                        # A run that grew may have scores with an earlier lender too.
-                        if key == key_of(feature, lender) and (value := _headline(record)):
-                            said = {"name": CONTROL_NAMES[kind], "lender": lender} | value
-                            found.setdefault((feature, explainer, scorer), []).append(said)
+        explained = [pair for pair in scored if pair[0] in self._lenders]
+        for (explainer, scorer), kind in product(explained, self._kinds):
+            place = place_of(self._run, self._dictionary, explainer, scorer, kind)
+            records = self._records(place, unit, scored) if place else {}
+            lent = self._lenders[explainer] if kind == "shuffled" else {}
+            for key, record in records.items():
+                feature = key.partition("<")[0]
+                lender = lent.get(feature)
+                # A run that grew may have scores with an earlier lender too.
+                if key == key_of(feature, lender) and (value := _headline(record)):
+                    said = {"name": CONTROL_NAMES[kind], "lender": lender} | value
+                    found.setdefault((feature, explainer, scorer), []).append(said)
         return found
+
+    def _records(
+        self, place: tuple[str, ...], unit: str, scored: Mapping[tuple[str, str], Mapping[str, Json]]
+    ) -> Mapping[str, Json]:
+        match place:
+            case ("score", _, explainer, scorer):
+                return scored[explainer, scorer]
+            case _:
+                return self._run.existing(*place).read(unit)
 
 
 def _headline(record: Json) -> Json | None:

@@ -56,7 +56,7 @@ class Unit:
             name: run.existing("explain", dictionary, name).read(unit) for name in run.recipe.explainers
         }
         self._scored = {pair: run.existing("score", dictionary, *pair).read(unit) for pair in run.scored()}
-        self._controls = controls.of_unit(unit)
+        self._controls = controls.of_unit(unit, self._scored)
         sampled = [key for key, record in self.samples.items() if record["status"] in EXPLAINABLE]
         self._windows = window_stores(located, sampled, vocabulary)
 
