@@ -25,7 +25,7 @@ class Table {
     this.columns = columns;
     this.space.style.height = `${Math.min(TALLEST, rows.length * ROW)}px`;
     this.scroll.setAttribute("aria-rowcount", rows.length);
-    const grid = `${index.dictionaries.length > 1 ? "6.4rem" : "4.6rem"} minmax(5.6rem, 1fr) repeat(${columns.length}, minmax(var(--score), 6.6rem)) 4rem 3.6rem`;
+    const grid = `${index.dictionaries.length > 1 ? "6.4rem" : "4rem"} minmax(5.6rem, 1fr) repeat(${columns.length}, minmax(var(--score), 6rem)) 3.8rem 3.3rem`;
     document.documentElement.style.setProperty("--grid", grid);
     this.head.style.paddingRight = `${12 + this.scroll.offsetWidth - this.scroll.clientWidth}px`; // the scroll bar
     this.drawHead(sort);
