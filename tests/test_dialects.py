@@ -15,7 +15,7 @@ from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import Prices, Reply, Usage
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
-from fault_server import Behaviour, FaultServer, Json, ok, rate_limited, refused_url, status
+from fault_server import Behaviour, FaultServer, Json, ok, rate_limited, refused_url, slow, status
 
 OPENAI = "https://api.openai.com/v1"
 HERE = "http://127.0.0.1:8000/v1"
@@ -189,6 +189,42 @@ def test_a_server_that_refuses_both_names_of_a_limit_stops_the_run() -> None:
         assert len(server.requests) <= 4
 
 
+def test_a_refusal_of_what_was_taken_before_is_tried_again() -> None:
+    """A gateway passes requests to several servers, of which one may not know a setting."""
+    stray = status(400, UNSUPPORTED["temperature"])
+    with FaultServer(lambda number, _b: stray if number == 1 else None) as server:
+
+        async def run() -> tuple[str, ...]:
+            llm = Openai("tiny", base_url=server.url, first_wait_s=0.01).connect()
+            try:
+                for _ in range(4):
+                    await llm.generate(prompt("hello"), max_tokens=5)
+                return llm.capabilities.left_out
+            finally:
+                await llm.close()
+
+        assert asyncio.run(run()) == ()
+    assert len(server.requests) == 5 and all("temperature" in r.body for r in server.requests)
+
+
+def test_a_setting_that_is_taken_after_all_is_sent_again() -> None:
+    """The second of two at once is refused before the first one is answered."""
+    stray = status(400, UNSUPPORTED["temperature"])
+    with FaultServer(lambda number, _b: (slow(0.3, ok()), stray, ok())[min(number, 2)]) as server:
+
+        async def run() -> tuple[str, ...]:
+            llm = Openai("tiny", base_url=server.url).connect()
+            try:
+                await asyncio.gather(*(llm.generate(prompt("hello"), max_tokens=5) for _ in range(2)))
+                await llm.generate(prompt("hello"), max_tokens=5)
+                return llm.capabilities.left_out
+            finally:
+                await llm.close()
+
+        assert asyncio.run(run()) == ()
+    assert ["temperature" in r.body for r in server.requests] == [True, True, False, True]
+
+
 def test_too_long_a_prompt_is_no_refused_setting() -> None:
     error = {
         "message": "This model's maximum context length is 2048 tokens. However, you requested 2100 tokens "
@@ -250,11 +286,11 @@ def test_a_server_that_is_not_there_costs_nothing_where_others_are() -> None:
 
 def test_one_that_refuses_is_asked_less_and_the_other_more() -> None:
     with (
-        FaultServer(lambda n, _b: rate_limited(retry_after="0.05") if n % 2 else None) as slow,
+        FaultServer(lambda n, _b: rate_limited(retry_after="0.05") if n % 2 else None) as strict,
         FaultServer() as fast,
     ):
         replies, _ = asked(
-            Openai("tiny", base_url=[slow.url, fast.url], first_wait_s=0.01, max_tries=12), 200
+            Openai("tiny", base_url=[strict.url, fast.url], first_wait_s=0.01, max_tries=12), 200
         )
         assert len(replies) == 200 and fast.requests
 

@@ -13,6 +13,7 @@ from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavail
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.endpoints import Endpoint
+from autointerp.llm.left_out import Learned
 from autointerp.llm.pacing import Pace
 from autointerp.llm.protocol import (
     ANYWHERE,
@@ -133,27 +134,26 @@ class Openai:
             )
             for address in addresses
         ]
-        return OpenaiLLM(self, self.dialect(), endpoints)
+        return OpenaiLLM(self, Learned(self.dialect(), place.folder, str(self.identity())), endpoints)
 
 
 class OpenaiLLM(ByRequest):
     """A connected server, or several of one model."""
 
-    def __init__(self, options: Openai, dialect: Dialect, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, options: Openai, learned: Learned, endpoints: Sequence[Endpoint]) -> None:
         self.identity = options.identity()
         self._options = options
-        self._dialect = dialect
+        self._learned = learned
         self._endpoints = endpoints
-        self._left_out: list[str] = []
 
     @property
     def capabilities(self) -> Capabilities:
         """`logprobs` is False although `label_tokens` are answered: a continuation can't be scored here."""
         return Capabilities(
-            label_logprobs=self._dialect.logprobs,
+            label_logprobs=self._learned.dialect.logprobs,
             embed=True,
-            prices=self._dialect.prices,
-            left_out=tuple(self._left_out),
+            prices=self._learned.dialect.prices,
+            left_out=self._learned.names,
         )
 
     async def answer(self, request: Request) -> Reply:
@@ -168,26 +168,17 @@ class OpenaiLLM(ByRequest):
             return chat_format.read_reply(answer, seconds, request.label_tokens)
 
         while True:
-            dialect = self._dialect
+            dialect = self._learned.dialect
             body = chat_request.chat_body(self._options.model, dialect, request)
             try:
                 reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:
-                if self._dialect is dialect:  # else another request has learned it meanwhile
-                    self._leave_out(refused)
+                self._learned.leave_out(refused, body, dialect)
                 continue
             except LLMFiltered:
                 return chat_format.FILTERED
+            self._learned.took(body)
             return with_cost(reply, dialect.prices)
-
-    def _leave_out(self, refused: RefusedSetting) -> None:
-        """Raises LLMStopped where that has been tried."""
-        other = self._dialect.without(refused.name)
-        # A server that refuses both names of one field would be asked for ever.
-        if other is None or {refused.name, *self._left_out} >= {"max_tokens", "max_completion_tokens"}:
-            raise refused.stopped from None
-        self._dialect = other
-        self._left_out.append(refused.name)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         """Raises LLMBadRequest: chat servers don't score a given continuation."""
@@ -217,7 +208,11 @@ class OpenaiLLM(ByRequest):
         async def once() -> T:
             endpoint = place_of(texts, self._endpoints)
             asked.append(endpoint)
-            return await endpoint.ask(path, body, n_characters, read)
+            try:
+                return await endpoint.ask(path, body, n_characters, read)
+            except RefusedSetting as refused:
+                self._learned.check(refused, body)
+                raise
 
         options = self._options
         try:
