@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
-from autointerp.llm.endpoints import Endpoint
+from autointerp.llm.endpoints import Endpoint, LeftQueue
 from autointerp.llm.left_out import Learned
 from autointerp.llm.pacing import Pace
 from autointerp.llm.protocol import (
@@ -197,22 +197,33 @@ class OpenaiLLM(ByRequest):
         for endpoint in self._endpoints:
             await endpoint.close()
 
+    def _is_another_up(self, endpoint: Endpoint) -> bool:
+        return any(not other.is_down for other in self._endpoints if other is not endpoint)
+
     # --- one request ---------------------------------------------------------------------------------
 
     async def _ask(self, path: str, body: Json, texts: list[str], read: Callable[[Json, float], T]) -> T:
         """`read(answer, seconds)` of the answer to `body`, whose `texts` cost tokens; tried again while the
-        failure may pass, each time at the address whose turn it is."""
+        failure may pass, elsewhere if another address is up."""
         n_characters = sum(map(len, texts))
         asked: list[Endpoint] = []
 
         async def once() -> T:
-            endpoint = place_of(texts, self._endpoints)
-            asked.append(endpoint)
-            try:
-                return await endpoint.ask(path, body, n_characters, read)
-            except RefusedSetting as refused:
-                self._learned.check(refused, body)
-                raise
+            while True:
+                endpoint = place_of(texts, self._endpoints, asked[-1] if asked else None)
+                asked.append(endpoint)
+                elsewhere = partial(self._is_another_up, endpoint)
+                try:
+                    return await endpoint.ask(path, body, n_characters, read, elsewhere)
+                except LeftQueue:
+                    continue
+                except RefusedSetting as refused:
+                    self._learned.check(refused, body)
+                    raise
+                except LLMUnavailable as error:
+                    if not elsewhere():
+                        raise
+                    raise Passing(str(error), wait_s=0.0) from None
 
         options = self._options
         try:

@@ -123,6 +123,8 @@ class Turn:
         self._pace = pace
         self._n_tokens = n_tokens
         self.number = 0
+        self.is_refused = False
+        """The server said that it is asked too much: it is at work."""
 
     def used(self, n_tokens: int) -> None:
         """What the server counted, prompt and answer."""
@@ -130,6 +132,7 @@ class Turn:
 
     def refused(self, wait_s: float | None) -> None:
         """The server is asked too much; nobody asks it before `wait_s` have passed."""
+        self.is_refused = True
         self._pace.refused(self.number, wait_s)
 
 
