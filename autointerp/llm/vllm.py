@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
-from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
+from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
@@ -209,7 +209,15 @@ class VllmLLM(ByRequest):
         await asyncio.gather(*(engine.close() for engine in self._engines))
 
     async def _ask(self, request: Json) -> Json:
+        """What an engine was asked when it died is asked of another one, once: a request that itself was the cause
+        ends two engines and no more."""
         turns = [turn["content"] for turn in request["messages"]]
+        engine = place_of(turns, self._engines)
+        try:
+            return await engine.ask(request)
+        except LLMUnavailable:
+            if not engine.is_down or all(other.is_down for other in self._engines):
+                raise
         return await place_of(turns, self._engines).ask(request)
 
 
