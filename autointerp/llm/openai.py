@@ -157,7 +157,7 @@ class OpenaiLLM(ByRequest):
         )
 
     async def answer(self, request: Request) -> Reply:
-        """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
+        """See `LLM`. `index` goes into the seed: where the temperature is 0, one more try needs another prompt.
 
         `latency_s` is that of the try that succeeded. A setting that the server refuses is left out from then
         on, and named in `capabilities.left_out`. A prompt that a content filter refuses is answered by nothing, as

@@ -33,6 +33,7 @@ from autointerp.llm.protocol import (
     Usage,
 )
 from autointerp.llm.routing import place_of
+from autointerp.llm.seeds import seed_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -155,7 +156,7 @@ class VllmLLM(ByRequest):
         self._engines = engines
 
     async def answer(self, request: Request) -> Reply:
-        """See `LLM`. `index` changes nothing: where the temperature is 0, one more try needs another prompt.
+        """See `LLM`. `index` goes into the seed: where the temperature is 0, one more try needs another prompt.
 
         With `label_tokens`, `choices` and `schema` do nothing: under a grammar probabilities are those among
         the allowed answers alone. They are exact, summed over all tokens that spell the label.
@@ -170,7 +171,7 @@ class VllmLLM(ByRequest):
                 "choices": request.choices,
                 "schema": request.schema,
                 "label_tokens": request.label_tokens,
-                "seed": request.seed,
+                "seed": seed_of(request),
             }
         )
         text = without_thought(answer["text"])
