@@ -29,6 +29,7 @@ from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of
+from autointerp.llm.sockets import room
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -121,6 +122,7 @@ class Openai:
         """Raises LLMStopped for a missing key, an address that is none, or a faulty table of dialects."""
         addresses = self.addresses()
         key = key_of(self.api_key_env, self.model, required=not all(map(is_this_machine, addresses)))
+        highest = room(max(place.n_servers, len(addresses)))
         endpoints = [
             Endpoint(
                 Server(address, self.model, self.api_key_env, key),
@@ -130,6 +132,7 @@ class Openai:
                     n_in_flight=place.n_in_flight,
                     requests_per_second=self.requests_per_second,
                     tokens_per_minute=self.tokens_per_minute,
+                    highest=highest,
                 ),
             )
             for address in addresses

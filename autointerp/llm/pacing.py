@@ -31,10 +31,10 @@ class Level:
     """How many requests are in flight. It doubles while that brings more answers a second, goes back where it
     doesn't, and halves when the server refuses. Pure: it is told the time."""
 
-    def __init__(self, fixed: int | None = None) -> None:
-        """`fixed`: so many, fewer only while the server refuses."""
-        self.limit = fixed or FIRST_LEVEL
-        self._highest = fixed or HIGHEST_LEVEL
+    def __init__(self, fixed: int | None = None, highest: int = HIGHEST_LEVEL) -> None:
+        """`fixed`: so many, fewer only while the server refuses. `highest`: never more."""
+        self.limit = min(fixed or FIRST_LEVEL, highest)
+        self._highest = min(fixed or HIGHEST_LEVEL, highest)
         self._factor = 2.0
         self._before: tuple[int, float] | None = None
         """The level that this one has grown from, and its answers a second."""
@@ -145,11 +145,13 @@ class Pace:
         n_in_flight: int | None = None,
         requests_per_second: float | None = None,
         tokens_per_minute: float | None = None,
+        highest: int = HIGHEST_LEVEL,
     ) -> None:
-        """None: no limit of ours; of requests in flight as many as make the server faster."""
+        """None: no limit of ours; of requests in flight as many as make the server faster, and never more than
+        `highest`."""
         self.n_waiting = 0
         """Requests at the door or in flight."""
-        self._level = Level(n_in_flight)
+        self._level = Level(n_in_flight, highest)
         self._throttler = _throttler(requests_per_second)
         self._bucket = Bucket(tokens_per_minute, time.monotonic()) if tokens_per_minute else None
         self._n_in_flight = 0

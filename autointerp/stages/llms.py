@@ -120,7 +120,11 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     budget = _budget(run)
     resources = run.recipe.resources
     place = Place(
-        resources.engine, sum(backend.local for _, backend in backends), resources.n_in_flight, run.path
+        resources.engine,
+        n_sharing=sum(backend.local for _, backend in backends),
+        n_servers=sum(len(one.addresses()) for _, one in backends if isinstance(one, Addressed)),
+        n_in_flight=resources.n_in_flight,
+        folder=run.path,
     )
     living: list[LLM] = []
     known = left_out(run.path)
