@@ -64,6 +64,7 @@ class Registered:
             model=spec.model or hub_name(self.model),
             corpus=self.overrides.get("dataset_path") or spec.corpus,
             model_was_centred=spec.model_was_centred or bool(kwargs.get("center_writing_weights", False)),
+            normalized_behind_gain=spec.normalized_behind_gain and not kwargs.get("fold_ln", False),
             expected=Expected(
                 l0=spec.expected.l0 if self.expected.l0 is None else self.expected.l0,
                 fvu=spec.expected.fvu if self.expected.fvu is None else self.expected.fvu,
