@@ -75,6 +75,8 @@ def shape(model_type: str = "llama", **changes: object) -> Architecture:
         ("model.layers.3.pre_feedforward_layernorm.output", "mlp_in"),
         ("model.layers.3.pre_feedforward_layernorm.input", "resid_mid"),
         ("layers.3.post_feedforward_layernorm", "mlp_out"),
+        ("model.layers.3.block_sparse_moe", "mlp_out"),
+        ("layers.3.block_sparse_moe.input", "mlp_in"),
         ("transformer.h.3.mlp", "mlp_out"),
         ("h.3", "resid_post"),
         ("h.3.attn", "attn_out"),

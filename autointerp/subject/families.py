@@ -151,7 +151,14 @@ _OLMO: Final = Family(  # its norms have no gain
     }
 )
 _EXPERTS: Final = Family(
-    {**_PRE_NORM, "mlp_out": ("mlp.output",)},
+    {
+        **_PRE_NORM,
+        "mlp_in": (
+            *_PRE_NORM["mlp_in"],
+            "block_sparse_moe.input",
+        ),  # as Mixtral's MLP was called until transformers 5
+        "mlp_out": ("mlp.output", "block_sparse_moe.output"),
+    },
     {**_PRE_NORM_RMS, "experts": ("mlp.gate.output", "routing")},
 )
 _QWEN_EXPERTS: Final = Family(_DENSE, _EXPERTS.computed)  # some of its layers may be dense
