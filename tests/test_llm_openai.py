@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import LLM, Backend, Reply
+from autointerp.llm.protocol import LLM, Backend, Reply, Usage
 from autointerp.llm.retries import Passing
 from autointerp.llm.server_errors import Server, error_in, is_this_machine, retry_after_s, status_of
 from autointerp.prompting import Prompt, Template
@@ -148,7 +148,23 @@ def test_usage_text_and_finish_reason() -> None:
     assert (reply.text, reply.finish_reason) == ("cut off he", "length")
     counts = reply.usage
     assert (counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens) == (11, 8, 3)
-    assert 0 < counts.latency_s < 5
+    assert 0 < counts.latency_s < 5 and counts.counted
+
+
+def test_counts_that_cannot_be_are_none() -> None:
+    def found(**usage: Any) -> Usage:
+        return chat_format.usage_of({"usage": usage})
+
+    assert found(prompt_tokens=10, completion_tokens=2, prompt_tokens_details={"cached_tokens": 50}) == Usage(
+        prompt_tokens=10, cached_tokens=10, completion_tokens=2
+    )
+    assert found(prompt_tokens=10, total_tokens=12) == Usage(prompt_tokens=10, completion_tokens=2)
+    wrong: list[Any] = ["12", 12.5, -1, None, True, [1], 0]
+    assert [found(prompt_tokens=n, completion_tokens=2) for n in wrong] == [Usage(counted=False)] * 7
+    assert [found(prompt_tokens=9, completion_tokens=n).counted for n in wrong] == [False] * 6 + [True]
+    assert found(prompt_tokens=9, completion_tokens=1, cost=-0.1).cost is None
+    assert found(cost=0.25) == Usage(cost=0.25, counted=False)
+    assert [chat_format.usage_of({"usage": one}).counted for one in ([1], "x", None, 5)] == [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -164,6 +180,16 @@ def test_usage_text_and_finish_reason() -> None:
         (ok("<think>let me", finish_reason="length"), "", "length"),
         (ok("yes", message={"reasoning_content": "let me see"}), "yes", "stop"),
         (ok("a </b> c"), "a </b> c", "stop"),
+        (
+            ok(message={"content": [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]}),
+            "yes",
+            "stop",
+        ),
+        (
+            ok(message={"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "no"}]}),
+            "no",
+            "stop",
+        ),
     ],
 )
 def test_replies_of_all_kinds(behaviour: Behaviour, text: str, finish_reason: str) -> None:

@@ -19,7 +19,7 @@ import pydantic
 import yaml
 
 from autointerp.errors import LLMStopped
-from autointerp.llm.protocol import Prices, Reply
+from autointerp.llm.protocol import Prices, Reply, Usage
 
 OPENAI: Final = "https://api.openai.com/v1"
 OWN_TABLE: Final = "AUTOINTERP_DIALECTS"
@@ -119,11 +119,15 @@ def dialect_of(options: Options, address: str) -> Dialect:
 
 
 def with_cost(reply: Reply, prices: Prices | None) -> Reply:
-    """With its cost, where the server didn't say it and the prices are known."""
-    if reply.usage.cost is not None or prices is None:
-        return reply
-    cost = prices.of(reply.usage)
-    return dataclasses.replace(reply, usage=dataclasses.replace(reply.usage, cost=cost))
+    """With its cost, where that is known."""
+    return dataclasses.replace(reply, usage=priced(reply.usage, prices))
+
+
+def priced(usage: Usage, prices: Prices | None) -> Usage:
+    """With its cost by the prices, where the server counted and didn't say it, and the prices are known."""
+    if usage.cost is not None or prices is None or not usage.counted:
+        return usage
+    return dataclasses.replace(usage, cost=prices.of(usage))
 
 
 def look_up(model: str, address: str) -> Dialect:
