@@ -29,6 +29,10 @@ Constrain = Literal["none", "structured_outputs", "response_format"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
 
+THOUGHTS: Final = ("reasoning", "reasoning_effort", "thinking")
+"""Fields that say how much a model thinks, as OpenRouter, OpenAI and Anthropic call them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """How a model on a server is asked. What each option means stands at `openai.Openai`."""
@@ -54,9 +58,13 @@ class Dialect:
             "max_completion_tokens": {"max_tokens_field": "max_tokens"},
             "response_format": {"constrain": "none"},
             "structured_outputs": {"constrain": "none"},
+            "reasoning": {"extra_body": {**self.extra_body, **dict.fromkeys(self._thoughts(), None)}},
         }.get(name, {"extra_body": {**self.extra_body, name: None}})
         other = dataclasses.replace(self, **changed)
         return None if other == self else other
+
+    def _thoughts(self) -> list[str]:
+        return [name for name in THOUGHTS if self.extra_body.get(name) is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -200,8 +200,11 @@ class Endpoint:
         verdict = self.server.verdict(status, error, headers, models)
         if isinstance(verdict, Passing):
             verdict.billed = billed
-        if status == 429 and isinstance(verdict, Passing):
-            turn.refused(verdict.wait_s)
+        if isinstance(verdict, Passing):
+            if status == 429:
+                turn.refused(verdict.wait_s)
+            elif verdict.wait_s is not None:
+                turn.waits(verdict.wait_s)
         raise verdict from None  # the SDK's may quote the key
 
     async def models(self) -> list[str]:

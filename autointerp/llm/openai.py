@@ -7,11 +7,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request, meter
-from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, priced, with_cost
+from autointerp.llm.dialects import (
+    OPENAI,
+    THOUGHTS,
+    Constrain,
+    Dialect,
+    MaxTokensField,
+    dialect_of,
+    priced,
+    with_cost,
+)
 from autointerp.llm.endpoints import Endpoint
 from autointerp.llm.pacing import Pace
 from autointerp.llm.protocol import (
@@ -27,13 +36,16 @@ from autointerp.llm.protocol import (
 )
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
-from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
+from autointerp.llm.server_errors import UNNAMED, RefusedSetting, Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
 T = TypeVar("T")
 
+FIRST_TO_GO: Final = ("logprobs", "response_format", "structured_outputs", "seed", *THOUGHTS)
+"""What is left out where a server takes not all of it and doesn't say what: rarest first, and last what changes the
+answers most."""
 N_EMBED = 256
 """Texts a request for embeddings; OpenAI takes 2,048, small servers fewer."""
 
@@ -175,20 +187,23 @@ class OpenaiLLM(ByRequest):
                 reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:
                 if self._dialect is dialect:  # else another request has learned it meanwhile
-                    self._leave_out(refused)
+                    self._leave_out(refused, body)
                 continue
             except LLMFiltered:
                 return chat_format.FILTERED
             return with_cost(reply, dialect.prices)
 
-    def _leave_out(self, refused: RefusedSetting) -> None:
-        """Raises LLMStopped where that has been tried."""
-        other = self._dialect.without(refused.name)
+    def _leave_out(self, refused: RefusedSetting, body: Json) -> None:
+        """Of what `body` holds, where the server didn't say which. Raises LLMStopped where that has been tried."""
+        name = refused.name
+        if name == UNNAMED:
+            name = next((field for field in FIRST_TO_GO if field in body), "")
+        other = self._dialect.without(name) if name else None
         # A server that refuses both names of one field would be asked for ever.
-        if other is None or {refused.name, *self._left_out} >= {"max_tokens", "max_completion_tokens"}:
+        if other is None or {name, *self._left_out} >= {"max_tokens", "max_completion_tokens"}:
             raise refused.stopped from None
         self._dialect = other
-        self._left_out.append(refused.name)
+        self._left_out.append(name)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         """Raises LLMBadRequest: chat servers don't score a given continuation."""
