@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
-from autointerp.errors import LLMStopped
+from autointerp.errors import BudgetReached, LLMStopped
 from autointerp.llm.batch_requests import keys_of
 from autointerp.run import Run
+from autointerp.stages.spent import spent_in_all
 from autointerp.types import Json
 from batch_server import BatchServer, answered, expired_row, failed_row, ok_row, reply, write_rows
 from fault_server import FaultServer, ok, status
@@ -167,6 +168,48 @@ def test_files_hold_no_more_rows_and_bytes_than_allowed(
             assert path.stat().st_size <= limit.get("max_bytes", 10**9)
         assert len(server.batches) == len(files)
         assert len(sent(server)) == len(set(sent(server)))
+
+
+def billed(n_prompt: int) -> Callable[[Json], Json]:
+    """Answers that say they used so many tokens, and 20 of their own."""
+
+    def row_for(body: Json) -> Json:
+        row = answer(body)
+        row["response"]["body"]["usage"] = {"prompt_tokens": n_prompt, "completion_tokens": 20}
+        return row
+
+    return row_for
+
+
+def test_a_budget_is_spent_in_several_batches(
+    made: Tiny, sampled: Callable[[Path], Path], through_openai: Path, tmp_path: Path
+) -> None:
+    """What is sent waits set aside at the most that it can cost, which is far more than it does; what its answers
+    leave over goes to the next batch, until all is done."""
+    prices = {"input": 1.0, "output": 1.0}
+    n_requests = sum(map(len, journals(through_openai, "requests").values()))
+    limit = 3 * n_requests * (700 + 20) / 1e6
+    out = sampled(tmp_path / "run")
+    with BatchServer(billed(700)) as server:
+        limited = {"resources": {"max_cost": limit}}
+        pipeline.explain(recipe(made, base_url=server.url, prices=prices) | limited, out=out)
+        assert len(sent(server)) == len(set(sent(server))) and len(server.batches) > 2
+    assert records(out) == records(through_openai)
+    assert spent_in_all(Run.open(out)).cost <= limit / 3
+
+
+def test_a_budget_that_batches_use_up_says_what_is_spent(
+    made: Tiny, sampled: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    out = sampled(tmp_path / "run")
+    limited = {"resources": {"max_tokens": 60_000}}
+    with BatchServer(billed(1_500)) as server:
+        with pytest.raises(BudgetReached, match=r"tokens of 60,000 are spent, and the next"):
+            pipeline.explain(recipe(made, base_url=server.url) | limited, out=out)
+        n_sent = len(sent(server))
+    run = Run.open(out)
+    assert n_sent and spent_in_all(run).n_requests == n_sent, "what was collected is sent and taken"
+    assert spent_in_all(run).n_tokens <= 60_000
 
 
 # --- kills and stops -----------------------------------------------------------------------------------

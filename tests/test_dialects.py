@@ -174,6 +174,32 @@ def test_what_an_unknown_server_refuses_is_left_out_and_named() -> None:
     assert replies[0].text == "yes" and replies[0].label_logprobs is None
 
 
+def test_what_no_provider_takes_is_found_by_leaving_out_one_after_the_other() -> None:
+    """OpenRouter's 404 doesn't say which; the schema stays out of it as long as log-probabilities may be meant."""
+    nobody = {"message": "No endpoints found that can handle the requested parameters.", "code": 404}
+    extra = {"reasoning": {"effort": "none"}, "provider": {"require_parameters": True}}
+    with FaultServer(refuses({"seed": nobody, "logprobs": nobody}, code=404)) as server:
+        options = Openai("unknown", base_url=server.url, extra_body=extra)
+        replies, left_out = asked(options, 1, label_tokens=["yes"], seed=3)
+        assert left_out == ("logprobs", "seed") and replies[0].text == "yes"
+        assert server.requests[-1].body.keys() >= {"reasoning", "provider", "temperature"}
+    with (
+        FaultServer(lambda _n, _b: status(404, nobody)) as server,
+        pytest.raises(LLMStopped, match="refuses a setting"),
+    ):
+        asked(Openai("unknown", base_url=server.url, extra_body=extra), 1, seed=3)
+    assert len(server.requests) == 3  # with all, without seed, without reasoning
+
+
+def test_a_model_that_must_think_thinks() -> None:
+    must = {"message": "Reasoning is mandatory for this endpoint and cannot be disabled.", "code": 400}
+    with FaultServer(refuses({"reasoning": must})) as server:
+        extra = {"reasoning": {"enabled": False}, "provider": {"sort": "price"}}
+        replies, left_out = asked(Openai("unknown", base_url=server.url, extra_body=extra), 1)
+        assert left_out == ("reasoning",) and replies[0].text == "yes"
+        assert "provider" in server.requests[-1].body
+
+
 def test_of_many_at_once_it_is_learned_once() -> None:
     with FaultServer(refuses({"temperature": UNSUPPORTED["temperature"]})) as server:
         replies, left_out = asked(Openai("unknown", base_url=server.url), 30)

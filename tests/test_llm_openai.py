@@ -22,9 +22,16 @@ from hypothesis import strategies as st
 from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import LLM, Backend, Reply
+from autointerp.llm.protocol import LLM, Backend, Reply, Usage
 from autointerp.llm.retries import Passing
-from autointerp.llm.server_errors import Server, error_in, is_this_machine, retry_after_s, status_of
+from autointerp.llm.server_errors import (
+    RefusedSetting,
+    Server,
+    error_in,
+    is_this_machine,
+    retry_after_s,
+    status_of,
+)
 from autointerp.prompting import Prompt, Template
 from fault_server import (
     Behaviour,
@@ -148,7 +155,26 @@ def test_usage_text_and_finish_reason() -> None:
     assert (reply.text, reply.finish_reason) == ("cut off he", "length")
     counts = reply.usage
     assert (counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens) == (11, 8, 3)
-    assert 0 < counts.latency_s < 5
+    assert 0 < counts.latency_s < 5 and counts.counted
+
+
+def test_counts_that_cannot_be_are_none() -> None:
+    def found(**usage: Any) -> Usage:
+        return chat_format.usage_of({"usage": usage})
+
+    assert found(prompt_tokens=10, completion_tokens=2, prompt_tokens_details={"cached_tokens": 50}) == Usage(
+        prompt_tokens=10, cached_tokens=10, completion_tokens=2
+    )
+    assert found(prompt_tokens=10, total_tokens=12) == Usage(prompt_tokens=10, completion_tokens=2)
+    wrong: list[Any] = ["12", 12.5, -1, None, True, [1], 0]
+    assert [found(prompt_tokens=n, completion_tokens=2) for n in wrong] == [Usage(counted=False)] * 7
+    assert [found(prompt_tokens=9, completion_tokens=n).counted for n in wrong] == [False] * 6 + [True]
+    assert found(prompt_tokens=9, completion_tokens=1, cost=-0.1).cost is None
+    assert found(cost=0.25) == Usage(cost=0.25, counted=False)
+    assert [chat_format.usage_of({"usage": one}).counted for one in ([1], "x", None, 5)] == [False] * 4
+
+
+TEXT = {"type": "text", "text": "yes"}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +190,8 @@ def test_usage_text_and_finish_reason() -> None:
         (ok("<think>let me", finish_reason="length"), "", "length"),
         (ok("yes", message={"reasoning_content": "let me see"}), "yes", "stop"),
         (ok("a </b> c"), "a </b> c", "stop"),
+        (ok(message={"content": [TEXT, TEXT]}), "yesyes", "stop"),
+        (ok(message={"content": [{"type": "thinking", "thinking": []}, TEXT]}), "yes", "stop"),
     ],
 )
 def test_replies_of_all_kinds(behaviour: Behaviour, text: str, finish_reason: str) -> None:
@@ -391,6 +419,40 @@ def test_retry_after_is_obeyed() -> None:
     assert [retry_after_s({"retry-after": text}) for text in ("0", "nan", "inf", "-1", "")] == [None] * 5
 
 
+def test_a_wait_that_cannot_be_read_is_none() -> None:
+    for text in (
+        "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",
+        "Mon, 01 Jan 0001 00:00:00 -0000",
+        "soon",
+    ):
+        assert retry_after_s({"retry-after": text}) is None
+    assert retry_after_s({"retry-after": "7", "retry-after-ms": "abc"}) == 7
+    assert retry_after_s({"retry-after": "7", "retry-after-ms": "250"}) == 0.25
+
+
+@pytest.mark.parametrize("text", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_402_that_says_when_to_ask_again_passes(text: str) -> None:
+    with FaultServer(in_turn(status(402, headers={"retry-after": text}), ok("there"))) as server:
+        assert ask(server).text == "there"
+
+
+def test_a_wait_of_a_server_that_is_down_holds_back_everybody() -> None:
+    """One is told to wait for two seconds; of the others, who come every half second, nobody asks before that, but
+    for one who may have been on its way."""
+
+    async def work(llm: LLM) -> None:
+        await asyncio.gather(*(llm.generate(prompt(f"{n}"), max_tokens=5) for n in range(5)))
+
+    def script(number: int, _body: dict[str, Any]) -> Behaviour:
+        return status(503, headers={"retry-after": "2"}) if number == 0 else ok()
+
+    with FaultServer(script) as server:
+        using(Openai("tiny", base_url=server.url, requests_per_second=2, first_wait_s=0.01), work)
+        times = [request.time_s - server.requests[0].time_s for request in server.requests]
+    assert len(times) == 6
+    assert sum(time_s < 1.9 for time_s in times) <= 2
+
+
 def test_a_very_long_retry_after_is_not_waited_for() -> None:
     with FaultServer(in_turn(rate_limited(retry_after="7200"))) as server:
         error = error_of(server)
@@ -448,6 +510,33 @@ def test_a_proxy_from_the_environment_is_not_asked_for_this_machine(monkeypatch:
         monkeypatch.setenv(name, refused_url())
     with FaultServer() as server:
         assert ask(server).text == "ok"
+
+
+GEMINI_QUOTA = "You exceeded your current quota, please check your plan and billing details."
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "kind"),
+    [
+        (400, {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."},
+         LLMStopped),
+        (403, {"message": "Key limit exceeded (total limit).", "code": 403}, LLMStopped),
+        (400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}], LLMStopped),
+        (429, [{"error": {"code": 429, "message": GEMINI_QUOTA, "status": "RESOURCE_EXHAUSTED"}}], LLMStopped),
+        (429, [{"error": {"code": 429, "message": f"{GEMINI_QUOTA} Please retry in 21.5s."}}], Passing),
+        (429, [{"error": {"code": 429, "message": f"{GEMINI_QUOTA} Please retry in 21.5s.", "details": [
+            {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}]}]}}], LLMStopped),
+        (404, [{"error": {"code": 404, "message": "models/tiny is not found"}}], LLMStopped),
+        (400, {"message": "Reasoning is mandatory for this endpoint and cannot be disabled."}, RefusedSetting),
+        (404, {"message": "No endpoints found that can handle the requested parameters."}, RefusedSetting),
+        (429, {"message": "Rate limit reached"}, Passing),
+    ],
+)  # fmt: skip
+def test_what_gateways_say_in_words(code: int, error: Any, kind: type) -> None:
+    verdict = Server("http://127.0.0.1:1/v1", "tiny", "KEY", KEY).verdict(code, error, {})
+    assert isinstance(verdict, kind), verdict
+    if kind is Passing and "21.5" in str(verdict):
+        assert isinstance(verdict, Passing) and verdict.wait_s == 21.5
 
 
 # --- failures that stay --------------------------------------------------------------------------------

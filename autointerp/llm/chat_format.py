@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 from autointerp.llm.protocol import FinishReason, Reply, Usage
 from autointerp.prompting import Prompt
@@ -56,8 +57,8 @@ _FINISH: dict[object, FinishReason] = {
 }
 
 
-FILTERED = Reply("", "content_filter")
-"""To a prompt that a content filter refuses before a model has seen it."""
+FILTERED = Reply("", "content_filter", usage=Usage(counted=False))
+"""To a prompt that a content filter refuses before a model has seen it. Some servers charge for that."""
 
 
 def read_reply(answer: Json, latency_s: float = 0.0, label_tokens: Sequence[str] | None = None) -> Reply:
@@ -65,16 +66,27 @@ def read_reply(answer: Json, latency_s: float = 0.0, label_tokens: Sequence[str]
     try:
         choice: Json = answer["choices"][0]
         message: Json = choice["message"]
-        content: str = message.get("content") or ""
+        content, is_first = _said(message.get("content"))
         finish = _FINISH.get(choice.get("finish_reason"), "other")
         if not content and message.get("refusal"):
             finish = "content_filter"
         text = without_thought(content)
         # Behind a thought the first token is not the answer's: unknown, which is not the same as improbable.
-        labels = _label_logprobs(choice, label_tokens) if label_tokens and text == content else None
-        return Reply(text, finish, labels, _usage(answer, latency_s))
+        is_first = is_first and text == content
+        labels = _label_logprobs(choice, label_tokens) if label_tokens and is_first else None
+        return Reply(text, finish, labels, usage_of(answer, latency_s))
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise NotAnAnswer(f"it is no chat completion ({error!r})") from None
+
+
+def _said(content: Any) -> tuple[str, bool]:
+    """The text, and whether it begins with the first token. Some gateways send a list of parts, of which those that
+    are no text are thoughts."""
+    if not isinstance(content, list):
+        return content or "", True
+    parts = cast(list[Json], content)
+    texts: list[str] = [part["text"] for part in parts if part["type"] == "text"]
+    return "".join(texts), len(texts) == len(parts)
 
 
 def without_thought(text: str) -> str:
@@ -88,12 +100,24 @@ def without_thought(text: str) -> str:
 def read_vectors(answer: Json, n: int) -> list[list[float]]:
     """The `n` vectors of a reply to an embeddings request, in the order of the texts. Raises NotAnAnswer."""
     try:
-        vectors = {entry["index"]: entry["embedding"] for entry in answer["data"]}
+        entries = [(entry["index"], entry["embedding"]) for entry in answer["data"]]
     except (KeyError, TypeError) as error:
         raise NotAnAnswer(f"it holds no embeddings ({error!r})") from None
-    if sorted(vectors) != list(range(n)):
-        raise NotAnAnswer(f"{n} texts were sent and {len(vectors)} embeddings came back")
+    vectors = {index: vector for index, vector in entries if type(index) is int}
+    if len(entries) != n or vectors.keys() != set(range(n)):
+        raise NotAnAnswer(f"{n} texts were sent and {len(entries)} embeddings came back, numbered otherwise")
+    if not all(_is_vector(vector) for vector in vectors.values()):
+        raise NotAnAnswer("an embedding holds something else than finite numbers")
+    if len({len(vector) for vector in vectors.values()}) > 1:
+        raise NotAnAnswer("its embeddings differ in length")
     return [vectors[i] for i in range(n)]
+
+
+def _is_vector(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    entries = cast(list[Any], value)
+    return all(type(one) in (float, int) and -math.inf < one < math.inf for one in entries)
 
 
 def read_model_names(answer: Json) -> list[str]:
@@ -104,20 +128,40 @@ def read_model_names(answer: Json) -> list[str]:
         raise NotAnAnswer(f"it lists no models ({error!r})") from None
 
 
-def _usage(answer: Json, latency_s: float) -> Usage:
-    counts: Json = answer.get("usage") or {}
-    prompt: Json = counts.get("prompt_tokens_details") or {}
-    completion: Json = counts.get("completion_tokens_details") or {}
-    cost: object = counts.get("cost")
+def usage_of(answer: Json, latency_s: float = 0.0) -> Usage:
+    """What an answer says it used; where it doesn't, or says what can't be, its tokens are not counted."""
+    counts = _object(answer.get("usage"))
+    stated: object = counts.get("cost")
+    cost = None
+    if isinstance(stated, int | float) and not isinstance(stated, bool) and 0 <= stated < math.inf:
+        cost = float(stated)
+    n_prompt, n_answer = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
+    n_all = _count(counts, "total_tokens")
+    if n_prompt and n_answer is None and n_all is not None and n_all >= n_prompt:
+        n_answer = n_all - n_prompt  # embeddings have no answer to count
+    if not n_prompt or n_answer is None:
+        return Usage(cost=cost, latency_s=latency_s, counted=False)
+    prompt, completion = (_object(counts.get(f"{of}_tokens_details")) for of in ("prompt", "completion"))
+    n_cached = min(_count(prompt, "cached_tokens") or 0, n_prompt)
     return Usage(
-        prompt_tokens=counts.get("prompt_tokens") or 0,
-        cached_tokens=prompt.get("cached_tokens") or 0,
-        written_tokens=prompt.get("cache_write_tokens") or 0,
-        completion_tokens=counts.get("completion_tokens") or 0,
-        reasoning_tokens=completion.get("reasoning_tokens") or 0,
-        cost=float(cost) if isinstance(cost, int | float) else None,
+        prompt_tokens=n_prompt,
+        cached_tokens=n_cached,
+        written_tokens=min(_count(prompt, "cache_write_tokens") or 0, n_prompt - n_cached),
+        completion_tokens=n_answer,
+        reasoning_tokens=min(_count(completion, "reasoning_tokens") or 0, n_answer),
+        cost=cost,
         latency_s=latency_s,
     )
+
+
+def _object(value: object) -> Json:
+    return cast(Json, value) if isinstance(value, dict) else {}
+
+
+def _count(counts: Json, name: str) -> int | None:
+    """None where nothing that can be a count stands there."""
+    value: object = counts.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _label_logprobs(choice: Json, labels: Sequence[str]) -> dict[str, float] | None:

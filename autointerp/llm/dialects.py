@@ -19,7 +19,7 @@ import pydantic
 import yaml
 
 from autointerp.errors import LLMStopped
-from autointerp.llm.protocol import Prices, Reply
+from autointerp.llm.protocol import Prices, Reply, Usage
 
 OPENAI: Final = "https://api.openai.com/v1"
 OWN_TABLE: Final = "AUTOINTERP_DIALECTS"
@@ -27,6 +27,10 @@ OWN_TABLE: Final = "AUTOINTERP_DIALECTS"
 
 Constrain = Literal["none", "structured_outputs", "response_format"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
+
+
+THOUGHTS: Final = ("reasoning", "reasoning_effort", "thinking")
+"""Fields that say how much a model thinks, as OpenRouter, OpenAI and Anthropic call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,13 @@ class Dialect:
             "max_completion_tokens": {"max_tokens_field": "max_tokens"},
             "response_format": {"constrain": "none"},
             "structured_outputs": {"constrain": "none"},
+            "reasoning": {"extra_body": {**self.extra_body, **dict.fromkeys(self._thoughts(), None)}},
         }.get(name, {"extra_body": {**self.extra_body, name: None}})
         other = dataclasses.replace(self, **changed)
         return None if other == self else other
+
+    def _thoughts(self) -> list[str]:
+        return [name for name in THOUGHTS if self.extra_body.get(name) is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +127,15 @@ def dialect_of(options: Options, address: str) -> Dialect:
 
 
 def with_cost(reply: Reply, prices: Prices | None) -> Reply:
-    """With its cost, where the server didn't say it and the prices are known."""
-    if reply.usage.cost is not None or prices is None:
-        return reply
-    cost = prices.of(reply.usage)
-    return dataclasses.replace(reply, usage=dataclasses.replace(reply.usage, cost=cost))
+    """With its cost, where that is known."""
+    return dataclasses.replace(reply, usage=priced(reply.usage, prices))
+
+
+def priced(usage: Usage, prices: Prices | None) -> Usage:
+    """With its cost by the prices, where the server counted and didn't say it, and the prices are known."""
+    if usage.cost is not None or prices is None or not usage.counted:
+        return usage
+    return dataclasses.replace(usage, cost=prices.of(usage))
 
 
 def look_up(model: str, address: str) -> Dialect:

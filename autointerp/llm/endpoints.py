@@ -19,7 +19,9 @@ import orjson
 
 from autointerp.errors import LLMUnavailable
 from autointerp.llm import chat_format
+from autointerp.llm.meter import UNCOUNTED
 from autointerp.llm.pacing import Pace, Turn
+from autointerp.llm.protocol import Usage
 from autointerp.llm.retries import Passing
 from autointerp.llm.server_errors import (
     Server,
@@ -59,7 +61,8 @@ class Endpoint:
         self.server = server
         self.pace = pace
         self.has_answered = False
-        self._timeout_s, self._connect_s = timeout_s, min(timeout_s, MAX_CONNECT_S)
+        # Shorter than the whole: who runs into it has sent nothing, and owes nothing.
+        self._timeout_s, self._connect_s = timeout_s, min(timeout_s / 2, MAX_CONNECT_S)
         self._tokens_a_character = TOKENS_A_CHARACTER
         self._n_failed, self._down_until = 0, 0.0
         local = is_this_machine(server.url)
@@ -113,7 +116,8 @@ class Endpoint:
             value = read(answer, seconds)
         except chat_format.NotAnAnswer as fault:
             self._failed(1)
-            raise Passing(f"its answer can't be read: {fault}") from None
+            billed = chat_format.usage_of(answer)
+            raise Passing(f"its answer can't be read: {fault}", billed=billed) from None
         self.has_answered, self._n_failed = True, 0
         return value
 
@@ -134,12 +138,19 @@ class Endpoint:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._http.send(self._request_to(path)(content))
         except TimeoutError:
-            raise Passing(f"no answer within {self._timeout_s:g} s") from None
+            raise Passing(f"no answer within {self._timeout_s:g} s", billed=UNCOUNTED) from None
         except (httpx2.RequestError, aiohttp.ClientError) as error:
             # The transport calls every lost connection a timeout; the causes tell them apart.
             causes = causes_of(error)
             unconnected = any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
-            raise Passing(self.server.shown(said(causes[-1])), unconnected=unconnected) from None
+            is_sent = not unconnected and not any(
+                isinstance(cause, aiohttp.ConnectionTimeoutError) for cause in causes
+            )
+            raise Passing(
+                self.server.shown(said(causes[-1])),
+                unconnected=unconnected,
+                billed=UNCOUNTED if is_sent else None,
+            ) from None
         seconds = time.monotonic() - start
         if not response.is_success:
             await self._fail(response.status_code, _error_of(response), response.headers, turn)
@@ -147,13 +158,18 @@ class Endpoint:
             answer = orjson.loads(response.content)
         except orjson.JSONDecodeError:
             excerpt = self.server.shown(response.text, 80)
-            raise Passing(f"its answer is not JSON, or not all of it: '{excerpt}'") from None
+            raise Passing(
+                f"its answer is not JSON, or not all of it: '{excerpt}'", billed=UNCOUNTED
+            ) from None
         if not isinstance(answer, dict):
-            raise Passing(f"its answer is no JSON object but {type(answer).__name__}")
+            raise Passing(f"its answer is no JSON object but {type(answer).__name__}", billed=UNCOUNTED)
         answer = cast(Json, answer)
         error = error_in(answer)
         if error is not None:  # gateways say 200 before the model behind them has begun
-            await self._fail(status_of(error), error, response.headers, turn)
+            used = chat_format.usage_of(answer)
+            await self._fail(
+                status_of(error), error, response.headers, turn, billed=used if used.counted else None
+            )
         return answer, seconds
 
     def _request_to(self, path: str) -> Callable[[bytes], httpx2.Request]:
@@ -201,11 +217,24 @@ class Endpoint:
         if isinstance(all_of_it, int):
             turn.used(all_of_it)
 
-    async def _fail(self, status: int, error: object, headers: Mapping[str, str], turn: Turn) -> NoReturn:
+    async def _fail(
+        self,
+        status: int,
+        error: object,
+        headers: Mapping[str, str],
+        turn: Turn,
+        *,
+        billed: Usage | None = None,
+    ) -> NoReturn:
         models = await self.models() if is_missing(status, error) else []
         verdict = self.server.verdict(status, error, headers, models)
-        if status == 429 and isinstance(verdict, Passing):
-            turn.refused(verdict.wait_s)
+        if isinstance(verdict, Passing):
+            verdict.billed = billed
+        if isinstance(verdict, Passing):
+            if status == 429:
+                turn.refused(verdict.wait_s)
+            elif verdict.wait_s is not None:
+                turn.waits(verdict.wait_s)
         raise verdict from None  # the SDK's may quote the key
 
     async def models(self) -> list[str]:

@@ -13,15 +13,18 @@ from typing import Final
 import orjson
 
 from autointerp.files import write_atomically
-from autointerp.llm.dialects import Dialect
+from autointerp.llm.dialects import THOUGHTS, Dialect
 from autointerp.llm.retries import Passing
-from autointerp.llm.server_errors import RefusedSetting
+from autointerp.llm.server_errors import UNNAMED, RefusedSetting
 from autointerp.types import Json
 
 FILE: Final = "usage/left_out.json"
 """In a run's folder. Whoever deletes it has the settings tried again."""
 _LIMIT: Final = {"max_tokens", "max_completion_tokens"}
-_SETTINGS: Final = ("seed", "logprobs", "top_logprobs", *_LIMIT, "response_format", "structured_outputs")
+_FIRST_TO_GO: Final = ("logprobs", "response_format", "structured_outputs", "seed", *THOUGHTS)
+"""What is left out where a server takes not all of it and doesn't say what: rarest first, and last what changes the
+answers most."""
+_SETTINGS: Final = (*_FIRST_TO_GO, "top_logprobs", *_LIMIT)
 
 
 def left_out(folder: Path) -> dict[str, list[str]]:
@@ -59,18 +62,20 @@ class Learned:
     def check(self, refused: RefusedSetting, body: Json) -> None:
         """Raises Passing where the server has taken that setting before: then this request met a fault, or, behind
         a gateway, another server."""
-        if _setting(refused.name, body) in self._taken:
-            raise Passing(f"it took '{refused.name}' before and now refuses it: {refused.stopped}") from None
+        name = self._name(refused, body)
+        if _setting(name, body) in self._taken:
+            raise Passing(f"it took '{name}' before and now refuses it: {refused.stopped}") from None
 
     def leave_out(self, refused: RefusedSetting, body: Json, asked: Dialect) -> None:
         """From now on. `asked`: the dialect that `body` is written in. Raises LLMStopped where that has been
         tried."""
         if self.dialect is not asked:
             return  # another request has learned it meanwhile
+        name = self._name(refused, body)
         # A server that refuses both names of one field would be asked for ever.
-        if asked.without(refused.name) is None or {refused.name, *self._refused} >= _LIMIT:
+        if not name or asked.without(name) is None or {name, *self._refused} >= _LIMIT:
             raise refused.stopped from None
-        self._refused[refused.name] = _setting(refused.name, body)
+        self._refused[name] = _setting(name, body)
         self._apply()
         self._keep()
 
@@ -84,6 +89,14 @@ class Learned:
             self._refused = {name: setting for name, setting in self._refused.items() if setting not in new}
             self._apply()
             self._keep()
+
+    def _name(self, refused: RefusedSetting, body: Json) -> str:
+        """Of the setting: where the server doesn't say, what it has never taken, else anything; empty where nothing
+        is left."""
+        if refused.name != UNNAMED:
+            return refused.name
+        there = [name for name in _FIRST_TO_GO if name in body]
+        return next((name for name in there if name not in self._taken), next(iter(there), ""))
 
     def _apply(self) -> None:
         self.dialect = self._plain

@@ -10,8 +10,16 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import chat_format, chat_request
-from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
+from autointerp.llm import chat_format, chat_request, meter
+from autointerp.llm.dialects import (
+    OPENAI,
+    Constrain,
+    Dialect,
+    MaxTokensField,
+    dialect_of,
+    priced,
+    with_cost,
+)
 from autointerp.llm.endpoints import Endpoint, LeftQueue
 from autointerp.llm.left_out import Learned
 from autointerp.llm.pacing import Pace
@@ -24,6 +32,7 @@ from autointerp.llm.protocol import (
     Prices,
     Reply,
     Request,
+    Usage,
 )
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
@@ -162,9 +171,9 @@ class OpenaiLLM(ByRequest):
     async def answer(self, request: Request) -> Reply:
         """See `LLM`. `index` goes into the seed: where the temperature is 0, one more try needs another prompt.
 
-        `latency_s` is that of the try that succeeded. A setting that the server refuses is left out from then
-        on, and named in `capabilities.left_out`. A prompt that a content filter refuses is answered by nothing, as
-        one is whose answer it stops.
+        `latency_s` is that of the try that succeeded; what lost ones may have cost is told to the meter. A setting
+        that the server refuses is left out from then on, and named in `capabilities.left_out`. A prompt that a
+        content filter refuses is answered by nothing, as one is whose answer it stops.
         """
 
         def read(answer: Json, seconds: float) -> Reply:
@@ -189,11 +198,22 @@ class OpenaiLLM(ByRequest):
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         vectors: list[list[float]] = []
-        for start in range(0, len(texts), N_EMBED):
-            batch = [chat_format.encodable(text) for text in texts[start : start + N_EMBED]]
-            body: Json = {"model": self._options.model, "input": batch, "encoding_format": "float"}
-            read = partial(chat_format.read_vectors, n=len(batch))
-            vectors += await self._ask("/embeddings", body, batch, lambda answer, _, read=read: read(answer))
+        used: list[Usage] = []
+
+        def read(answer: Json, seconds: float, n: int) -> list[list[float]]:
+            found = chat_format.read_vectors(answer, n)
+            used.append(priced(chat_format.usage_of(answer, seconds), self._learned.dialect.prices))
+            return found
+
+        try:
+            for start in range(0, len(texts), N_EMBED):
+                batch = [chat_format.encodable(text) for text in texts[start : start + N_EMBED]]
+                body: Json = {"model": self._options.model, "input": batch, "encoding_format": "float"}
+                vectors += await self._ask("/embeddings", body, batch, partial(read, n=len(batch)))
+        finally:
+            # Together, since what may be used was set aside for all of them.
+            if used:
+                meter.current().use(meter.total(used))
         return vectors
 
     async def close(self) -> None:
@@ -212,6 +232,7 @@ class OpenaiLLM(ByRequest):
         asked: list[Endpoint] = []
 
         async def once() -> T:
+            await meter.current().may_try()
             while True:
                 endpoint = place_of(texts, self._endpoints, asked[-1] if asked else None)
                 asked.append(endpoint)
@@ -227,6 +248,10 @@ class OpenaiLLM(ByRequest):
                     if not elsewhere():
                         raise
                     raise Passing(str(error), wait_s=0.0) from None
+                except Passing as error:
+                    if error.billed is not None:
+                        meter.current().use(priced(error.billed, self._learned.dialect.prices))
+                    raise
 
         options = self._options
         try:

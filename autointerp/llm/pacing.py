@@ -135,6 +135,10 @@ class Turn:
         self.is_refused = True
         self._pace.refused(self.number, wait_s)
 
+    def waits(self, wait_s: float) -> None:
+        """As `refused`, of a server that is not asked too much: so many at once stay right."""
+        self._pace.waits(wait_s)
+
 
 class Pace:
     """The door to one server."""
@@ -201,9 +205,11 @@ class Pace:
             self._bucket.give_back(thought - counted)
 
     def refused(self, number: int, wait_s: float | None) -> None:
-        now = time.monotonic()
-        self._level.refused(number, now)
-        self._not_before = max(self._not_before, now + (wait_s or 0.0))
+        self._level.refused(number, time.monotonic())
+        self.waits(wait_s or 0.0)
+
+    def waits(self, wait_s: float) -> None:
+        self._not_before = max(self._not_before, time.monotonic() + wait_s)
 
 
 def _throttler(requests_per_second: float | None) -> Throttler | None:

@@ -68,6 +68,12 @@ class Usage:
     cost: float | None = None
     """US dollars: as the server says, else by the prices known; None where neither is."""
     latency_s: float = 0.0
+    counted: bool = True
+    """False: of some or all of it the server didn't say what it used, and that is in none of these counts."""
+    aside_tokens: int = 0
+    """What was not counted can have used so many at most: known where a budget stands in between."""
+    aside_cost: float = 0.0
+    """As `aside_tokens`; US dollars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +151,8 @@ class Request:
 
 
 class LLM(Protocol):
-    """A connected LLM. Methods may be called concurrently from one event loop.
+    """A connected LLM. Methods may be called concurrently from one event loop. What they use and no Reply tells of
+    goes to `meter.current()`.
 
     All raise LLMUnavailable (no answer after all tries), LLMBadRequest (never this request), LLMStopped
     (never any request) or Pending (the answer comes by other means).

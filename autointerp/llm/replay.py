@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from autointerp.journal import Journal, Part
 from autointerp.llm.front import InFront
+from autointerp.llm.meter import Meter, metered_by, total
 from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Request, Usage
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
@@ -58,7 +60,9 @@ def request_key(identity: LLMIdentity, request: Request) -> str:
 
 REUSED: Final = "reused"
 """Stands in the usage record of an answer that was taken over, instead of what it cost."""
-_USAGE: Final = [field.name for field in dataclasses.fields(Usage)]
+LOST: Final = "lost"
+"""Stands in the usage record of tries that gave no answer, and may have cost something all the same."""
+_PLAIN: Final = dataclasses.asdict(Usage())
 
 
 class Elsewhere:
@@ -98,21 +102,39 @@ class Replayed(InFront):
         self._requests = Part(requests, unit)
         self._usage = Part(usage, unit)
         self._turns: dict[str, asyncio.Lock] = {}
+        self._n_lost = 0
 
     async def answer(self, request: Request) -> Reply:
         key = request_key(self.identity, request)
         async with self._turn(key):
             if (known := self._known(key)) is not None:
                 return _reply(known)
-            reply = await request.to(self._llm)
-            record: Json = {
-                "text": reply.text,
-                "finish_reason": reply.finish_reason,
-                "label_logprobs": reply.label_logprobs,
-            }
-            self._remember(key, record)
-            self._usage.append(key, {name: getattr(reply.usage, name) for name in _USAGE})
+            with self._noting(key) as meter:
+                reply = await request.to(self._llm)
+                record: Json = {
+                    "text": reply.text,
+                    "finish_reason": reply.finish_reason,
+                    "label_logprobs": reply.label_logprobs,
+                }
+                self._remember(key, record)
+                meter.use(reply.usage)
             return reply
+
+    @contextmanager
+    def _noting(self, key: str) -> Generator[Meter]:
+        """Writes down what is used inside: with the answer, or without one where there is none."""
+        meter = Meter()
+        try:
+            with metered_by(meter):
+                yield meter
+        except BaseException:
+            if meter.used:
+                self._n_lost += 1
+                # Such a try may be lost again in each process, and of equal keys only the first one counts.
+                name = digest("lost", self._usage.open().name, self._n_lost)
+                self._usage.append(name, {LOST: True} | _noted(total(meter.used)))
+            raise
+        self._usage.append(key, _noted(total(meter.used)))
 
     def _turn(self, key: str) -> asyncio.Lock:
         """Of two equal requests at once the second waits for the first's answer."""
@@ -122,8 +144,9 @@ class Replayed(InFront):
         key = digest("logprobs", self.identity, [(t.role, t.content) for t in prompt.messages], continuation)
         async with self._turn(key):
             if (known := self._known(key)) is None:
-                known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
-                self._remember(key, known)
+                with self._noting(key):
+                    known = {"logprobs": await self._llm.logprobs(prompt, continuation)}
+                    self._remember(key, known)
             return known["logprobs"]
 
     async def fill(
@@ -133,16 +156,18 @@ class Replayed(InFront):
         key = digest("fill", self.identity, turns, list(pieces), filler, list(labels))
         async with self._turn(key):
             if (known := self._known(key)) is None:
-                known = {"filled": await self._llm.fill(prompt, pieces, filler, labels)}
-                self._remember(key, known)
+                with self._noting(key):
+                    known = {"filled": await self._llm.fill(prompt, pieces, filler, labels)}
+                    self._remember(key, known)
             return known["filled"]
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         key = digest("embed", self.identity, list(texts))
         async with self._turn(key):
             if (known := self._known(key)) is None:
-                known = {"vectors": await self._llm.embed(texts)}
-                self._remember(key, known)
+                with self._noting(key):
+                    known = {"vectors": await self._llm.embed(texts)}
+                    self._remember(key, known)
             return known["vectors"]
 
     def close_files(self) -> None:
@@ -165,6 +190,11 @@ class Replayed(InFront):
     def _remember(self, key: str, record: Json) -> None:
         self._requests.append(key, record)
         self._replies[key] = record
+
+
+def _noted(usage: Usage) -> Json:
+    """What is nothing is left out."""
+    return {name: value for name, value in dataclasses.asdict(usage).items() if value != _PLAIN[name]}
 
 
 def _reply(record: dict[str, Any]) -> Reply:

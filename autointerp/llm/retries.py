@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import tenacity
 
+from autointerp.llm.protocol import Usage
+
 T = TypeVar("T")
 
 MAX_WAIT_S = 20.0
@@ -18,9 +20,18 @@ MAX_WAIT_S = 20.0
 class Passing(Exception):
     """A failure that may be over at the next try: a signal, which no user sees."""
 
-    def __init__(self, reason: str, *, wait_s: float | None = None, unconnected: bool = False) -> None:
-        """`wait_s`: what the server asks for. `unconnected`: there was nothing to talk to at all."""
+    def __init__(
+        self,
+        reason: str,
+        *,
+        wait_s: float | None = None,
+        unconnected: bool = False,
+        billed: Usage | None = None,
+    ) -> None:
+        """`wait_s`: what the server asks for. `unconnected`: there was nothing to talk to at all. `billed`: what the
+        try may have cost all the same; None where it costs nothing."""
         super().__init__(reason)
+        self.billed = billed
         self.wait_s = wait_s
         self.unconnected = unconnected
 

@@ -31,6 +31,17 @@ _NO_MODEL = {"model_not_found", "not_found_error", "notfounderror"}
 _BAD_KEY = {"invalid_api_key", "authentication_error"}
 _FILTERED = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation"}
 """OpenAI's, and Azure's, which stands under `innererror` too."""
+_NO_CREDIT: Final = re.compile(
+    r"credit balance is too low|insufficient (credits|balance|funds)|exceeded your current quota"
+    r"|check your plan and billing|key limit exceeded"
+)
+"""As Anthropic, DeepSeek, Gemini and OpenRouter say it, whose codes say less."""
+_WRONG_KEY: Final = re.compile(r"api key (not valid|expired|not found)|invalid api key|incorrect api key")
+_NO_ENDPOINT: Final = re.compile(r"no endpoints? found .*(requested parameters|support)")
+"""OpenRouter's 404 under `require_parameters`: the model is there, and nobody takes all that was sent."""
+_THOUGHT: Final = re.compile(r"reasoning is mandatory|reasoning .*(cannot|can't|can not) be disabled")
+UNNAMED: Final = "(some setting)"
+"""Name of a refused setting where the server doesn't say which."""
 _BAD_REQUEST = {
     *("invalid_request_error", "badrequesterror", "context_length_exceeded", "invalid_prompt"),
     *_FILTERED,
@@ -79,16 +90,22 @@ class Server:
 
         A status that nobody foresaw stops the run: to go on would record a failure for each feature.
         """
+        error = unwrapped(error)
         kinds = _kinds(error)
         said = self.shown(_message(error))
-        wait_s = retry_after_s(headers)
-        if kinds & _QUOTA or (status == 402 and wait_s is None):
+        wait_s = retry_after_s(headers) or _stated_wait_s(error)
+        # Also "now", or a moment that is past: whoever says when to ask again means that it helps.
+        named = any(headers.get(name) for name in ("retry-after", "retry-after-ms"))
+        may_pass = named or wait_s is not None
+        if _is_out_of_credit(status, error, may_pass=may_pass):
             return LLMStopped(f"the account at {self.address} has no credit left ({status}): {said}")
+        if status == 400 and _WRONG_KEY.search(said.lower()):
+            return LLMStopped(f"{self.address} refuses the key in {self._key_env} ({status}): {said}")
         if is_missing(status, error):
             return LLMStopped(f"{self.address} has no model '{self._model}': {said} {self._hint(models)}")
         if status in (400, 403, 422) and _is_filtered(error):
             return LLMFiltered(f"a content filter at {self.address} refuses this prompt ({status}): {said}")
-        name = _refused_setting(error) if status in (400, 403, 422) else None
+        name = _refused_setting(error) if status in (400, 403, 404, 422) else None
         if name or (status == 400 and kinds & _SETTING):
             stopped = LLMStopped(
                 f"{self.address} refuses a setting ({status}): {said} The LLM's options max_tokens_field, "
@@ -121,9 +138,37 @@ class Server:
 # --- error bodies -------------------------------------------------------------------------------------
 
 
+def unwrapped(error: object) -> object:
+    """Gemini's stand in a list, and there under `error`."""
+    if isinstance(error, list) and error:
+        error = cast(list[object], error)[0]
+        return cast(Json, error).get("error", error) if isinstance(error, dict) else error
+    return error
+
+
 def is_missing(status: int, error: object) -> bool:
     """True where the model, or the whole endpoint, doesn't exist."""
+    if _NO_ENDPOINT.search(_message(unwrapped(error)).lower()):
+        return False
     return status == 404 or bool(_kinds(error) & _NO_MODEL)
+
+
+def _is_out_of_credit(status: int, error: object, *, may_pass: bool) -> bool:
+    """`may_pass`: the server says when to ask again."""
+    if _kinds(error) & _QUOTA or (status == 402 and not may_pass):
+        return True
+    # Where the server says when to come back, it is a limit of the minute, whatever its words are.
+    if status not in (400, 403, 429) or not _NO_CREDIT.search(_message(error).lower()):
+        return False
+    return (
+        not may_pass or "perday" in str(error).lower()
+    )  # Gemini names a wait of seconds for a day's quota too
+
+
+def _stated_wait_s(error: object) -> float | None:
+    """Seconds, as Gemini says them: in words."""
+    found = re.search(r"retry in (\d+(?:\.\d+)?)\s?s", _message(error).lower())
+    return float(found[1]) if found else None
 
 
 def error_in(answer: object) -> object:
@@ -162,6 +207,10 @@ def _refused_setting(error: object) -> str | None:
     """The field that the server doesn't take, if that is what it says and we could do without; `system` where
     the model's template has no system turn."""
     text = _message(error).lower()
+    if _NO_ENDPOINT.search(text):
+        return UNNAMED
+    if _THOUGHT.search(text):
+        return "reasoning"
     if not _REFUSAL.search(text):
         return None
     if re.search(r"\bsystem (role|message|prompt|turn)", text):
@@ -189,19 +238,23 @@ def _is_filtered(error: object) -> bool:
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds from `retry-after-ms`, or `retry-after` in seconds or as a date; None if there is no wait."""
-    text, unit_s = headers.get("retry-after-ms"), 0.001
-    if not text:
-        text, unit_s = headers.get("retry-after"), 1.0
-    if not text:
-        return None
+    exact, plain = (headers.get(name) for name in ("retry-after-ms", "retry-after"))
+    waits_s = (_number(exact, 0.001), _number(plain, 1.0), _until(plain))
+    return next((wait_s for wait_s in waits_s if wait_s is not None and 0.0 < wait_s < math.inf), None)
+
+
+def _number(text: str | None, unit_s: float) -> float | None:
     try:
-        wait_s = float(text) * unit_s
+        return float(text or "") * unit_s
     except ValueError:
-        try:
-            wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
-            return None
-    return wait_s if 0.0 < wait_s < math.inf else None
+        return None
+
+
+def _until(date: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
+    except (ValueError, OverflowError):  # no date; a year or a zone that there is not
+        return None
 
 
 def causes_of(error: BaseException) -> list[BaseException]:

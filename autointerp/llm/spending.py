@@ -3,18 +3,23 @@
 Between an LLM and the request journal stands `Budgeted`: an answer that is known already costs nothing. Where
 what is set aside does not fit any more, requests wait for those in flight, which mostly cost less than they
 might; where nothing is in flight, the budget is used up. So no paid answer is lost when a run stops for it.
+
+A try that gave no answer and may be billed all the same counts as what it can have cost at most, and so does an
+answer of which the server doesn't say what it used. Only what a kill or an interrupt cuts off is counted nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from autointerp.errors import BudgetReached, LLMStopped, Pending
 from autointerp.llm.front import InFront
+from autointerp.llm.meter import UNCOUNTED, Meter, current, metered_by
 from autointerp.llm.protocol import LLM, Prices, Reply, Request, Usage
 from autointerp.llm.replay import request_key
 from autointerp.prompting import Prompt
@@ -36,19 +41,24 @@ class Spent:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     cost: float = 0.0
-    """US dollars, of those requests whose cost is known."""
+    """US dollars, as far as they are known."""
     n_unpriced: int = 0
-    """Requests whose cost is not known."""
+    """Requests whose cost is not known, or not all of it."""
     latency_s: float = 0.0
     """Of all requests together; many were in flight at once."""
     n_reused: int = 0
     """Answers that another run had paid for; none of the requests above."""
+    aside_tokens: int = 0
+    """What tries may have used beside, at most, of which the server didn't say: known where there was a budget."""
+    aside_cost: float = 0.0
+    """As `aside_tokens`; US dollars."""
 
     @property
     def n_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def add(self, usage: Usage | Spent) -> None:
+    def add(self, usage: Usage | Spent, *, is_answer: bool = True) -> None:
+        """`is_answer`: else it is what tries took that gave none."""
         self.prompt_tokens += usage.prompt_tokens
         self.cached_tokens += usage.cached_tokens
         self.written_tokens += usage.written_tokens
@@ -56,13 +66,15 @@ class Spent:
         self.reasoning_tokens += usage.reasoning_tokens
         self.cost += usage.cost or 0.0
         self.latency_s += usage.latency_s
+        self.aside_tokens += usage.aside_tokens
+        self.aside_cost += usage.aside_cost
         if isinstance(usage, Spent):
             self.n_requests += usage.n_requests
             self.n_unpriced += usage.n_unpriced
             self.n_reused += usage.n_reused
-        else:
+        elif is_answer:
             self.n_requests += 1
-            self.n_unpriced += usage.cost is None
+            self.n_unpriced += usage.cost is None or not usage.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,9 @@ class _Bound:
     cost: float
     n_tokens: float
 
+    def times(self, factor: float) -> _Bound:
+        return _Bound(self.cost * factor, self.n_tokens * factor)
+
 
 class Budget:
     """What a run may spend, all its processes before this one included."""
@@ -79,77 +94,143 @@ class Budget:
     def __init__(self, max_cost: float | None, max_tokens: int | None, spent: Spent) -> None:
         """`spent`: before. None: no limit."""
         self._max_cost, self._max_tokens = max_cost, max_tokens
-        self._cost, self._n_tokens = spent.cost, float(spent.n_tokens)
+        self._cost = spent.cost + spent.aside_cost
+        self._n_tokens = float(spent.n_tokens + spent.aside_tokens)
+        self._uncounted_cost, self._uncounted_tokens = spent.aside_cost, float(spent.aside_tokens)
+        """Of these: what answers whose use is not known can have cost at most."""
         self._aside_cost = self._aside_tokens = 0.0
         self._n_aside = 0
         self._is_reached = False
-        self._pending: dict[str, tuple[float, float]] = {}
+        self._pending: dict[str, _Bound] = {}
+        """What is set aside for requests whose answers are to come, by name."""
         self._worse = 1.0
         """By how much a request cost more than could be thought, at most."""
         self._door = asyncio.Lock()  # wakes those who wait in the order of their coming
         self._settled = asyncio.Event()
 
     @asynccontextmanager
-    async def aside(self, bound: _Bound, name: str) -> AsyncGenerator[list[Usage]]:
-        """Sets so much aside while a request is made; what it used is put into the list. Of one that ends
-        otherwise nothing is known to have been billed, but for one whose answer is to come: that stays aside
-        until it is asked for again by this `name`. Raises BudgetReached."""
+    async def aside(self, bound: _Bound, name: str) -> AsyncGenerator[_Share]:
+        """Sets so much aside while a request is made; what its tries use is told to the share. A try that ends
+        otherwise is not known to have been billed, but for one whose answer is to come: its share stays aside until
+        it is asked for again by this `name`.
+
+        Raises BudgetReached; Pending where answers that are to come may make room for this request."""
+        share = _Share(self, bound)
+        booked = self._pending.pop(name, None)
+        if booked is None:
+            await share.may_try()
+        else:
+            share.held = booked
+            self._n_aside += 1
+        try:
+            with metered_by(share):
+                yield share
+        except Pending:
+            if share.held is not None:
+                self._pending[name], share.held = share.held, None
+                self._n_aside -= 1
+            raise
+        finally:
+            self.release(share)
+            self._settled.set()
+
+    async def reserve(self, bound: _Bound) -> _Bound:
+        """Waits until so much fits; what is set aside. Raises as `aside`."""
         async with self._door:
-            if (cost := self._pending.pop(name, None)) is not None:
-                self._cost -= cost[0]
-                self._n_tokens -= cost[1]
             while self._is_reached or not self._fits(bound):
+                if not self._is_reached and not self._n_aside and self._pending:
+                    raise Pending  # what these answers leave over is known when they are there
                 if self._is_reached or not self._n_aside:
                     # From here on nothing is sent, however small: whoever hears of it may cancel the others.
                     self._is_reached = True
                     raise BudgetReached(self._said(bound))
                 self._settled.clear()
                 await self._settled.wait()
-            cost, n_tokens = bound.cost * self._worse, bound.n_tokens * self._worse
-            self._aside_cost += cost
-            self._aside_tokens += n_tokens
+            held = bound.times(self._worse)
+            self._aside_cost += held.cost
+            self._aside_tokens += held.n_tokens
             self._n_aside += 1
-        used: list[Usage] = []
-        try:
-            yield used
-        except Pending:
-            self._cost += cost
-            self._n_tokens += n_tokens
-            self._pending[name] = cost, n_tokens
-            raise
-        finally:
-            self._aside_cost -= cost
-            self._aside_tokens -= n_tokens
+            return held
+
+    def release(self, share: _Share) -> None:
+        """What is aside for a request is so no longer."""
+        if share.held is not None:
+            self._aside_cost -= share.held.cost
+            self._aside_tokens -= share.held.n_tokens
             self._n_aside -= 1
-            for usage in used:
-                self._take(usage, bound)
+            share.held = None
             self._settled.set()
 
-    def _take(self, usage: Usage, bound: _Bound) -> None:
+    def take(self, usage: Usage, bound: _Bound) -> Usage:
+        """Counts a try as spent; with the most that it can have used where that is not known."""
+        most = bound.times(self._worse)
+        if not usage.counted:
+            aside_tokens = math.ceil(most.n_tokens)
+            usage = replace(
+                usage, aside_tokens=aside_tokens, aside_cost=most.cost if usage.cost is None else 0.0
+            )
+            self._uncounted_tokens += usage.aside_tokens
+            self._uncounted_cost += usage.aside_cost
         n_tokens = usage.prompt_tokens + usage.completion_tokens
-        cost = bound.cost if usage.cost is None else usage.cost
-        self._cost += cost
-        self._n_tokens += n_tokens
-        if bound.cost and bound.n_tokens:
+        cost = usage.cost or 0.0
+        if usage.counted and usage.cost is None:
+            cost = bound.cost
+        if usage.counted and bound.cost and bound.n_tokens:
             self._worse = max(self._worse, cost / bound.cost, n_tokens / bound.n_tokens)
+        self._cost += cost + usage.aside_cost
+        self._n_tokens += n_tokens + usage.aside_tokens
+        return usage
 
     def _fits(self, bound: _Bound) -> bool:
-        cost = self._cost + self._aside_cost + bound.cost * self._worse
-        n_tokens = self._n_tokens + self._aside_tokens + bound.n_tokens * self._worse
+        next_one = bound.times(self._worse)
+        cost = self._cost + self._aside_cost + next_one.cost
+        n_tokens = self._n_tokens + self._aside_tokens + next_one.n_tokens
         return (self._max_cost is None or cost <= self._max_cost) and (
             self._max_tokens is None or n_tokens <= self._max_tokens
         )
 
     def _said(self, bound: _Bound) -> str:
-        spent, way = f"{self._n_tokens:,.0f} tokens of {self._max_tokens or 0:,} are", "--max-tokens"
-        next_one = f"{bound.n_tokens:,.0f} tokens"
-        if self._max_cost is not None and self._cost + bound.cost * self._worse > self._max_cost:
-            spent, way = f"${self._cost:,.4f} of ${self._max_cost:,.4f} are", "--max-cost"
-            next_one = f"${bound.cost:,.4f}"
+        next_one = bound.times(self._worse)
+        if self._max_cost is not None and self._cost + next_one.cost > self._max_cost:
+            way, spent = "--max-cost", f"${self._cost - self._uncounted_cost:,.4f} of ${self._max_cost:,.4f}"
+            aside, more = self._uncounted_cost and f"${self._uncounted_cost:,.4f}", f"${next_one.cost:,.4f}"
+        else:
+            way = "--max-tokens"
+            spent = f"{self._n_tokens - self._uncounted_tokens:,.0f} tokens of {self._max_tokens or 0:,}"
+            aside = self._uncounted_tokens and f"{self._uncounted_tokens:,.0f} tokens"
+            more = f"{next_one.n_tokens:,.0f} tokens"
+        kept = f", up to {aside} are set aside for tries of which the server didn't say what they took"
         return (
-            f"the budget is used up: {spent} spent, and the next request may take {next_one}. What was answered "
-            f"is kept; go on with a larger {way}."
+            f"the budget is used up: {spent} are spent{kept if aside else ''}, and the next request may take {more}. "
+            f"What was answered is kept; go on with a larger {way}."
         )
+
+
+class _Share(Meter):
+    """What is set aside for a request's next try, and the meter of those it has made."""
+
+    def __init__(self, budget: Budget, bound: _Bound) -> None:
+        super().__init__()
+        self._budget, self._bound = budget, bound
+        self._around = current()
+        self.held: _Bound | None = None
+
+    def settled(self, usage: Usage) -> Usage:
+        """Takes what a try used out of the budget, and nothing is aside for it any more. With what it can have used
+        at most, where that is not known."""
+        taken = self._budget.take(usage, self._bound)
+        self._budget.release(self)
+        return taken
+
+    def use(self, usage: Usage) -> None:
+        super().use(taken := self.settled(usage))
+        self._around.use(taken)
+
+    async def may_try(self) -> None:
+        """Sets aside what a try may cost, if it isn't yet. Raises as `Budget.aside`."""
+        await self._around.may_try()
+        if self.held is None:
+            self.held = await self._budget.reserve(self._bound)
 
 
 class Budgeted(InFront):
@@ -162,32 +243,33 @@ class Budgeted(InFront):
 
     async def answer(self, request: Request) -> Reply:
         bound = self._bound([turn.content for turn in request.prompt.messages], request.max_tokens)
-        async with self._budget.aside(bound, request_key(self.identity, request)) as used:
+        async with self._budget.aside(bound, request_key(self.identity, request)) as share:
             reply = await request.to(self._llm)
-            used.append(reply.usage)
-            return reply
+            return replace(reply, usage=share.settled(reply.usage))
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         texts = [*(turn.content for turn in prompt.messages), continuation]
-        async with self._budget.aside(bound := self._bound(texts, 1), digest(texts)) as used:
-            found = await self._llm.logprobs(prompt, continuation)
-            used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
-            return found
+        async with self._aside(texts, 1):
+            return await self._llm.logprobs(prompt, continuation)
 
     async def fill(
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         texts = [*(turn.content for turn in prompt.messages), *(piece + filler for piece in pieces)]
-        async with self._budget.aside(bound := self._bound(texts, 1), digest(texts)) as used:
-            found = await self._llm.fill(prompt, pieces, filler, labels)
-            used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
-            return found
+        async with self._aside(texts, 1):
+            return await self._llm.fill(prompt, pieces, filler, labels)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        async with self._budget.aside(bound := self._bound(texts, 0), digest(texts)) as used:
-            found = await self._llm.embed(texts)
-            used.append(Usage(prompt_tokens=round(bound.n_tokens), cost=bound.cost))
-            return found
+        async with self._aside(texts, 0):
+            return await self._llm.embed(texts)
+
+    @asynccontextmanager
+    async def _aside(self, texts: Sequence[str], max_tokens: int) -> AsyncGenerator[None]:
+        """For a request whose use is told to the meter, or not at all."""
+        async with self._budget.aside(self._bound(texts, max_tokens), digest(texts)) as share:
+            yield
+            if share.held is not None:
+                share.use(UNCOUNTED)
 
     def _bound(self, texts: Sequence[str], max_tokens: int) -> _Bound:
         """No token has less than a byte."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, RecipeError
-from autointerp.llm import local_model
+from autointerp.llm import local_model, meter
 from autointerp.llm.chat_format import encodable, messages
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.protocol import (
@@ -108,7 +108,7 @@ class TransformersLLM(ByRequest):
         return Reply(answer["text"], answer["finish_reason"], answer["label_logprobs"], usage)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
-        answer = await self._engine.ask(
+        answer = await self._rated(
             {"kind": "logprobs", "messages": messages(prompt), "continuation": encodable(continuation)}
         )
         return answer["logprobs"]
@@ -116,7 +116,7 @@ class TransformersLLM(ByRequest):
     async def fill(
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
-        answer = await self._engine.ask(
+        answer = await self._rated(
             {
                 "kind": "fill",
                 "messages": messages(prompt),
@@ -126,6 +126,13 @@ class TransformersLLM(ByRequest):
             }
         )
         return answer["filled"]
+
+    async def _rated(self, request: Json) -> Json:
+        """An answer without text, whose use is told to the meter."""
+        start = time.monotonic()
+        answer = await self._engine.ask(request)
+        meter.current().use(Usage(prompt_tokens=answer["prompt_tokens"], latency_s=time.monotonic() - start))
+        return answer
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         raise LLMBadRequest(

@@ -21,7 +21,7 @@ _SHORTEST_PREFIX: Final = 16
 _ELEMENTS: Final = 2**27
 """Of logits [B, T, V]."""
 
-_NOTHING: Final[Json] = {"logprobs": [], "filled": []}
+_NOTHING: Final[Json] = {"logprobs": [], "filled": [], "prompt_tokens": 0}
 
 
 class Refusal(ValueError):
@@ -165,9 +165,10 @@ class Model:
         before = torch.tensor([place - 1 - n_prefix for place in one.places], device=logits_TV.device)
         logp_PV = logits_TV[before].float().log_softmax(dim=-1)
         if one.labels is not None:
-            return {"filled": [self._labels(logp_V, one.labels) for logp_V in logp_PV]}
+            filled = [self._labels(logp_V, one.labels) for logp_V in logp_PV]
+            return {"filled": filled, "prompt_tokens": len(one.ids)}
         at = torch.tensor([one.ids[place] for place in one.places], device=logp_PV.device)
-        return {"logprobs": logp_PV.gather(1, at[:, None])[:, 0].tolist()}
+        return {"logprobs": logp_PV.gather(1, at[:, None])[:, 0].tolist(), "prompt_tokens": len(one.ids)}
 
     def _common(self, texts: Sequence[list[int]]) -> tuple[int, Any]:
         """How many tokens all begin with, and the keys and values of these; (0, None) where they are few."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import local_model
+from autointerp.llm import local_model, meter
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.gpus import visible_gpus
@@ -183,7 +183,7 @@ class VllmLLM(ByRequest):
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         turns = messages(prompt, system_role=self._system_role)
-        answer = await self._ask(
+        answer = await self._rated(
             {"kind": "logprobs", "messages": turns, "continuation": encodable(continuation)}
         )
         return answer["logprobs"]
@@ -192,7 +192,7 @@ class VllmLLM(ByRequest):
         self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
     ) -> list[dict[str, float]]:
         """A label counts where it is among the 20 likeliest tokens."""
-        answer = await self._ask(
+        answer = await self._rated(
             {
                 "kind": "fill",
                 "messages": messages(prompt, system_role=self._system_role),
@@ -220,6 +220,14 @@ class VllmLLM(ByRequest):
             if not engine.is_down or all(other.is_down for other in self._engines):
                 raise
         return await place_of(turns, self._engines).ask(request)
+
+    async def _rated(self, request: Json) -> Json:
+        """An answer without text, whose use is told to the meter."""
+        start = time.monotonic()
+        answer = await self._ask(request)
+        counts = {name: answer[name] for name in ("prompt_tokens", "completion_tokens")}
+        meter.current().use(Usage(**counts, latency_s=time.monotonic() - start))
+        return answer
 
 
 _FINISH: Final[dict[object, FinishReason]] = {"stop": "stop", "length": "length"}

@@ -115,11 +115,12 @@ class Serving:
             partial(self._tokenizer.encode, add_special_tokens=False), request["continuation"]
         )
         if not added:
-            return {"logprobs": []}
+            return {"logprobs": [], "prompt_tokens": 0, "completion_tokens": 0}
         both = [*ids, *added]
         output = await self._run(request["id"], both, max_tokens=1, temperature=0.0, prompt_logprobs=0)
         rows = output.prompt_logprobs[len(ids) :]
-        return {"logprobs": [row[token].logprob for row, token in zip(rows, added, strict=True)]}
+        logprobs = [row[token].logprob for row, token in zip(rows, added, strict=True)]
+        return {"logprobs": logprobs, "prompt_tokens": len(both), "completion_tokens": 1}
 
     async def _fill(self, ids: list[int], request: Json) -> Json:
         """Reads what could stand in the place of each filler, behind everything before it."""
@@ -133,7 +134,8 @@ class Serving:
             both += filler
         output = await self._run(request["id"], both, max_tokens=1, temperature=0.0, prompt_logprobs=_N_TOP)
         rows = (output.prompt_logprobs[place] for place in places)
-        return {"filled": [_likely(row, labels) for row in rows]}
+        filled = [_likely(row, labels) for row in rows]
+        return {"filled": filled, "prompt_tokens": len(both), "completion_tokens": 1}
 
     async def _run(self, number: int, ids: list[int], **sampling: Any) -> Any:
         from vllm.sampling_params import (  # type: ignore[import-not-found]  # an extra

@@ -11,7 +11,7 @@ import orjson
 
 from autointerp.journal import Journal
 from autointerp.llm.protocol import Usage
-from autointerp.llm.replay import REUSED
+from autointerp.llm.replay import LOST, REUSED
 from autointerp.llm.spending import Spent
 from autointerp.run import Run
 
@@ -26,7 +26,7 @@ def spent(run: Run) -> dict[str, Spent]:
     records."""
     found = _elsewhere(run.path / ELSEWHERE)
     for place in _places(run.path / USAGE):
-        total = _of(run, place)
+        total = of_journal(Journal(run.path / USAGE / place, None))
         if total.n_requests or total.n_reused:
             found.setdefault(place, Spent()).add(total)
     return dict(sorted(found.items()))
@@ -54,11 +54,13 @@ def _places(folder: Path) -> list[str]:
     return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")})
 
 
-def _of(run: Run, place: str) -> Spent:
+def of_journal(usage: Journal) -> Spent:
+    """What is noted in one of them."""
     total = Spent()
-    for record in Journal(run.path / USAGE / place, None).records():
+    for record in usage.records():
         if record.get(REUSED):
             total.n_reused += 1
         else:
-            total.add(Usage(**{name: record[name] for name in _FIELDS if name in record}))
+            usage = Usage(**{name: record[name] for name in _FIELDS if name in record})
+            total.add(usage, is_answer=LOST not in record)
     return total
