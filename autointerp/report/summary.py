@@ -66,6 +66,8 @@ class Summary:
     controls: list[ControlSummary]
     floors: list[Row]
     """What the run's control runs score, where there are any."""
+    is_imported: bool = False
+    """Whether another program made it all, so that what is not there will never be."""
 
     @property
     def n_alive(self) -> int:
@@ -109,6 +111,7 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         pairs=pairs,
         controls=list(control_summaries(run, dictionary)),
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
+        is_imported="published" in (run.existing("sample", dictionary).made_from or {}),
     )
 
 

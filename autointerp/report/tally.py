@@ -84,7 +84,7 @@ class Tallying:
                 continue
             status: str = record["status"]
             found.statuses[status] += 1
-            found.n_refused += status == "refused" or "refused_by" in record
+            found.n_refused += status == "refused" or bool(record.get("refused_by"))
             if key in without:
                 found.n_untestable += status == "ok"
             else:
