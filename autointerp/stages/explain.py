@@ -23,7 +23,7 @@ _LEFT_OUT: Final = ("details", "refused_by")
 
 Explaining = Callable[[Evidence, Sequence[Asking]], Awaitable[Json]]
 """One feature's work: what is known of it and LLMs in, its record out. Each LLM but the first is asked where all
-before it refused. Raises LLMErrors."""
+before it refused, by a filter or in words; not where an answer could not be read. Raises LLMErrors."""
 
 
 def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple[Explaining, Asked]:
