@@ -8,7 +8,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from autointerp.report.sums import Against, Explained, ScoreRecord, Sums
+from autointerp.metrics.records import Against, ScoreRecord
+from autointerp.report.sums import Explained, Sums
 from autointerp.run import Run
 from autointerp.types import EXPLAINABLE
 
