@@ -12,6 +12,7 @@ from rich.console import Console
 
 from autointerp import pipeline
 from autointerp import trials as trial_records
+from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
 from autointerp.report.summary import Summary, summarise
@@ -60,6 +61,36 @@ def test_means_are_those_of_the_table(scored: Run, summary: Summary) -> None:
         assert score.bounds == pytest.approx([np.mean([row[end] for row in ok]) for end in ("worst", "best")])
         assert score.bounds[0] <= score.value.value <= score.bounds[1]
         assert score.n_tested == len(ok) and 0 <= score.n_claimed <= score.n_tested
+
+
+def test_the_features_that_are_claimed_are_named_by_the_table(scored: Run, summary: Summary) -> None:
+    """Benjamini and Hochberg's procedure step by step: the largest k of whose p-values each of the k smallest is at
+    most k / n of the level."""
+    rows = scored.scores().to_pylist()
+    for score in summary.scores:
+        own = [row for row in rows if (row["explainer"], row["scorer"]) == (score.explainer, score.scorer)]
+        tested = sorted((row["p_value"], row["feature"]) for row in own if row["status"] == "ok")
+        n = len(tested)
+        k = max((at for at, (p, _) in enumerate(tested, 1) if p <= LEVEL * at / n), default=0)
+        claimed = {
+            row["feature"] for row in own if (row["p_adjusted"] or 0) <= LEVEL and row["status"] == "ok"
+        }
+        assert claimed == {feature for _, feature in tested[:k]} and len(claimed) == score.n_claimed
+        assert all((row["p_adjusted"] is None) == (row["status"] != "ok") for row in own)
+        assert all(row["p_adjusted"] >= row["p_value"] for row in own if row["status"] == "ok")
+    assert sum(score.n_claimed for score in summary.scores) > 0
+
+
+def test_a_number_that_not_every_feature_has_says_how_many_do(summary: Summary) -> None:
+    """A precision, where nothing was called active, is none."""
+    score = summary.scores[0]
+    assert score.value is not None and score.value.n > 2
+    fewer = {name: dataclasses.replace(mean, n=2) for name, mean in score.values.items()}
+    for values, is_said in ((score.values, False), (fewer, True)):
+        console = Console(width=240, record=True, file=io.StringIO())
+        one = dataclasses.replace(score, values=values, verdicts=None)
+        print_summary(console, dataclasses.replace(summary, scores=[one], pairs=[], controls=[]), {})
+        assert (f"{values['f1'].value:.2f} (2)" in console.export_text()) == is_said
 
 
 def test_a_feature_without_a_score_is_worth_chance(scored: Run, summary: Summary) -> None:

@@ -13,7 +13,7 @@ from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.differences import Difference
 from autointerp.report.funnel import ends, lack, n_unscored
 from autointerp.report.panel import beside_controls
-from autointerp.report.summary import ScoreSummary, Summary
+from autointerp.report.summary import ScoreSummary, Summary, spoken
 from autointerp.run import NO_EXPLAINER
 
 
@@ -117,7 +117,8 @@ def _controls(summary: Summary) -> Table:
     )
     table.columns[3].no_wrap = True
     for score in summary.scores:
-        for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+        controls = [*summary.controls, *summary.per_token]
+        for one in beside_controls(score.explainer, score.scorer, controls, summary.floors):
             means = _mean(one.mean), _mean(one.own), _mean(one.above)
             n, p_value = f"{one.n_features:,}", _p_value(one.p_value)
             table.add_row(_whose(score), score.scorer, n, one.control, *means, p_value)
@@ -131,12 +132,18 @@ def _p_value(p_value: float | None) -> str:
 def _numbers(summary: Summary) -> Table:
     """Numbers beside the headline; those that no score has are left out."""
     names = dict.fromkeys(name for score in summary.scores for name in score.values if name != score.headline)
-    table = _table("More numbers (mean over features)", *(name.replace("_", " ") for name in names))
+    table = _table("More numbers (mean over features, of so many where not of all)", *map(spoken, names))
     for score in summary.scores:
         if score.values.keys() & names.keys():
             cells = (None if name == score.headline else score.values.get(name) for name in names)
-            table.add_row(_whose(score), score.scorer, *(_short(cell) for cell in cells))
+            table.add_row(_whose(score), score.scorer, *(_of_some(cell, score) for cell in cells))
     return table
+
+
+def _of_some(mean: MeanOver | None, score: ScoreSummary) -> str:
+    """With the number of features where not each has this number: a precision, where nothing was called active, is
+    none."""
+    return _short(mean) + (f" ({mean.n:,})" if mean and score.value and mean.n != score.value.n else "")
 
 
 def _hard(summary: Summary) -> Table:
