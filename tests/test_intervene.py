@@ -413,13 +413,14 @@ def names(prompt: Prompt, index: int) -> str:
 
 def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_path: Path) -> None:
     """With the demo model as scorer LM, which reads the written text and no examples: its context is too short. Every
-    interval, over features, is above 0. `pytest -s` prints the row that README has of more features."""
+    interval, over features, is above 0. `pytest -s` prints the rows that README has; nobody looked at scores when these
+    features were drawn."""
     (tmp_path / "prompts" / "score").mkdir(parents=True)
     (tmp_path / "prompts" / "score" / "intervention.jinja").write_text("[[user]]\n{{ written|inert }}\n")
     recipe = {
         "dictionaries": {"auto": {"path": "demo"}},
         "cache": {"n_tokens": 150_000},
-        "features": {"n": 6},
+        "features": {"ids": "39 75 121 128 149 203 214 227 272 402 562 590 599 632".split()},
         "controls": {"kinds": ["shuffled"]},
         "intervention": {"targets": [1.0, 3.0], "n_heldout": 16},
         "llms": {
@@ -440,4 +441,4 @@ def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_
     means |= {"over shuffled": shuffled.difference, "a token": a_token.difference}
     for name, mean in means.items():
         print(f"{name}: {mean}")
-        assert mean.n >= 5 and mean.low is not None and mean.low > 0, (name, mean)
+        assert mean.n == 14 and mean.low is not None and mean.low > 0, (name, mean)
