@@ -413,8 +413,8 @@ def names(prompt: Prompt, index: int) -> str:
 
 def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_path: Path) -> None:
     """With the demo model as scorer LM, which reads the written text and no examples: its context is too short. Every
-    interval, over features, is above 0. `pytest -s` prints the rows that README has; nobody looked at scores when these
-    features were drawn."""
+    interval, over features, is above 0. `pytest -s` prints the rows that README has; nobody had looked at scores when
+    these features were drawn."""
     (tmp_path / "prompts" / "score").mkdir(parents=True)
     (tmp_path / "prompts" / "score" / "intervention.jinja").write_text("[[user]]\n{{ written|inert }}\n")
     recipe = {
