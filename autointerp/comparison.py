@@ -18,9 +18,9 @@ from autointerp import draw
 from autointerp.errors import RecipeError, RunError
 from autointerp.metrics.differences import Difference, paired, unpaired
 from autointerp.metrics.paired import Discordant
+from autointerp.metrics.records import Against, ScoreRecord
 from autointerp.run import Run
-from autointerp.scored import Instance, Scored, scored
-from autointerp.trials import of as trials_of
+from autointerp.scored import Instance, Scored, pooled, scored
 
 BINS_A_DECADE: Final = 2
 
@@ -109,13 +109,16 @@ def _is_same(first: Run, one: str, second: Run, other: str) -> bool:
 
 def _compared(first: Run, second: Run, one: Instance, other: Instance, how: How) -> Compared:
     a, b = scored(first, one), scored(second, other)
-    seed, purpose = first.recipe.seed, f"{one.explainer} {other.explainer} {one.scorer}"
+    seed, discordant = first.recipe.seed, Discordant()
     if how == "paired":
-        difference = paired(_by_number(a), _by_number(b), seed=seed, purpose=purpose)
+        found = _against((first, one), (second, other))
+        # As `status` has it: two explainers of a run have the same interval there and here.
+        difference, discordant = paired(found, seed=seed, purpose="difference"), found.discordant
     else:
-        kept = matched_on_density(a.densities, b.densities, seed)
-        values = [[of.values[key] for key in keys] for of, keys in zip((a, b), kept, strict=True)]
-        difference = unpaired(values[0], values[1], seed=seed, purpose=purpose)
+        kept = map(frozenset, matched_on_density(a.densities, b.densities, seed))
+        groups = [pooled(*of, keys) for of, keys in zip(((first, one), (second, other)), kept, strict=True)]
+        purpose = f"{one.explainer} {other.explainer} {one.scorer}"
+        difference = unpaired(*groups, seed=seed, purpose=purpose)
     return Compared(
         one,
         other,
@@ -123,29 +126,24 @@ def _compared(first: Run, second: Run, one: Instance, other: Instance, how: How)
         how,
         difference,
         (len(a.values), len(b.values)),
-        _discordant((first, one), (second, other)) if how == "paired" else Discordant(),
+        discordant,
         tuple(_notes(a, b)),
     )
 
 
-def _discordant(*sides: tuple[Run, Instance]) -> Discordant:
-    """Memory: one unit's records of both."""
+def _against(*sides: tuple[Run, Instance]) -> Against:
+    """The dictionary may go by another name in another run. Memory: one unit's records of both, and some numbers a
+    feature."""
     journals = [run.existing("score", at.dictionary, at.explainer, at.scorer) for run, at in sides]
     asked = [{_number(str(feature)) for feature in run.asked(at.dictionary)} for run, at in sides]
-    both, found = asked[0] & asked[1], Discordant()
+    both, found = asked[0] & asked[1], Against()
     for unit in journals[0].units():
         ones, others = (
-            {_number(key): record for key, record in journal.read(unit).items() if record["status"] == "ok"}
-            for journal in journals
+            {_number(key): record for key, record in journal.read(unit).items()} for journal in journals
         )
-        for number in both & ones.keys() & others.keys():
-            found.add(*(trials_of(record["trials"]) for record in (ones[number], others[number])))
+        for number in sorted(both & ones.keys() & others.keys()):
+            found.add(ScoreRecord.of(ones[number]), ScoreRecord.of(others[number]))
     return found
-
-
-def _by_number(of: Scored) -> dict[str, float]:
-    """The dictionary may go by another name in another run."""
-    return {_number(key): value for key, value in of.values.items()}
 
 
 def _number(feature: str) -> str:

@@ -11,10 +11,10 @@ import pydantic
 
 from autointerp.errors import RunError
 from autointerp.files import write_atomically
-from autointerp.metrics import MeanOver, mean_over_features
+from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference, unpaired
 from autointerp.run import Run
-from autointerp.scored import Instance, instances, scored
+from autointerp.scored import Instance, instances, pooled, scored
 from autointerp.sections import fault
 
 CONTROLS: Final = "controls.json"
@@ -45,26 +45,26 @@ class Row:
 
 
 def table(run: Run, controls: dict[str, Run]) -> list[Row]:
-    """Every instance of the run with its floors. Memory: a number a score."""
+    """Every instance of the run with its floors; intervals are over features and documents. Memory: a number a
+    score."""
     seed = run.recipe.seed
     rows: list[Row] = []
     for instance in instances(run):
-        real = scored(run, instance)
-        purpose = f"{instance.explainer} {instance.scorer}"
+        real, purpose = pooled(run, instance), f"{instance.explainer} {instance.scorer}"
         row = Row(
             instance,
-            real.headline,
-            mean_over_features(list(real.values.values()), seed=seed, purpose=purpose),
+            scored(run, instance).headline,
+            real.mean(seed=seed, purpose=purpose),
             len(run.asked(instance.dictionary)),
         )
         for name, control in controls.items():
-            floor = list(scored(control, instance).values.values())
+            floor = pooled(control, instance)
             row.floors.append(
                 Floor(
                     name,
-                    mean_over_features(floor, seed=seed, purpose=purpose),
+                    floor.mean(seed=seed, purpose=purpose),
                     len(control.asked(instance.dictionary)),
-                    unpaired(list(real.values.values()), floor, seed=seed, purpose=purpose),
+                    unpaired(real, floor, seed=seed, purpose=purpose),
                 )
             )
         rows.append(row)

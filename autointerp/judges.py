@@ -36,9 +36,9 @@ _SCHEMA: Final[Any] = pa.schema(
 
 def judges(run: Journals) -> Table:
     """A row a scorer and LLM that gave probabilities of both kinds of windows: P(yes) is 1 / (1 + exp(-(slope *
-    logit(p) + intercept))), fitted over features. `ece` and `brier` are of the probabilities as they are;
-    `_calibrated` of each feature's by a fit on others, None for fewer than five. Memory: the trials of 4,000
-    scores."""
+    logit(p) + intercept))), fitted over features, hard windows left out. `ece` and `brier` are of the probabilities
+    as they are; `_calibrated` of each feature's by a fit on others, None for fewer than five. Memory: the trials of
+    4,000 scores."""
     return pa.Table.from_pylist(list(_rows(run)), _SCHEMA)
 
 

@@ -104,10 +104,11 @@ def _sequential(recipe: Recipe) -> list[Sequential]:
 
 
 def scorer_section(recipe: Recipe, control: Control) -> PluginSection:
-    """Its scorer. A sequential one asks about all windows, as it does of features in its panel: else the mean of the
-    control would be biased."""
-    section = recipe.scorers[control.scorer]
-    rule: Sequential | None = getattr(_scorer(recipe, control.scorer), "sequential", None)
+    """Its scorer, with the options that it declares for controls. A sequential one asks about all windows, as it does
+    of features in its panel: else the mean of the control would be biased."""
+    scorer = _scorer(recipe, control.scorer)
+    section = recipe.scorers[control.scorer] | getattr(scorer, "as_control", {})
+    rule: Sequential | None = getattr(scorer, "sequential", None)
     return section if rule is None else section | {"sequential": dataclasses.replace(rule, panel=1.0)}
 
 

@@ -74,10 +74,19 @@ def _journals(run: Run) -> Iterator[Journal]:
         if version != SCORE_VERSION:
             raise RunError(
                 f"{folder} was written by a version of autointerp that kept other things in a score (version "
-                f"{version}; this one reads {SCORE_VERSION}), too few to make all numbers from. Delete that folder "
-                f"and resume: replies that were paid for are in {run.path / 'requests'} and are not asked again."
+                f"{version}; this one reads {SCORE_VERSION}), too few to make all numbers from. {_way_on(run)}"
             )
         yield journal
+
+
+def _way_on(run: Run) -> str:
+    """Scores that can't be made again are not to be deleted: a pack and an import lack what they were made from."""
+    if run.is_packed:
+        return "Leave it as it is, and import or pack anew what it was made from, with this version."
+    return (
+        f"Delete that folder and resume: replies that were paid for are in {run.path / 'requests'} and are not "
+        f"asked again."
+    )
 
 
 def _rescored(run: Run, journal: Journal, *, dry_run: bool) -> Rescored:

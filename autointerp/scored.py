@@ -3,13 +3,16 @@ made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from autointerp.journal import unit_of_feature
+from autointerp.metrics.features import Population
+from autointerp.metrics.records import ScoreRecord
 from autointerp.results import Metrics
 from autointerp.run import Run
 from autointerp.sequential import counts_in_means
+from autointerp.types import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,23 @@ class Scored:
     """Features asked for that end here without a number: unreadable, or refused."""
 
 
+def records(run: Run, instance: Instance) -> Iterator[tuple[str, Json]]:
+    """(feature, record) of the features that the recipe asks for. Memory: one unit's records."""
+    journal = run.existing("score", instance.dictionary, instance.explainer, instance.scorer)
+    asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(instance.dictionary)}
+    for unit in sorted(set(asked.values())):
+        yield from ((key, record) for key, record in sorted(journal.read(unit).items()) if key in asked)
+
+
+def pooled(run: Run, instance: Instance, among: Container[str] | None = None) -> Population:
+    """Headlines of the features that `scored` has, with what documents add to them; `among`: of these features."""
+    found = Population()
+    for key, record in records(run, instance):
+        if among is None or key in among:
+            ScoreRecord.of(record).add_to(found)
+    return found
+
+
 def instances(run: Run) -> Iterator[Instance]:
     for dictionary in run.recipe.dictionaries:
         for explainer in run.recipe.explainers:
@@ -50,22 +70,17 @@ def scored(run: Run, instance: Instance) -> Scored:
     """Of the features that the recipe asks for; of a sequential scorer, of those in its panel. Memory: one unit's
     records, and a number a feature."""
     found = Scored()
-    journal = run.existing("score", instance.dictionary, instance.explainer, instance.scorer)
-    asked = {str(feature): unit_of_feature(feature.index) for feature in run.asked(instance.dictionary)}
-    for unit in sorted(set(asked.values())):
-        for key, record in sorted(journal.read(unit).items()):
-            if key not in asked:
-                continue
-            if not counts_in_means(record):
-                continue
-            metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
-            if record["status"] != "ok" or metrics is None or metrics.value is None:
-                found.n_without += 1
-                continue
-            found.values[key] = metrics.value.value
-            found.densities[key] = record["facts"]["density"]
-            found.headline, found.chance = metrics.headline, metrics.chance
-            # Of features that fire nearly everywhere the protocol is another one; the usual one is told.
-            if not found.protocol or record["contrast"] == "silent":
-                found.protocol, found.llm = record["protocol"], record["llm"]
+    for key, record in records(run, instance):
+        if not counts_in_means(record):
+            continue
+        metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
+        if record["status"] != "ok" or metrics is None or metrics.value is None:
+            found.n_without += 1
+            continue
+        found.values[key] = metrics.value.value
+        found.densities[key] = record["facts"]["density"]
+        found.headline, found.chance = metrics.headline, metrics.chance
+        # Of features that fire nearly everywhere the protocol is another one; the usual one is told.
+        if not found.protocol or record["contrast"] == "silent":
+            found.protocol, found.llm = record["protocol"], record["llm"]
     return found

@@ -12,6 +12,7 @@ import pyarrow as pa
 from autointerp.activations.random_rates import RandomRates
 from autointerp.identities import Identities
 from autointerp.journal import Journal
+from autointerp.metrics.claims import adjusted
 from autointerp.panel import controls_of
 from autointerp.recipe import Recipe
 from autointerp.subject.vocabulary import Vocabulary
@@ -97,6 +98,7 @@ _SCORES: Final = pa.schema(
         ("best", pa.float64()),
         ("chance", pa.float64()),
         ("p_value", pa.float64()),
+        ("p_adjusted", pa.float64()),
         ("flags", pa.list_(pa.string())),
         *((name + end, pa.float64()) for name in _METRICS for end in ("", "_low", "_high")),
         *((name, pa.int64()) for name in _COUNTS),
@@ -114,7 +116,7 @@ _SCORES: Final = pa.schema(
 
 _CONTROLS: Final = pa.schema(
     [("feature", pa.string()), *((name, pa.string()) for name in ("control", "lender", "text"))]
-    + [column for column in _SCORES if column.name != "feature"]
+    + [column for column in _SCORES if column.name not in ("feature", "p_adjusted")]
 )
 
 TRIALS: Final = pa.schema(
@@ -220,8 +222,10 @@ def _token_texts(run: Journals) -> Callable[[int], str]:
 def scores(run: Journals) -> Table:
     """A row a feature, explainer and scorer. `value` is what `headline` names; `worst` and `best` what it would
     be if every unreadable answer were wrong, or right. `decision`, `decided_by` and `in_panel` say how the test of a
-    sequential scorer ended: means over features are right over the panel alone."""
-    return _table(_SCORES, _score_rows(run))
+    sequential scorer ended: means over features are right over the panel alone. `p_adjusted` is `p_value` among those
+    of its dictionary, explainer and scorer (Benjamini and Hochberg): features at or below 0.05 are those that
+    `status` counts as above chance."""
+    return pa.concat_tables([_SCORES.empty_table(), *map(_claimable, _score_tables(run))])
 
 
 def controls(run: Journals) -> Table:
@@ -238,9 +242,21 @@ def _control_rows(run: Journals) -> Iterator[Json]:
                 yield _score_row(record, record["key"].partition("<")[0], _CONTROLS)
 
 
-def _score_rows(run: Journals) -> Iterator[Json]:
-    for record in score_records(run):
-        yield _score_row(record, record["key"], _SCORES)
+def _score_tables(run: Journals) -> Iterator[Table]:
+    """One a journal."""
+    for dictionary in run.recipe.dictionaries:
+        for explainer, scorer in run.scored():
+            records = run.existing("score", dictionary, explainer, scorer).records()
+            yield _table(_SCORES, (_score_row(record, record["key"], _SCORES) for record in records))
+
+
+def _claimable(of_journal: Table) -> Table:
+    """With p-values among each other."""
+    is_ok = [status == "ok" for status in of_journal["status"].to_pylist()]
+    known = zip(of_journal["p_value"].to_pylist(), is_ok, strict=True)
+    found = adjusted([p_value if ok else None for p_value, ok in known])
+    at = _SCORES.get_field_index("p_adjusted")
+    return of_journal.set_column(at, _SCORES.field(at), pa.array(found, pa.float64()))
 
 
 def _score_row(record: Json, feature: str, schema: Any) -> Json:

@@ -82,7 +82,9 @@ def test_a_protocol_brings_its_windows_and_the_run_all_else(run: Run) -> None:
 
 
 def test_explainers_of_one_run_are_paired_over_its_features(run: Run) -> None:
+    """With the same interval as `status` has, over features and documents."""
     rows = run.scores().to_pylist()
+    pairs = {pair.scorer: pair for pair in summarise(run, "layers.1").pairs}
     for found in compare_explainers(run, "plain", "words"):
         of_each = [
             {
@@ -96,8 +98,26 @@ def test_explainers_of_one_run_are_paired_over_its_features(run: Run) -> None:
         assert found.difference is not None and found.how == "paired"
         by_hand = sum(of_each[0][key] - of_each[1][key] for key in both) / len(both)
         assert found.difference.value == pytest.approx(by_hand)
+        said, own = pairs[found.first.scorer].difference, found.difference
+        assert (own.value, own.low, own.high) == (said.value, said.low, said.high)
     with pytest.raises(RecipeError, match="has no explainer 'other'"):
         compare_explainers(run, "plain", "other")
+
+
+def test_what_a_sequential_scorer_may_have_stopped_is_in_no_comparison(made: Tiny, tmp_path: Path) -> None:
+    """McNemar's windows and the difference are those of the panel, as in `status`."""
+    recipe = made.recipe(
+        features={"n": 8},
+        explainers={"plain": {"use": "plain"}, "words": {"use": "top_tokens"}},
+        scorers={"detection": {"use": "detection", "sequential": {"panel": 0.5}}},
+    )
+    run = explain(recipe, out=tmp_path / "run")
+    (found,) = compare_explainers(run, "plain", "words")
+    (pair,) = summarise(run, "layers.1").pairs
+    n_scored = sum(row["explainer"] == "plain" and row["status"] == "ok" for row in run.scores().to_pylist())
+    assert found.difference is not None and 0 < found.difference.n[0] == pair.difference.n < n_scored
+    assert found.discordant == pair.discordant and found.discordant.n > 0
+    assert found.difference.low == pair.difference.low
 
 
 def test_matching_keeps_as_many_of_each_in_every_half_decade() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,14 @@ from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError, RecipeError
 from autointerp.floors import CONTROLS
 from autointerp.metrics.differences import paired, unpaired
+from autointerp.metrics.features import Population
+from autointerp.metrics.records import Against, ScoreRecord
 from autointerp.recipe import parse, to_mapping
+from autointerp.results import Interval
 from autointerp.run import Run
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
+from autointerp.trials import Trials
 from tiny import Tiny
 
 
@@ -147,22 +152,43 @@ def test_random_weights_cannot_make_activations_that_lie_in_files() -> None:
 # --- differences ----------------------------------------------------------------------------------------
 
 
-def test_a_paired_difference_is_over_the_features_that_both_have() -> None:
-    found = paired({"a": 0.9, "b": 0.7, "c": 0.1}, {"a": 0.8, "b": 0.4, "d": 1.0}, seed=0, purpose="x")
+def score(value: float) -> ScoreRecord:
+    """Of a feature whose windows nobody looks at."""
+    return ScoreRecord({}, None, Interval(value, value, value), Trials(), [])
+
+
+def set_against(first: Sequence[float], second: Sequence[float]) -> Against:
+    found = Against()
+    for one, other in zip(first, second, strict=True):
+        assert found.add(score(one), score(other))
+    return found
+
+
+def population(values: Sequence[float]) -> Population:
+    found = Population()
+    for value in values:
+        score(value).add_to(found)
+    return found
+
+
+def test_a_paired_difference_by_hand() -> None:
+    found = paired(set_against([0.9, 0.7], [0.8, 0.4]), seed=0, purpose="x")
     assert found is not None
     assert found.n == (2, 2)
     assert found.value == pytest.approx((0.1 + 0.3) / 2)
     assert (found.first, found.second) == pytest.approx((0.8, 0.6))
-    assert paired({"a": 1.0}, {"b": 1.0}, seed=0, purpose="x") is None
+    assert paired(Against(), seed=0, purpose="x") is None
+    early = Against()  # a record that may have stopped early has no trials to go by
+    assert not early.add(score(0.9), ScoreRecord({}, None, Interval(0.8, 0.8, 0.8), None, []))
+    assert paired(early, seed=0, purpose="x") is None
 
 
 def test_pairing_takes_out_what_makes_features_hard() -> None:
     rng = np.random.default_rng(0)
     hard = rng.uniform(0.4, 0.9, 200)
-    first, second = hard + 0.03 + rng.normal(0, 0.02, 200), hard
-    named = [{str(n): value for n, value in enumerate(values.tolist())} for values in (first, second)]
-    with_pairs = paired(*named, seed=0, purpose="x")
-    without = unpaired(first.tolist(), second.tolist(), seed=0, purpose="x")
+    first, second = (hard + 0.03 + rng.normal(0, 0.02, 200)).tolist(), hard.tolist()
+    with_pairs = paired(set_against(first, second), seed=0, purpose="x")
+    without = unpaired(population(first), population(second), seed=0, purpose="x")
     assert with_pairs is not None and without is not None
     assert with_pairs.low is not None and with_pairs.high is not None
     assert with_pairs.low < 0.03 < with_pairs.high
@@ -172,14 +198,14 @@ def test_pairing_takes_out_what_makes_features_hard() -> None:
 
 
 def test_intervals_of_both_kinds_hold_the_truth_nineteen_times_in_twenty() -> None:
+    """Over features alone; documents that matter are in test_planted_truth.py."""
     rng = np.random.default_rng(1)
     held = {"paired": 0, "unpaired": 0}
     for seed in range(300):
-        first, second = rng.normal(0.7, 0.1, 60), rng.normal(0.6, 0.15, 60)
-        a, b = ({str(n): v for n, v in enumerate(values.tolist())} for values in (first, second))
+        first, second = rng.normal(0.7, 0.1, 60).tolist(), rng.normal(0.6, 0.15, 60).tolist()
         for name, found in (
-            ("paired", paired(a, b, seed=seed, purpose="x")),
-            ("unpaired", unpaired(list(a.values()), list(b.values()), seed=seed, purpose="x")),
+            ("paired", paired(set_against(first, second), seed=seed, purpose="x")),
+            ("unpaired", unpaired(population(first), population(second), seed=seed, purpose="x")),
         ):
             assert found is not None and found.low is not None and found.high is not None
             held[name] += found.low <= 0.1 <= found.high

@@ -72,11 +72,10 @@ def planned(run: Run) -> dict[str, int]:
 
 def test_without_samples_every_strength_counts(made: Tiny, tmp_path: Path) -> None:
     """Five candidates, each looked for behind the clean and two pushed texts of five prompts. The one that is scored:
-    six prompts with a clean text, three arms of two pushes, and the shuffled explanation behind the clean text and
-    the feature's two."""
+    six prompts with a clean text and three arms of two pushes."""
     run = pipeline.prepare(recipe(made), tmp_path / "run")[1]
     explained = 5 + 5 * N_SELECT * (1 + N_TARGETS)
-    judged = N_HELDOUT * ((1 + 3 * N_TARGETS) + (1 + N_TARGETS))
+    judged = N_HELDOUT * (1 + 3 * N_TARGETS)
     assert planned(run) == {"explainer": 8 * explained, "judge": 8 * judged}
     run = pipeline.prepare(recipe(made, ablate=True), tmp_path / "ablated")[1]
     assert planned(run)["judge"] == 8 * (judged + N_HELDOUT * 2)
@@ -110,4 +109,4 @@ def test_the_preflight_asks_about_pushed_text(made: Tiny, tmp_path: Path) -> Non
     run = pipeline.prepare(recipe(made), tmp_path / "run")[1]
     asyncio.run(preflight(run, Silent(), Stop()))
     tried = Journal(run.path / "requests" / "preflight", None)
-    assert [len(tried.read(turn)) for turn in tried.units()] == [5 + 5 * 3 + 7 + 3]
+    assert [len(tried.read(turn)) for turn in tried.units()] == [5 + 5 * 3 + 7]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 from pathlib import Path
 
 import pytest
+from asked import asking, heldout_of
 from rich.console import Console
 
 from autointerp import pipeline
 from autointerp.bench.made_up_run import DICTIONARY, make_run
-from autointerp.errors import RecipeError
+from autointerp.errors import RecipeError, Refused, Unreadable
+from autointerp.evidence import Evidence
+from autointerp.explainers.plain import Plain
 from autointerp.llm.protocol import Reply
 from autointerp.prompting import Prompt
 from autointerp.recipe import parse
 from autointerp.report.summary import summarise
 from autointerp.report.terminal import print_summary
+from autointerp.splits import Shown
 from autointerp.stages.expected import expected
 from autointerp.types import Json
 from fault_server import Behaviour, FaultServer, ok, status
@@ -110,8 +116,6 @@ async def _planned(run: object) -> dict[str, int]:
 
 
 def test_the_plan_counts_it_and_another_fallback_is_another_run(tmp_path: Path) -> None:
-    import asyncio
-
     llms = {"explainer": section(fallback=FALLBACK), "judge": {"use": "lexical"}}
     run = make_run(tmp_path / "run", 40, llms=llms)
     assert asyncio.run(_planned(run)) == {"explainer": 40, "fallback": 2}  # 5% are taken to be refused
@@ -146,3 +150,82 @@ def test_the_plan_counts_it_and_another_fallback_is_another_run(tmp_path: Path) 
 def test_a_fallback_that_cant_be(llms: Json, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse({"dictionaries": {"a": {"path": "x"}}, "llms": llms})
+
+
+_WINDOWS = heldout_of(8, 8, random.Random(1))
+EVIDENCE = Evidence(Shown(_WINDOWS.active, _WINDOWS.silent))
+DECLINED = (
+    "I'm sorry, but I can't help with that request.",
+    "I’m sorry, I won’t assist with this.",
+    "I am very sorry, but this content is not something I can discuss.",
+    "Sorry, I can't do that.",
+    "I cannot provide an explanation of this content.",
+    "I can't assist with that.",
+    "I am unable to help with this.",
+    "I'm not able to continue with this one.",
+    "I won't engage with these texts.",
+    "Unfortunately, I cannot fulfill this request.",
+    "I must decline to describe these examples.",
+    "I apologize, but these examples are explicit.",
+    "My apologies, but no.",
+    "As an AI language model, I do not describe such content.",
+    "I'd rather not say what these have in common.",
+    "This content violates my guidelines.",
+    "**I'm sorry**, but no.",
+    "抱歉，我无法协助处理这个请求。",
+)
+ANSWERED = (
+    "",
+    "The texts are about people who say sorry.",
+    "I can't see what these examples have in common.",
+    "I cannot find a pattern.",
+    "I think the feature fires on apologies such as I'm sorry.",
+    "Sorrow and grief in poems",
+    "Words that refuse: I can't help it",
+    "As a rule, it fires on verbs.",
+)
+
+
+@pytest.mark.parametrize("said", DECLINED)
+def test_refusals_in_words_are_refusals(said: str) -> None:
+    """As vLLM's and transformers' models refuse; asked twice, as whatever can't be read."""
+    with pytest.raises(Refused, match="declined in words"):
+        asyncio.run(Plain().explain(EVIDENCE, asking(lambda prompt, index: said)))
+
+
+@pytest.mark.parametrize("said", ANSWERED)
+def test_what_is_no_refusal_is_unreadable(said: str) -> None:
+    with pytest.raises(Unreadable):
+        asyncio.run(Plain().explain(EVIDENCE, asking(lambda prompt, index: said)))
+
+
+@pytest.mark.parametrize("said", DECLINED)
+def test_an_explanation_behind_an_apology_is_one(said: str) -> None:
+    """On the second try too; and one that speaks of refusals is no refusal."""
+    replies = [said, f"{said}\nEXPLANATION: {said}\nLABEL: it"]
+    explained = asyncio.run(Plain().explain(EVIDENCE, asking(lambda prompt, index: replies[index])))
+    assert explained.text == said
+
+
+def mumbles(prompt: Prompt, index: int) -> str:
+    """By the text of a feature's first window: declines in words, can't keep to the format, or explains."""
+    ASKED["first"] += 1
+    n = len(prompt.messages[-1].content) % 3
+    return ("I'm sorry, but I can't help with that.", "It fires on words.", "EXPLANATION: first")[n]
+
+
+def test_of_replies_that_cant_be_read_the_fallback_is_asked_about_refusals_alone(tmp_path: Path) -> None:
+    first: Json = {"use": "scripted", "function": "test_fallback:mumbles", "model": "strict"}
+    llms = {"explainer": first | {"fallback": FALLBACK}, "judge": {"use": "lexical"}}
+    run = make_run(tmp_path / "run", 24, llms=llms)
+    ASKED.update(first=0, second=0)
+    pipeline.run_line(run, until="explain")
+    records = list(run.explain(DICTIONARY, "plain").records())
+    by_second = [record for record in records if record.get("refused_by")]
+    unreadable = [record for record in records if record["status"] == "unreadable"]
+    assert by_second and unreadable and len(by_second) + len(unreadable) < 24
+    assert {record["text"] for record in by_second} == {"second"}
+    assert {record["llm"] for record in unreadable} == {"strict"}
+    assert ASKED["second"] == len(by_second)
+    (summary,) = summarise(run, DICTIONARY).explainers
+    assert (summary.n_refused, summary.ends) == (len(by_second), {"unreadable": len(unreadable)})

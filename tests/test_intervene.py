@@ -23,10 +23,14 @@ from autointerp.evidence import Evidence
 from autointerp.explainers.effect import Effect, variables_of
 from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
 from autointerp.metrics import measure
+from autointerp.metrics.influence import influences
 from autointerp.prompting import Prompt
+from autointerp.report.summary import summarise
 from autointerp.run import Run
 from autointerp.scorers.intervention import Intervention as InterventionScorer
 from autointerp.splits import Heldout, Shown
+from autointerp.stages.abilities import check_abilities
+from autointerp.stages.asked import Asked
 from autointerp.stages.sample import load_vocabulary, unit_windows
 from autointerp.subject.interventions import direction, other_feature, prompts, random_direction
 from autointerp.subject.model import Subject
@@ -281,8 +285,7 @@ class Counting:
 
 def test_a_score_by_hand() -> None:
     """Of "cat dog" one word stands in the first pushed text and both in the second, none in the clean ones: gains of
-    1 and 2 nats. The random push gains 1 and nothing. The other feature's tokens, `"cats" or "dog"`: what is
-    quoted never stands there."""
+    1 and 2 nats, a half and 1 a token. The random push gains 1 and nothing."""
     pushed = scene({"feature": ["cat", "dog cat"], "random": ["dog", "rug"], "other": ["mat", "mat"]})
     heldout = Heldout((), (), pushed)
     trials = asyncio.run(InterventionScorer().judge("cat dog", heldout, Asking(Counting(), "d/1")))
@@ -291,12 +294,42 @@ def test_a_score_by_hand() -> None:
         steered, clean = trials.logp_steered[n], trials.logp_clean[n]
         assert steered is not None and clean is not None
         gains.setdefault(arm, []).append(steered - clean)
-    assert gains == {"feature": [1, 2], "random": [1, 0], "other": [0, 0], "shuffled": [0, 0]}
-    assert trials.n_tokens == [2] * 6 + [3] * 2
+    assert gains == {"feature": [1, 2], "random": [1, 0], "other": [0, 0]}
+    assert trials.n_tokens == [2] * 6
     metrics = measure(trials)
     assert metrics.value is not None and metrics.value.value == pytest.approx(1.5)
+    a_token = metrics.values["gain_per_token"]
+    assert a_token is not None and a_token.value == pytest.approx(0.75)
     over = metrics.values["over_random"]
     assert over is not None and over.value == pytest.approx(1.0)
+
+
+def test_what_an_explanation_loses_where_its_feature_is_taken_away() -> None:
+    """Both words of the explanation stand in the first clean text and one in the second; ablated, one and none:
+    P(explanation | clean) is above P(explanation | ablated) by 1 nat in both. The pushes, of other prompts and with a
+    target, are not touched by it."""
+    pushed = scene({"feature": ["cat", "dog cat"]})
+    taken = Written("ablated", None, "ok", 0.2, (), (), ("a cat", "no"))
+    ablated = SceneTexts(("It ", "He "), ("c" * 16, "d" * 16), ("a dog cat", "dog"), (taken,))
+    heldout = Heldout((), (), pushed, ablated)
+    trials = asyncio.run(InterventionScorer().judge("cat dog", heldout, Asking(Counting(), "d/1")))
+    found, without = (
+        measure(trials),
+        measure(
+            asyncio.run(
+                InterventionScorer().judge("cat dog", Heldout((), (), pushed), Asking(Counting(), "d/1"))
+            )
+        ),
+    )
+    lost = found.values["ablated"]
+    assert lost is not None and lost.value == pytest.approx(1.0)
+    assert found.groups["target_kl"].keys() == {"1"} and "over_ablated" not in found.values
+    assert found.values["gain"] == without.values["gain"] and found.n == without.n
+    influence: dict[str, float] = {}
+    for document, part in influences(trials, "gain_per_token"):
+        influence[document] = influence.get(document, 0.0) + part
+    # Documents gain a half and 1 a token: each adds half of what it is off the mean of 0.75.
+    assert influence == pytest.approx({"a" * 8: -0.125, "b" * 8: 0.125})
 
 
 def test_a_push_without_a_strength_has_no_probability_and_a_feature_without_prompts_no_trials() -> None:
@@ -323,6 +356,44 @@ def test_the_best_candidate_is_chosen_on_the_select_prompts_alone() -> None:
         asyncio.run(Effect().explain(Evidence(Shown((), ())), Asking(llm, "d/1")))
 
 
+class Mute(Counting):
+    """Writes candidates and gives no log-probabilities, as chat APIs do."""
+
+    capabilities = Capabilities()
+
+    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
+        raise AssertionError
+
+
+def test_the_judge_chooses_where_it_is_another_llm() -> None:
+    texts = EffectTexts(scene({"feature": ["dog", "dog"]}), scene({"feature": ["cat", "cat cat"]}))
+    evidence, judge = Evidence(Shown((), ()), effects=texts), Counting()
+    writes = Mute([f"EXPLANATION: {word}" for word in ("dog", "cat", "mat")])
+    explained = asyncio.run(Effect(n_candidates=3).explain(evidence, Asking(writes, "d/1", judge=judge)))
+    assert explained.text == "cat" and len(judge.read) == 3 * 2 * 2
+
+
+@pytest.mark.parametrize(("judge", "n", "is_able"), [(Counting, 5, True), (Mute, 5, False), (Mute, 1, True)])
+def test_log_probabilities_are_asked_of_who_chooses(
+    made: Tiny, tmp_path: Path, judge: type[Counting], n: int, is_able: bool
+) -> None:
+    """An explainer LLM without them chooses by the judge's."""
+    recipe = made.recipe(
+        explainers={"effect": {"use": "effect", "n_candidates": n}},
+        llms={
+            "explainer": {"use": "scripted", "function": "judge:answer"},
+            "judge": {"use": "scripted", "function": "judge:answer", "model": "another"},
+        },
+    )
+    _, run = pipeline.prepare(recipe, tmp_path / "run")
+    llms = {"explainer": Asked(Mute(), paid=False), "judge": Asked(judge(), paid=False)}
+    if is_able:
+        check_abilities(run, llms)
+    else:
+        with pytest.raises(RecipeError, match=r"explainers.effect: it needs log-probabilities"):
+            check_abilities(run, llms)
+
+
 def test_golden_prompts() -> None:
     """What an LLM reads; a change of the templates shows here."""
     pushed = scene({"feature": ["cats «and", "cats cats\n[INST]"]})
@@ -341,13 +412,16 @@ def names(prompt: Prompt, index: int) -> str:
 
 
 def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_path: Path) -> None:
-    """With the demo model as scorer LM, which reads the written text and no examples: its context is too short."""
+    """With the demo model as scorer LM, which reads the written text and no examples: its context is too short. Every
+    interval, over features, is above 0. `pytest -s` prints the rows that README has; nobody had looked at scores when
+    these features were drawn."""
     (tmp_path / "prompts" / "score").mkdir(parents=True)
     (tmp_path / "prompts" / "score" / "intervention.jinja").write_text("[[user]]\n{{ written|inert }}\n")
     recipe = {
         "dictionaries": {"auto": {"path": "demo"}},
         "cache": {"n_tokens": 150_000},
-        "features": {"n": 6},
+        "features": {"ids": "39 75 121 128 149 203 214 227 272 402 562 590 599 632".split()},
+        "controls": {"kinds": ["shuffled"]},
         "intervention": {"targets": [1.0, 3.0], "n_heldout": 16},
         "llms": {
             "explainer": {"use": "scripted", "function": "test_intervene:names"},
@@ -360,9 +434,11 @@ def test_on_the_demo_naming_what_a_push_raises_gains_more_than_its_controls(tmp_
     resolved, run = pipeline.prepare(recipe, tmp_path / "run")
     with device_here():
         pipeline.run_line(run, resolved=resolved)
-    scores = list(run.score("layers.2", "effect", "intervention").records())
-    assert len(scores) >= 5 and {record["status"] for record in scores} == {"ok"}
-    for name in ("gain", "over_random", "over_other", "over_shuffled"):
-        means = [record["metrics"]["values"][name]["value"] for record in scores]
-        print(f"{name}: {[round(mean, 2) for mean in means]}")
-        assert sum(means) / len(means) > 0.1, (name, means)
+    summary = summarise(run, "layers.2")
+    (score,) = summary.scores
+    means = {name: score.values[name] for name in ("gain", "gain_per_token", "over_random", "over_other")}
+    (shuffled,), (a_token,) = summary.controls, summary.per_token
+    means |= {"over shuffled": shuffled.difference, "a token": a_token.difference}
+    for name, mean in means.items():
+        print(f"{name}: {mean}")
+        assert mean.n == 14 and mean.low is not None and mean.low > 0, (name, mean)

@@ -27,6 +27,7 @@ def record(key: str, llm: str, slope: float) -> Json:
         "truth": truth.tolist(),
         "answer": (p > 0.5).tolist(),
         "probability": p.tolist(),
+        "stratum": [None if one else "random" for one in truth],
     }
     return {"key": key, "llm": llm, "trials": trials}
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from autointerp import pipeline
 from autointerp.errors import LLMUnavailable, RecipeError
 from autointerp.merge import merge
-from autointerp.panel import Control, controls_of, lenders, panel_of
+from autointerp.panel import Control, controls_of, lenders, panel_of, scorer_section
 from autointerp.prompting import Prompt
 from autointerp.recipe import Recipe, parse
 from autointerp.report.panel import ControlSummary
@@ -92,12 +92,20 @@ def test_variants_and_scorers_of_features_are_left_out_unless_named() -> None:
     scorers: Json = DETECTION | {
         "hard": {"use": "fuzzing", "wrong": "active"},
         "odd": {"use": "intruder"},
-        "pushed": {"use": "intervention"},
     }
     only: Json = {"kinds": ["shuffled"]}
     assert kinds(of_recipe(scorers=scorers, controls=only)) == {"shuffled/plain/detection"}
     named = of_recipe(scorers=scorers, controls=only | {"scorers": ["hard", "odd"]})
     assert kinds(named) == {"shuffled/plain/hard"}
+
+
+def test_another_explanation_is_asked_about_behind_the_features_own_push_alone() -> None:
+    """Intervention's other arms say nothing of what is explained; the recipe's other options stay."""
+    scorers: Json = {"pushed": {"use": "intervention", "prompt": "score/mine"}}
+    recipe = of_recipe(scorers=scorers, controls={"kinds": ["shuffled"]})
+    (control,) = controls_of(recipe)
+    assert control.place == "shuffled/plain/pushed"
+    assert scorer_section(recipe, control) == scorers["pushed"] | {"controls": False}
 
 
 @pytest.mark.parametrize("off", [False, None, "off"])

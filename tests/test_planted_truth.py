@@ -18,9 +18,11 @@ from sklearn import metrics as untyped_sklearn  # pyright: ignore[reportMissingT
 
 from autointerp.metrics import measure
 from autointerp.metrics.claims import claimed
-from autointerp.metrics.features import Population
+from autointerp.metrics.differences import paired, unpaired
+from autointerp.metrics.features import Population, bundled
 from autointerp.metrics.influence import influences
 from autointerp.metrics.paired import Discordant, less, p_signed_rank
+from autointerp.metrics.records import Against, ScoreRecord
 from autointerp.results import Facts, Interval
 from autointerp.trials import Choices, Differences, Predictions, Ranked, Responses, Trials
 from autointerp.types import Stratum
@@ -375,6 +377,56 @@ def test_the_difference_of_two_judges_is_found() -> None:
     coverage.check()
     print(f"signed ranks: found {n_found / N_SEEDS:.3f}, found where there is none {n_false / N_SEEDS:.3f}")
     assert n_found > 0.6 * N_SEEDS and n_false < 0.08 * N_SEEDS
+
+
+def record_of(trials: Trials) -> ScoreRecord:
+    """As a journal's record of these trials is read."""
+    value = right_in_both(trials)
+    return ScoreRecord({}, None, Interval(value, value, value), trials, bundled(influences(trials)))
+
+
+@pytest.mark.parametrize("how", ["paired", "unpaired"])
+def test_what_compare_says_of_two_that_are_alike_holds_over_other_documents(how: str) -> None:
+    """Two explainers, of the same features or of others: documents of the first's windows suit it, those of the
+    second's suit that one, and neither is better. Features alone give too narrow an interval: shown beside it."""
+    both, alone = Coverage(f"compare, {how}", 0.0), Coverage("  features alone", 0.0)
+    for number, rng in enumerate(seeds(key=10)):
+        sides = [features(rng, by_feature=0.0, by_document=0.1) for _ in range(2)]
+        for of_documents, coverage in ((True, both), (False, alone)):
+            against, groups = Against(), (Population(), Population())
+            for pair in zip(*sides, strict=True):
+                ones = [record_of(trials) for trials in pair]
+                if not of_documents:
+                    ones = [dataclasses.replace(one, parts=[]) for one in ones]
+                against.add(ones[0], ones[1])
+                for group, one in zip(groups, ones, strict=True):
+                    one.add_to(group)
+            found = (
+                paired(against, seed=number, purpose="test")
+                if how == "paired"
+                else unpaired(*groups, seed=number, purpose="test")
+            )
+            assert found is not None and found.low is not None and found.high is not None
+            coverage.add(Interval(found.value, found.low, found.high))
+    print(f"{alone.name:34} coverage {alone.n_held / alone.n:.3f}")
+    both.check()
+    assert alone.n_held / alone.n < LEAST
+
+
+def test_documents_that_move_both_groups_alike_are_in_no_difference_of_them() -> None:
+    """Each feature of both has the same windows, so the interval is no wider than that of features alone."""
+    rng = np.random.default_rng(0)
+    trials = features(rng, by_feature=0.05, by_document=0.1)
+    ends: list[tuple[float | None, float | None]] = []
+    for of_documents in (True, False):
+        groups = Population(), Population()
+        for one in map(record_of, trials):
+            for group in groups:
+                (one if of_documents else dataclasses.replace(one, parts=[])).add_to(group)
+        found = unpaired(*groups, seed=0, purpose="test")
+        assert found is not None and found.value == 0
+        ends.append((found.low, found.high))
+    assert ends[0] == ends[1]
 
 
 def test_mcnemar_counts_the_windows_that_differ() -> None:

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from autointerp.metrics.calibration import Platt, calibrate, fit, reliability
 from autointerp.trials import Trials
+from autointerp.types import Stratum
 
 
 def overconfident(seed: int, n: int = 100) -> Trials:
@@ -16,7 +17,8 @@ def overconfident(seed: int, n: int = 100) -> Trials:
     p = 1 / (1 + np.exp(-rng.normal(0, 3, n)))
     true = 1 / (1 + np.exp(-(np.log(p / (1 - p)) / 3 + 0.5)))
     truth = (rng.random(n) < true).tolist()
-    return Trials(truth=truth, probability=p.tolist(), answer=(p > 0.5).tolist())
+    stratum: list[Stratum | None] = [None if one else "random" for one in truth]
+    return Trials(truth=truth, probability=p.tolist(), answer=(p > 0.5).tolist(), stratum=stratum)
 
 
 def test_a_known_distortion_is_found_and_mended() -> None:
@@ -28,6 +30,21 @@ def test_a_known_distortion_is_found_and_mended() -> None:
     assert found.platt.intercept == pytest.approx(0.5, abs=0.07)
     assert found.before.ece > 0.15 and found.after.ece < 0.03
     assert found.after.brier < found.before.brier - 0.02
+
+
+def test_windows_chosen_to_be_hard_are_no_part_of_it() -> None:
+    """40 windows that share the active ones' token, called active by mistake, beside each feature's 100."""
+    plain = [overconfident(seed) for seed in range(10)]
+    hard = [
+        Trials(
+            truth=[*trials.truth, *[False] * 40],
+            probability=[*trials.probability, *[0.99] * 40],
+            answer=[*trials.answer, *[True] * 40],
+            stratum=[*trials.stratum, *["same_token"] * 40],
+        )
+        for trials in plain
+    ]
+    assert calibrate(hard) == calibrate(plain)
 
 
 def test_the_fit_is_the_one_of_scikit_learn() -> None:
@@ -56,7 +73,24 @@ def test_trials_that_a_threshold_parts_have_a_finite_fit() -> None:
 def test_where_nothing_can_be_fitted() -> None:
     """No trials, no probabilities, or one truth alone; too few features for held-out figures."""
     assert calibrate([]) is None
-    assert calibrate([Trials(truth=[True, False], probability=[None, None], answer=[True, None])]) is None
-    assert calibrate([Trials(truth=[True, True], probability=[0.2, 0.7], answer=[False, True])]) is None
+    assert (
+        calibrate(
+            [
+                Trials(
+                    truth=[True, False],
+                    probability=[None, None],
+                    answer=[True, None],
+                    stratum=[None, "random"],
+                )
+            ]
+        )
+        is None
+    )
+    assert (
+        calibrate(
+            [Trials(truth=[True, True], probability=[0.2, 0.7], answer=[False, True], stratum=[None, None])]
+        )
+        is None
+    )
     few = calibrate([overconfident(0)])
     assert few is not None and few.after is None and isinstance(few.platt, Platt)

@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from autointerp.cli import app
-from autointerp.errors import PublishedError
+from autointerp.errors import PublishedError, RunError
 from autointerp.published.delphi_results import NO_EXPLANATION
 from autointerp.published.importing import import_delphi
+from autointerp.rescore import rescore
 from autointerp.run import Run
 
 HOOK = "layers.3"
@@ -151,3 +152,74 @@ def test_correctness_that_fits_neither_reading_is_told_with_its_numbers(tmp_path
     rows = judged(8, 1)
     rows[0]["correct"], rows[15]["correct"] = False, False
     assert "of 20 windows `correct` is (prediction == truth) in 18" in refusal(tmp_path, rows)
+
+
+@pytest.mark.parametrize("value", ["absent", None])
+def test_without_correct_nobody_can_tell_what_a_prediction_is(tmp_path: Path, value: str | None) -> None:
+    """An older file of the same judge: read as answers it would be .450, and .850 is true."""
+    rows = right_stored_as_answer()
+    for row in rows:
+        row["correct"] = None
+        if value == "absent":
+            del row["correct"]
+    folder = write(tmp_path / "results", {"detection": {1: rows}}, {1: "words"})
+    with pytest.raises(PublishedError, match=r"can't be told from the files: of 0 windows .*--prediction"):
+        import_delphi(folder, tmp_path / "run")
+    import_delphi(folder, tmp_path / "right", "right")
+    (row,) = Run.open(tmp_path / "right").scores().to_pylist()
+    assert row["balanced_accuracy"] == pytest.approx(0.85)
+
+
+# --- what is not in the files, and what can be made of them -----------------------------------------------
+
+
+def test_scores_that_belong_to_no_explanation_are_counted_and_nothing_is_open(tmp_path: Path) -> None:
+    """Ten features judged: one explained, one whose explanation delphi could not read, eight without a file."""
+    explanations = {0: "words", 1: NO_EXPLANATION}
+    folder = write(tmp_path / "results", {"detection": {n: judged(8, 1) for n in range(10)}}, explanations)
+    notes = import_delphi(folder, tmp_path / "run").notes
+    assert "detection: scores of 8 features are left out: no explanation of them is in the files" in notes
+    assert f"detection: scores of 1 features are left out: of '{NO_EXPLANATION}'" in notes
+    rows = {row["feature"]: row for row in Run.open(tmp_path / "run").features().to_pylist()}
+    assert rows[f"{HOOK}/5"]["explanation_status"] == "no_evidence"
+    said = CliRunner().invoke(app, ["status", str(tmp_path / "run")])
+    assert said.exit_code == 0 and "open" not in said.output, said.output
+    assert "refused" not in said.output
+
+
+def test_a_scorer_that_lacks_features_is_not_called_unfinished(tmp_path: Path) -> None:
+    scores = {"detection": {n: judged(8, 1) for n in range(3)}, "fuzz": {0: judged(9, 0)}}
+    import_delphi(write(tmp_path / "results", scores, dict.fromkeys(range(3), "words")), tmp_path / "run")
+    said = CliRunner().invoke(app, ["status", str(tmp_path / "run")], env={"COLUMNS": "160"})
+    assert "2 not in the files it was imported from" in said.output and "open" not in said.output
+
+
+def test_an_empty_file_is_left_out_and_counted(tmp_path: Path) -> None:
+    scores = {"detection": {0: judged(8, 1), 1: [], 2: judged(8, 1)}, "fuzz": {0: []}}
+    folder = write(tmp_path / "results", scores, dict.fromkeys(range(3), "words"))
+    notes = import_delphi(folder, tmp_path / "run").notes
+    assert "detection: 1 files hold an empty list, and are left out" in notes
+    assert "fuzz is not read: all its files are empty lists" in notes
+    features = [row["feature"] for row in Run.open(tmp_path / "run").scores().to_pylist()]
+    assert features == [f"{HOOK}/0", f"{HOOK}/2"]
+
+
+@pytest.mark.parametrize("said", [None, "answer", "right"])
+def test_an_imports_numbers_are_what_rescore_makes_of_its_trials(tmp_path: Path, said: Any) -> None:
+    scores = {"detection": {3: judged(8, 1), 70: judged(6, 4)}, "fuzz": {3: judged(10, 0)}}
+    import_delphi(write(tmp_path / "results", scores, {3: "words", 70: "numbers"}), tmp_path / "run", said)
+    found = rescore(Run.open(tmp_path / "run"))
+    assert sum(one.n_records for one in found) == 3 and not any(one.changes for one in found)
+
+
+def test_nobody_is_told_to_delete_scores_that_cant_be_made_again(tmp_path: Path) -> None:
+    """An import of an earlier version of this program has no version in its journals."""
+    import_delphi(
+        write(tmp_path / "results", {"detection": {1: judged(8, 1)}}, {1: "words"}), tmp_path / "run"
+    )
+    (made_from,) = (tmp_path / "run" / "score").rglob("made_from.json")
+    content = json.loads(made_from.read_text())
+    del content["made_from"]["version"]
+    made_from.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="Leave it as it is, and import or pack anew"):
+        rescore(Run.open(tmp_path / "run"))

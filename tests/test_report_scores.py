@@ -12,6 +12,7 @@ from rich.console import Console
 
 from autointerp import pipeline
 from autointerp import trials as trial_records
+from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.features import Population
 from autointerp.metrics.influence import influences
 from autointerp.report.summary import Summary, summarise
@@ -60,6 +61,38 @@ def test_means_are_those_of_the_table(scored: Run, summary: Summary) -> None:
         assert score.bounds == pytest.approx([np.mean([row[end] for row in ok]) for end in ("worst", "best")])
         assert score.bounds[0] <= score.value.value <= score.bounds[1]
         assert score.n_tested == len(ok) and 0 <= score.n_claimed <= score.n_tested
+
+
+def test_the_features_that_are_claimed_are_named_by_the_table(scored: Run, summary: Summary) -> None:
+    """Benjamini and Hochberg's procedure step by step, at several levels: the k smallest, for the largest k whose
+    p-value is at most k / n of the level."""
+    rows = scored.scores().to_pylist()
+    sizes: set[int] = set()
+    for score in summary.scores:
+        of_it = [row for row in rows if (row["explainer"], row["scorer"]) == (score.explainer, score.scorer)]
+        own = [row for row in of_it if row["status"] == "ok"]
+        assert all(row["p_adjusted"] is None for row in of_it if row["status"] != "ok")
+        p_values = sorted(row["p_value"] for row in own)
+        for level in (LEVEL, 0.4, 0.7, 0.95):
+            claims = {row["feature"] for row in own if row["p_adjusted"] <= level}
+            held = [at for at, p in enumerate(p_values, 1) if p <= level * at / len(own)]
+            by_hand = {row["feature"] for row in own if held and row["p_value"] <= p_values[held[-1] - 1]}
+            assert claims == by_hand
+            sizes.add(len(claims))
+            assert level != LEVEL or len(claims) == score.n_claimed
+    assert len(sizes) > 2
+
+
+def test_a_number_that_not_every_feature_has_says_how_many_do(summary: Summary) -> None:
+    """A precision, where nothing was called active, is none."""
+    score = summary.scores[0]
+    assert score.value is not None and score.value.n > 2
+    fewer = {name: dataclasses.replace(mean, n=2) for name, mean in score.values.items()}
+    for values, is_said in ((score.values, False), (fewer, True)):
+        console = Console(width=240, record=True, file=io.StringIO())
+        one = dataclasses.replace(score, values=values, verdicts=None)
+        print_summary(console, dataclasses.replace(summary, scores=[one], pairs=[], controls=[]), {})
+        assert (f"{values['f1'].value:.2f} (2)" in console.export_text()) == is_said
 
 
 def test_a_feature_without_a_score_is_worth_chance(scored: Run, summary: Summary) -> None:

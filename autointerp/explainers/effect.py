@@ -13,10 +13,11 @@ from typing import ClassVar
 
 from autointerp.asking import Asking
 from autointerp.effects import SceneTexts
-from autointerp.errors import NoEvidence, RecipeError, Refused, Unreadable
+from autointerp.errors import NoEvidence, RecipeError, Refused
 from autointerp.evidence import Evidence, Need
 from autointerp.explainers.protocol import Explained
-from autointerp.explainers.two_lines import read_reply
+from autointerp.explainers.two_lines import read_reply, unread
+from autointerp.llm.protocol import Reply
 from autointerp.scorers.told import mean_gain, told
 
 
@@ -35,7 +36,8 @@ class Effect:
     """Shows an LLM the tokens that pushing the feature raises and what the model then writes; keeps the best of n."""
 
     n_candidates: int = 5
-    """Explanations drawn; above 1 the LLM must give log-probabilities to choose by."""
+    """Explanations drawn; above 1 the judge, or without one the LLM that explains, must give log-probabilities to
+    choose by."""
     temperature: float = 0.7
     """Of all but a single one, which is the likeliest."""
     max_tokens: int = 200
@@ -56,23 +58,31 @@ class Effect:
         to_choose: frozenset[Need] = frozenset({"effects", "logprobs"})
         return alone if self.n_candidates == 1 else to_choose
 
+    @property
+    def chooses(self) -> bool:
+        """By the judge where it is another LLM: that one must give log-probabilities then, not who explains."""
+        return self.n_candidates > 1
+
     def templates(self) -> tuple[str, ...]:
         return (self.prompt, self.measure)
 
     async def explain(self, evidence: Evidence, asking: Asking) -> Explained:
-        """Raises Unreadable where no candidate can be read, NoEvidence for a feature that could not be pushed."""
+        """Raises Unreadable or Refused where no candidate can be read, NoEvidence for a feature that could not be
+        pushed."""
         if evidence.effects is None:
             raise NoEvidence("the feature has too few prompts, or no direction, to be pushed")
         candidates = await self._candidates(evidence.effects.shown, asking)
         if len(candidates) == 1:
             return candidates[0]
-        gains = [await self._gain(one, evidence.effects.select, asking) for one in candidates]
+        judging = asking.of_judge()
+        gains = [await self._gain(one, evidence.effects.select, judging) for one in candidates]
         return candidates[gains.index(max(gains))]
 
     async def _candidates(self, scene: SceneTexts, asking: Asking) -> list[Explained]:
         """Those that can be read, each text once, in the order they were drawn; with none, one more is asked for
         with a reminder of the format."""
         found: dict[str, Explained] = {}
+        reply = Reply("")
         for index in range(self.n_candidates + 1):
             is_last = index == self.n_candidates
             if is_last and found:
@@ -89,7 +99,8 @@ class Effect:
             if (explained := read_reply(reply.text)) is not None:
                 found.setdefault(explained.text, explained)
         if not found:
-            raise Unreadable(f"no single line 'EXPLANATION: ...' in any of {self.n_candidates + 1} replies")
+            fault = f"no single line 'EXPLANATION: ...' in any of {self.n_candidates + 1} replies"
+            raise unread(reply.text, fault)
         return list(found.values())
 
     async def _gain(self, candidate: Explained, select: SceneTexts, asking: Asking) -> float:

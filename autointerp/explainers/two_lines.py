@@ -1,6 +1,9 @@
 """The answer that explainers ask for: a line `EXPLANATION: ...` and a line `LABEL: ...`, read strictly.
 
-A reply that can't be read is asked for once more, with a reminder of the format, and then is a failure, not a text.
+A reply that can't be read is asked for once more, with a reminder of the format, and then is a failure, not a text:
+a refusal where it declines in words (`declining.py`), which a fallback LLM is asked about, and else unreadable,
+which it is not. Who can't keep to two lines seldom can for many features, and the fallback, taken to be asked about
+few, may be dear; it is a sign to take another LLM.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Final
 
 from autointerp.asking import Asking
 from autointerp.errors import Refused, Unreadable
+from autointerp.explainers.declining import declines
 from autointerp.explainers.protocol import Explained
 from autointerp.llm.protocol import Reply
 from autointerp.prompting import inert
@@ -36,15 +40,26 @@ async def ask(
         explained = read_reply(reply.text)
         if explained is not None:
             return explained
-    raise Unreadable(_fault(reply, max_tokens))
+    raise unread(reply.text, _fault(reply, max_tokens))
+
+
+def unread(text: str, fault: str) -> Refused | Unreadable:
+    """What is to be raised of a last reply without an explanation; `fault`: where it doesn't decline."""
+    if declines(text):
+        return Refused(f"the LLM declined in words: {_start(text)}")
+    return Unreadable(fault)
+
+
+def _start(text: str) -> str:
+    return inert(text.strip()[:80])
 
 
 def _fault(reply: Reply, max_tokens: int) -> str:
     if not reply.text.strip():
         return f"the reply is empty, asked twice (finish reason: {reply.finish_reason})"
     cut = f", cut off at max_tokens={max_tokens}" if reply.finish_reason == "length" else ""
-    start = inert(reply.text.strip()[:80])
-    return f"no single line 'EXPLANATION: ...' in the reply, asked twice{cut}; it begins: {start}"
+    begins = _start(reply.text)
+    return f"no single line 'EXPLANATION: ...' in the reply, asked twice{cut}; it begins: {begins}"
 
 
 _LINE = re.compile(r"^[ \t]*(EXPLANATION|LABEL):[ \t]*(.*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)

@@ -3,9 +3,10 @@
 
     calibrated P(yes) = 1 / (1 + exp(-(slope * logit(p) + intercept)))
 
-One fit a judge, pooled over features. Probabilities in records stay raw; this is a pure function of them, and no
-score is made from its result unless somebody asks for that. `before` and `after` say what it changes; `after` is
-by cross-validation over features, for a fit looks better on what it was fitted to.
+One fit a judge, pooled over features, on the windows that scores are made of: those chosen to be hard are left out,
+or the same judge would be worth less the more of them a recipe asks for. Probabilities in records stay raw; this is
+a pure function of them, and no score is made from its result unless somebody asks for that. `before` and `after` say
+what it changes; `after` is by cross-validation over features, for a fit looks better on what it was fitted to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special  # pyright: ignore[reportMissingTypeStubs]  there are none
 
+from autointerp.metrics.judged import HEADLINE_STRATA
 from autointerp.trials import Trials
 
 N_BINS: Final = 10
@@ -128,8 +130,11 @@ def _held_out(pairs: Sequence[tuple[_Floats, _Floats]]) -> Reliability | None:
 
 
 def _pairs(trials: Trials) -> tuple[_Floats, _Floats]:
-    """Probabilities and truths, of the trials that have one."""
-    known = [(p, truth) for p, truth in zip(trials.probability, trials.truth, strict=True) if p is not None]
+    """Probabilities and truths, of the trials of the headline that have one."""
+    columns = zip(trials.probability, trials.truth, trials.stratum, strict=True)
+    known = [
+        (p, truth) for p, truth, stratum in columns if p is not None and (truth or stratum in HEADLINE_STRATA)
+    ]
     return np.array([p for p, _ in known]), np.array([float(truth) for _, truth in known])
 
 

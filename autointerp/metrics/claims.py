@@ -18,9 +18,15 @@ LEVEL: Final = 0.05
 """Expected share of false claims among those made."""
 
 
+def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """The lowest level at which each may be claimed; None where it is."""
+    known = [p_value for p_value in p_values if p_value is not None]
+    if not known:
+        return list(p_values)
+    found = iter(cast(Any, stats).false_discovery_control(np.asarray(known), method="bh").tolist())
+    return [None if p_value is None else next(found) for p_value in p_values]
+
+
 def claimed(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
     """Which of them may be claimed."""
-    if not p_values:
-        return []
-    adjusted = cast(Any, stats).false_discovery_control(np.asarray(p_values), method="bh")
-    return (adjusted <= level).tolist()
+    return [value is not None and value <= level for value in adjusted(p_values)]

@@ -1,22 +1,20 @@
-"""Two sets of scores -> how much higher the first is, with a 95% interval over features.
+"""Two sets of scores -> how much higher the first is, with a 95% interval over features and documents.
 
-`paired` where both are of the same features: what makes a feature easy or hard drops out. `unpaired` where they
-are not; its interval is wider, and it is all that can be said then.
+Documents are drawn as well as features (`features.py`), for one may suit one side and not the other: `status` says
+the same of two explainers of a run. `paired` where both are of the same features: what makes a feature easy or hard
+drops out. `unpaired` where they are not; its interval is wider, and it is all that can be said then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  there are none
 
-from autointerp.metrics.features import mean_over_features, resampled_means
-from autointerp.metrics.rates import TAIL
-from autointerp.types import digest
+from autointerp.metrics.features import Population
+from autointerp.metrics.paired import p_signed_rank
+from autointerp.metrics.records import Against
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,55 +35,35 @@ class Difference:
     None where there is nothing to rank."""
 
 
-def paired(
-    first: Mapping[str, float], second: Mapping[str, float], *, seed: int, purpose: str
-) -> Difference | None:
-    """Over the features that both have; None where they have none in common."""
-    keys = sorted(first.keys() & second.keys())
-    differences = [first[key] - second[key] for key in keys]
-    mean = mean_over_features(differences, seed=seed, purpose=purpose)
+def paired(found: Against, *, seed: int, purpose: str) -> Difference | None:
+    """None where they have no feature in common."""
+    mean = found.pooled.mean(seed=seed, purpose=purpose)
     if mean is None:
         return None
-    n = len(keys)
+    second = math.fsum(found.second) / mean.n
     return Difference(
         value=mean.value,
         low=mean.low,
         high=mean.high,
-        first=math.fsum(first[key] for key in keys) / n,
-        second=math.fsum(second[key] for key in keys) / n,
-        n=(n, n),
-        p_value=_wilcoxon(differences) if any(differences) else None,
+        first=second + mean.value,
+        second=second,
+        n=(mean.n, mean.n),
+        p_value=p_signed_rank(found.pooled.values),
     )
 
 
-def _wilcoxon(differences: Sequence[float]) -> float:
-    """Differences of nothing are left out. Two-sided."""
-    found: Any = stats.wilcoxon(differences)  # typed as a tuple without names
-    return float(found.pvalue)
-
-
-def unpaired(
-    first: Sequence[float], second: Sequence[float], *, seed: int, purpose: str
-) -> Difference | None:
-    """None where one of them is empty. Each is resampled by itself."""
-    if not first or not second:
+def unpaired(first: Population, second: Population, *, seed: int, purpose: str) -> Difference | None:
+    """None where one of them is empty."""
+    if not first.values or not second.values:
         return None
-    means = math.fsum(first) / len(first), math.fsum(second) / len(second)
-    value, low, high = means[0] - means[1], None, None
-    if len(first) > 1 and len(second) > 1:
-        of_each = [
-            resampled_means(values, np.random.Generator(np.random.PCG64(int(digest(seed, purpose, n), 16))))
-            for n, values in enumerate((first, second))
-        ]
-        ends = np.quantile(of_each[0] - of_each[1], [TAIL, 1 - TAIL]).tolist()
-        low, high = min(ends[0], value), max(ends[1], value)
-    alike = len({*first, *second}) == 1
+    value, low, high = first.less(second, seed=seed, purpose=purpose)
+    alike = len({*first.values, *second.values}) == 1
     return Difference(
         value=value,
         low=low,
         high=high,
-        first=means[0],
-        second=means[1],
-        n=(len(first), len(second)),
-        p_value=None if alike else float(stats.mannwhitneyu(first, second).pvalue),
+        first=math.fsum(first.values) / len(first.values),
+        second=math.fsum(second.values) / len(second.values),
+        n=(len(first.values), len(second.values)),
+        p_value=None if alike else float(stats.mannwhitneyu(first.values, second.values).pvalue),
     )

@@ -135,14 +135,49 @@ class Population:
         rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
         by_features = resampled_means(values, rng) - mean
         moved = self._by_bundle[np.abs(self._by_bundle) > _ROUNDING] / n
-        of_features, of_documents = float(np.var(values)) / n, float((moved**2).sum())
-        if len(moved) > 1:
-            both = of_features + of_documents
-            left = max(both - self._squares / n**2, of_features, of_documents)
-            by_documents = _widening(len(moved)) * _resampled_sums(moved, rng)
-            by_features = (by_features + by_documents) * math.sqrt(left / both)
-        low, high = np.quantile(mean + by_features, [TAIL, 1 - TAIL])
-        return MeanOver(mean, min(float(low), mean), max(float(high), mean), n)
+        of_features, in_both = float(np.var(values)) / n, self._squares / n**2
+        return MeanOver(mean, *_ends(mean, by_features, of_features, moved, in_both, rng), n)
+
+    def less(self, other: Population, *, seed: int, purpose: str) -> tuple[float, float | None, float | None]:
+        """How much larger this mean is than that of other features, and the ends of its 95% interval; there are none
+        where either has a single feature. Features of each are drawn by themselves; documents that both have move
+        both. Neither may be empty."""
+        self._settle()
+        other._settle()
+        n = len(self.values), len(other.values)
+        means = [math.fsum(of.values) / len(of.values) for of in (self, other)]
+        value = means[0] - means[1]
+        if min(n) == 1:
+            return value, None, None
+        rng = np.random.Generator(np.random.PCG64(int(digest(seed, purpose), 16)))
+        drawn = [
+            resampled_means(of.values, rng) - mean for of, mean in zip((self, other), means, strict=True)
+        ]
+        moved = self._by_bundle / n[0] - other._by_bundle / n[1]
+        of_features = float(np.var(self.values)) / n[0] + float(np.var(other.values)) / n[1]
+        in_both = self._squares / n[0] ** 2 + other._squares / n[1] ** 2
+        moved = moved[np.abs(moved) > _ROUNDING / max(n)]
+        return value, *_ends(value, drawn[0] - drawn[1], of_features, moved, in_both, rng)
+
+
+def _ends(
+    value: float,
+    by_features: _Floats,
+    of_features: float,
+    moved: _Floats,
+    in_both: float,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Of the interval. How the value moves with other features [N_RESAMPLES], and its variance by them; `moved`: what
+    each bundle of documents adds to it; `in_both`: the variance that is in both."""
+    of_documents = float((moved**2).sum())
+    if len(moved) > 1:
+        both = of_features + of_documents
+        left = max(both - in_both, of_features, of_documents)
+        by_documents = _widening(len(moved)) * _resampled_sums(moved, rng)
+        by_features = (by_features + by_documents) * math.sqrt(left / both)
+    low, high = np.quantile(value + by_features, [TAIL, 1 - TAIL])
+    return min(float(low), value), max(float(high), value)
 
 
 def bundled(influences: Iterable[tuple[str, float]]) -> list[tuple[int, float]]:

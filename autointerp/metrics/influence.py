@@ -21,8 +21,8 @@ Influences = Iterable[tuple[str, float]]
 
 
 def influences(trials: AnyTrials, headline: str = "") -> Influences:
-    """Of the headline, over readable trials: `accuracy`, or what is the kind's own. None where a text has no document
-    (`Responses`)."""
+    """Of the headline, over readable trials: `accuracy`, `gain_per_token`, or what is the kind's own. None where a
+    text has no document (`Responses`)."""
     match trials:
         case Trials() if headline == "accuracy":
             return _of_plain_accuracy(trials)
@@ -35,7 +35,7 @@ def influences(trials: AnyTrials, headline: str = "") -> Influences:
         case Predictions():
             return predicted.by_document(trials)
         case Differences():
-            return steered.by_document(trials)
+            return steered.by_document(trials, headline)
         case _:
             return ()
 

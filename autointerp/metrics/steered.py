@@ -7,8 +7,12 @@ target KLs for which a strength was found.
     gain_per_token  the same a token of the explanation
     over_<arm>      mean over prompts of how much larger it is than that of a control, on prompts and targets
                     that both have
+    ablated         where the feature's own contribution was taken away, on prompts behind its first firing:
+                    log P(explanation | clean) - log P(explanation | ablated). Above 0 where the explanation
+                    names what the feature does there
 
-    groups          arm, target_kl (of the arm `feature`)  the mean gain
+    groups          arm (`ablated` among them: its gain is less than 0 where that is above), target_kl (of the arm
+                    `feature`)  the mean gain
 
 Prompts are the units: intervals are Student's over documents, each the mean of its prompts, so there is none
 (None) for fewer than two documents.
@@ -28,8 +32,12 @@ from autointerp.metrics.unreadable import flags
 from autointerp.results import GroupMetrics, Interval, Metrics
 from autointerp.trials import Differences
 
+PER_TOKEN = "gain_per_token"
+
 FEATURE = "feature"
-"""The arm that counts; the others are controls."""
+"""The arm that counts; the others are controls, but for:"""
+ABLATED = "ablated"
+"""It has prompts of its own and no target, so it can't be paired with the others."""
 
 
 def measure_steered(trials: Differences) -> Metrics:
@@ -38,10 +46,17 @@ def measure_steered(trials: Differences) -> Metrics:
     of_feature = [n for n, arm in enumerate(trials.arm) if arm == FEATURE]
     headline, p_value = _over_documents(trials, {n: gains[n] for n in of_feature})
     n_unreadable = sum(gains[n] is None for n in of_feature)
-    per_token = {n: None if (gain := gains[n]) is None else gain / trials.n_tokens[n] for n in of_feature}
-    values = {"gain": headline, "gain_per_token": _over_documents(trials, per_token)[0]}
+    a_token = _per_token(trials)
+    values = {"gain": headline, PER_TOKEN: _over_documents(trials, {n: a_token[n] for n in of_feature})[0]}
     for arm in arms:
-        if arm != FEATURE:
+        if arm == ABLATED:
+            lost = {
+                n: None if (gain := gains[n]) is None else -gain
+                for n, of in enumerate(trials.arm)
+                if of == arm
+            }
+            values[arm] = _over_documents(trials, lost)[0]
+        elif arm != FEATURE:
             values[f"over_{arm}"] = _over_documents(trials, _paired(trials, gains, of_feature, arm))[0]
     return Metrics(
         headline="gain",
@@ -52,7 +67,7 @@ def measure_steered(trials: Differences) -> Metrics:
                 f"{kl:g}": _group(
                     trials, gains, lambda n, kl=kl: trials.arm[n] == FEATURE and trials.target_kl[n] == kl
                 )
-                for kl in sorted(set(trials.target_kl))
+                for kl in sorted({trials.target_kl[n] for n in of_feature})
             },
         },
         n=len(of_feature),
@@ -68,6 +83,13 @@ def _gains(trials: Differences) -> list[float | None]:
     return [
         None if kl is None or steered is None or clean is None else steered - clean
         for kl, steered, clean in zip(trials.kl, trials.logp_steered, trials.logp_clean, strict=True)
+    ]
+
+
+def _per_token(trials: Differences) -> list[float | None]:
+    """A token of the explanation."""
+    return [
+        None if gain is None else gain / n for gain, n in zip(_gains(trials), trials.n_tokens, strict=True)
     ]
 
 
@@ -105,9 +127,9 @@ def _over_documents(
     return Interval(value, value - half, value + half), p_value
 
 
-def by_document(trials: Differences) -> Iterator[tuple[str, float]]:
-    """What each document adds to the headline."""
-    gains = _gains(trials)
+def by_document(trials: Differences, headline: str = "") -> Iterator[tuple[str, float]]:
+    """What each document adds to the headline: the gain, or `PER_TOKEN`."""
+    gains = _per_token(trials) if headline == PER_TOKEN else _gains(trials)
     means = _document_means(trials, {n: gains[n] for n, arm in enumerate(trials.arm) if arm == FEATURE})
     total = sum(means.values())
     for document, mean in means.items():

@@ -57,6 +57,8 @@ class Results:
     """By scorer."""
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     """Scorers whose files are not of this kind, and why."""
+    n_empty: dict[str, int] = field(default_factory=dict[str, int])
+    """By scorer, files without a window."""
 
 
 def read_results(folder: Path) -> Results:
@@ -81,13 +83,18 @@ def read_results(folder: Path) -> Results:
         of_scorer: dict[tuple[str, int], list[Asked]] = {}
         for key, path in _files(scorer):
             asked = _json(path)
-            if not isinstance(asked, list) or not asked or not _is_asked(cast(list[Any], asked)[0]):
+            if asked == []:
+                found.n_empty[scorer.name] = found.n_empty.get(scorer.name, 0) + 1
+                continue
+            if not isinstance(asked, list) or not _is_asked(cast(list[Any], asked)[0]):
                 found.skipped[scorer.name] = f"{path.name} holds no list of windows with a prediction each"
                 break
             of_scorer[key] = [_asked(cast(Json, one), path) for one in cast(list[Any], asked)]
         else:
             if of_scorer:
                 found.scores[scorer.name] = of_scorer
+            elif scorer.name in found.n_empty:
+                found.skipped[scorer.name] = "all its files are empty lists"
     if not found.scores:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
         raise PublishedError(f"{scores} holds no scores that can be read{f' ({why})' if why else ''}.")
@@ -148,7 +155,8 @@ def reading_of(scorer: str, asked: list[Asked], said: Reading | None) -> tuple[R
 
     `correct` is prediction == truth where `prediction` is the judge's answer. Where it equals `prediction` itself,
     either `prediction` holds whether the judge was right, or `correct` what it said: the files can't tell, and a
-    published run read the one as the other. Raises PublishedError where nobody says.
+    published run read the one as the other; without `correct` they can't tell either. Raises PublishedError where
+    nobody says.
     """
     known = [one for one in asked if one.prediction is not None and one.correct is not None]
     n_answer = sum(one.correct == (one.prediction == one.truth) for one in known)
@@ -160,7 +168,7 @@ def reading_of(scorer: str, asked: list[Asked], said: Reading | None) -> tuple[R
     )
     if said is not None:
         return said, f"{scorer}: predictions read as '{said}', as asked ({numbers})"
-    if n_answer == len(known):
+    if known and n_answer == len(known):
         return "answer", f"{scorer}: predictions are the judge's answers ({numbers})"
     if n_same == len(known):
         raise PublishedError(

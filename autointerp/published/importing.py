@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -31,8 +32,9 @@ from autointerp.published.delphi_results import (
 )
 from autointerp.published.windows import Texts, document_of, save_published
 from autointerp.recipe import ActivationsSection, DictionarySection, FeatureSection, Recipe
-from autointerp.results import Explanation, Facts, Score
-from autointerp.run import PACKED, VOCABULARY, Run
+from autointerp.results import Explanation, ExplanationStatus, Facts, Score
+from autointerp.run import PACKED, SCORE_VERSION, VOCABULARY, Run
+from autointerp.stages.explain import explanation_record
 from autointerp.stages.score import measured
 from autointerp.trials import Trials, to_4_digits
 from autointerp.types import FeatureId, Json, Sample, WindowRefs, digest
@@ -63,6 +65,7 @@ def import_delphi(folder: Path, out: Path, said: Reading | None = None) -> Impor
         asked = [one for windows in of_feature.values() for one in windows]
         readings[scorer], note = reading_of(scorer, asked, said)
         notes.append(note)
+        notes += _left_out(scorer, results)
     partial_folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     run = _run(folder, partial_folder, results)
     try:
@@ -77,6 +80,21 @@ def import_delphi(folder: Path, out: Path, said: Reading | None = None) -> Impor
         "what the explainer was shown is not in these files, so nobody can tell how much of the test it saw"
     )
     return Imported(Run.open(out), len(results.explanations), notes)
+
+
+def _left_out(scorer: str, results: Results) -> Iterator[str]:
+    """What is in the files of a scorer and not in the run, and why."""
+    keys = results.scores[scorer].keys()
+    if n_empty := results.n_empty.get(scorer, 0):
+        yield f"{scorer}: {n_empty:,} files hold an empty list, and are left out"
+    if n_without := len(keys - results.explanations.keys()):
+        yield f"{scorer}: scores of {n_without:,} features are left out: no explanation of them is in the files"
+    if n_unreadable := sum(results.explanations.get(key) == NO_EXPLANATION for key in keys):
+        yield f"{scorer}: scores of {n_unreadable:,} features are left out: of '{NO_EXPLANATION}'"
+
+
+def _is_explained(results: Results, key: tuple[str, int]) -> bool:
+    return results.explanations.get(key, NO_EXPLANATION) != NO_EXPLANATION
 
 
 def _features(results: Results) -> dict[FeatureId, tuple[str, int]]:
@@ -137,16 +155,13 @@ def _write(
                     part.append(str(feature), _sample(feature, found))
             with Part(_journal(run, "explain", dictionary, EXPLAINER), unit) as part:
                 for feature, key in of_unit.items():
-                    if key in results.explanations:
-                        part.append(str(feature), _explanation(feature, results.explanations[key]))
+                    part.append(str(feature), _explanation(feature, results.explanations.get(key)))
             for scorer, of_feature in results.scores.items():
                 name = _SCORERS.get(scorer, scorer)
-                with Part(_journal(run, "score", dictionary, EXPLAINER, name), unit) as part:
+                journal = _journal(run, "score", dictionary, EXPLAINER, name, version=SCORE_VERSION)
+                with Part(journal, unit) as part:
                     for feature, key in of_unit.items():
-                        if (
-                            key in of_feature
-                            and results.explanations.get(key, NO_EXPLANATION) != NO_EXPLANATION
-                        ):
+                        if key in of_feature and _is_explained(results, key):
                             record = _score(
                                 feature,
                                 name,
@@ -160,8 +175,10 @@ def _write(
         part.append(VOCABULARY, part.attach(".parquet", texts.vocabulary().save))
 
 
-def _journal(run: Run, *place: str) -> Journal:
-    return Journal(run.path.joinpath(*place), {"published": run.identities.corpus}, package=__version__)
+def _journal(run: Run, *place: str, **more: str) -> Journal:
+    """`more`: what its records are made from beside the files."""
+    made_from = {"published": run.identities.corpus} | more
+    return Journal(run.path.joinpath(*place), made_from, package=__version__)
 
 
 def _all_windows(results: Results, key: tuple[str, int]) -> list[Asked]:
@@ -190,23 +207,29 @@ def _sample(feature: FeatureId, windows: list[Asked]) -> Json:
     return {name: getattr(sample, name) for name in _names(Sample) if name != "assumed"}
 
 
-def _names(kind: type[Sample] | type[Explanation] | type[Score]) -> list[str]:
+def _names(kind: type[Sample] | type[Score]) -> list[str]:
     return [entry.name for entry in dataclasses.fields(kind) if entry.name != "feature"]  # the key says it
 
 
-def _explanation(feature: FeatureId, text: str) -> Json:
-    is_read = text != NO_EXPLANATION
+def _explanation(feature: FeatureId, text: str | None) -> Json:
+    """`text`: None where the files hold scores of the feature and no explanation."""
+    status: ExplanationStatus = "ok"
+    reason = None
+    if text is None:
+        status, reason = "no_evidence", "no explanation of it was published"
+    elif text == NO_EXPLANATION:
+        status, text, reason = "unreadable", None, f"delphi wrote '{NO_EXPLANATION}'"
     explanation = Explanation(
         feature=str(feature),
         explainer=EXPLAINER,
-        status="ok" if is_read else "unreadable",
-        text=text if is_read else None,
+        status=status,
+        text=text,
         label=None,
         llm="unknown",
         prompts={},
-        reason=None if is_read else f"delphi wrote '{NO_EXPLANATION}'",
+        reason=reason,
     )
-    return {name: getattr(explanation, name) for name in _names(Explanation)}
+    return explanation_record(explanation)
 
 
 def _score(

@@ -147,8 +147,8 @@ class ControlSection:
     """`shuffled`: another feature's explanation, by the same explainer; `top_tokens`: the list of strongest tokens;
     `lexical`: what counting words and tokens says."""
     scorers: list[str] | None = None
-    """By name. None: every one that judges explanations, but for variants that are no headline, and those that have
-    controls of their own. Never one for which the subject must read texts first."""
+    """By name. None: every one that judges explanations, but for variants that are no headline. Never one for which
+    the subject must read texts first."""
 
 
 def none_if_off(given: Any) -> Any:

@@ -32,14 +32,19 @@ def steps(summary: Summary) -> Iterator[Step]:
         yield Step(f"explained by {one.explainer}", one.n_explained, ends(one.ends, one.n_open), "explained")
     for score in summary.scores:
         of = "" if score.explainer == NO_EXPLAINER else f" of {score.explainer}"
-        others = ends(score.ends, n_unscored(summary, score))
+        others = ends(score.ends, n_unscored(summary, score), lack(summary))
         yield Step(f"scored{of} by {score.scorer}", score.n_scored, others, "scored")
 
 
-def ends(by_status: Mapping[str, int], n_open: int = 0) -> str:
+def ends(by_status: Mapping[str, int], n_open: int = 0, word: str = "not done yet") -> str:
     """In words, with how many each. `n_open`: to be done yet."""
     parts = [f"{n:,} {MEANINGS.get(status, status)}" for status, n in by_status.items() if n]
-    return "; ".join([*parts, *([f"{n_open:,} not done yet"] if n_open > 0 else [])])
+    return "; ".join([*parts, *([f"{n_open:,} {word}"] if n_open > 0 else [])])
+
+
+def lack(summary: Summary, word: str = "not done yet") -> str:
+    """What is said of features that this step lacks: the word, or that nobody will make them."""
+    return "not in the files it was imported from" if summary.is_imported else word
 
 
 def n_unscored(summary: Summary, score: ScoreSummary) -> int:
@@ -51,7 +56,9 @@ def n_unscored(summary: Summary, score: ScoreSummary) -> int:
 
 
 def n_open(summary: Summary) -> int:
-    """Steps that features still have before them."""
+    """Steps that features still have before them; none in an import, which can't go on."""
+    if summary.is_imported:
+        return 0
     n_unsampled = summary.n_asked - summary.n_sampled
     n_unexplained = sum(one.n_open for one in summary.explainers)
     return n_unsampled + n_unexplained + sum(max(n_unscored(summary, one), 0) for one in summary.scores)

@@ -14,8 +14,8 @@ from autointerp.errors import AutointerpError
 from autointerp.publish.local import public
 from autointerp.report.funnel import Step, steps
 from autointerp.report.panel import BesideControl, beside_controls
-from autointerp.report.summary import ScoreSummary, Summary, summarise
-from autointerp.report.templates import mean_of, spoken
+from autointerp.report.summary import ScoreSummary, Summary, spoken, summarise
+from autointerp.report.templates import mean_of
 from autointerp.run import NO_EXPLAINER, Run
 
 SUMMED_UP_TO: Final = 20_000

@@ -12,9 +12,10 @@ from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference
 from autointerp.metrics.features import Population
 from autointerp.metrics.paired import p_signed_rank
+from autointerp.metrics.records import Against, ScoreRecord
+from autointerp.metrics.steered import PER_TOKEN
 from autointerp.panel import Control, key_of, lenders, panel_of, stand_in
 from autointerp.recipe import ControlKind
-from autointerp.report.sums import Against, ScoreRecord
 from autointerp.run import Run
 from autointerp.types import FeatureId, Json
 
@@ -33,6 +34,13 @@ class ControlSummary:
     """Own less control, feature by feature."""
     p_value: float | None
     """Wilcoxon's signed-rank test over features, two-sided."""
+    is_per_token: bool = False
+    """Whether it is about the gain a token in the place of the headline: explanations of other lengths gain other
+    sums."""
+
+    @property
+    def name(self) -> str:
+        return CONTROL_NAMES[self.kind] + (", a token" if self.is_per_token else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,7 @@ def beside_controls(
     """Those of one explainer and scorer: explanations first, then the runs where there is nothing to find."""
     for one in controls:
         if (one.explainer, one.scorer) == (explainer, scorer):
-            yield BesideControl(
-                CONTROL_NAMES[one.kind], one.difference.n, one.control, one.own, one.difference, one.p_value
-            )
+            yield BesideControl(one.name, one.difference.n, one.control, one.own, one.difference, one.p_value)
     for row in floors:
         for floor in (
             row.floors if (row.instance.explainer, row.instance.scorer) == (explainer, scorer) else ()
@@ -92,6 +98,9 @@ def control_summaries(run: Run, dictionary: str) -> Iterator[ControlSummary]:
                 found = _summary(own, known, lent, run.recipe.seed)
                 if found is not None:
                     yield ControlSummary(explainer, scorer, kind, *found)
+                found = _summary(_a_token(own), _a_token(known), lent, run.recipe.seed)
+                if found is not None:
+                    yield ControlSummary(explainer, scorer, kind, *found, is_per_token=True)
 
 
 def place_of(
@@ -112,6 +121,15 @@ def _records(run: Run, panel: Sequence[str], *place: str) -> dict[str, Json]:
     journal = run.existing(*place)
     units = sorted({unit_of_feature(FeatureId.parse(feature).index) for feature in panel})
     return {key: record for unit in units for key, record in journal.read(unit).items()}
+
+
+def _a_token(records: Mapping[str, Json]) -> dict[str, Json]:
+    """Those of gains, with the gain a token for a headline."""
+    return {
+        key: record | {"metrics": record["metrics"] | {"headline": PER_TOKEN}}
+        for key, record in records.items()
+        if record["metrics"] is not None and PER_TOKEN in record["metrics"]["values"]
+    }
 
 
 def _summary(

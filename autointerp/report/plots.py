@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from autointerp.llm.spending import Spent
 from autointerp.report.figures import Charted, Figures, Shown
-from autointerp.report.templates import spoken
+from autointerp.report.summary import spoken
 
 _WIDTH: Final = 8.0
 _DPI: Final = 200

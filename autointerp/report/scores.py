@@ -9,7 +9,8 @@ from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import claimed
 from autointerp.metrics.features import Population
 from autointerp.metrics.paired import Discordant, p_signed_rank
-from autointerp.report.sums import Against, Explained, Sums, Verdicts
+from autointerp.metrics.records import Against
+from autointerp.report.sums import Explained, Sums, Verdicts
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,13 @@ MEANINGS: Final[dict[str, str]] = {
 }
 """What a status that ends a feature's way means."""
 
+_SPOKEN: Final = {"ablated": "lost where ablated (above 0: the explanation names it)"}
+
+
+def spoken(name: object) -> str:
+    """`balanced_accuracy` in words, and which sign is good where a name doesn't say."""
+    return _SPOKEN.get(str(name), str(name).replace("_", " "))
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainerSummary:
@@ -64,8 +71,12 @@ class Summary:
     scores: list[ScoreSummary]
     pairs: list[PairSummary]
     controls: list[ControlSummary]
+    per_token: list[ControlSummary]
+    """The same of the gain a token, for scorers that sum over an explanation's tokens."""
     floors: list[Row]
     """What the run's control runs score, where there are any."""
+    is_imported: bool = False
+    """Whether another program made it all, so that what is not there will never be."""
 
     @property
     def n_alive(self) -> int:
@@ -98,6 +109,7 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         for (first, second, scorer), against in tally.pairs.items()
         if (pair := pair_summary(first, second, scorer, against, run.recipe.seed)) is not None
     ]
+    controls = list(control_summaries(run, dictionary))
     return Summary(
         path=run.path,
         dictionary=dictionary,
@@ -107,8 +119,10 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         explainers=[_explainer(name, one, beside) for name, one in tally.explained.items()],
         scores=scores,
         pairs=pairs,
-        controls=list(control_summaries(run, dictionary)),
+        controls=[one for one in controls if not one.is_per_token],
+        per_token=[one for one in controls if one.is_per_token],
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
+        is_imported="published" in (run.existing("sample", dictionary).made_from or {}),
     )
 
 
@@ -116,7 +130,8 @@ def beside_all(summaries: Sequence[Summary]) -> Iterator[tuple[Instance, BesideC
     """Every score beside each of its controls."""
     for summary in summaries:
         for score in summary.scores:
-            for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+            controls = [*summary.controls, *summary.per_token]
+            for one in beside_controls(score.explainer, score.scorer, controls, summary.floors):
                 yield Instance(summary.dictionary, score.explainer, score.scorer), one
 
 

@@ -8,15 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import get_args
 
-from autointerp import trials as trial_records
 from autointerp.metrics import HEADLINE_STRATA, MeanOver, mean_over_features
-from autointerp.metrics.features import Population, bundled
-from autointerp.metrics.influence import influences
-from autointerp.metrics.paired import Discordant, less
-from autointerp.results import Interval, Metrics
-from autointerp.sequential import Decision, counts_in_means
-from autointerp.trials import AnyTrials
-from autointerp.types import Json
+from autointerp.metrics.features import Population
+from autointerp.metrics.records import ScoreRecord
+from autointerp.results import Metrics
+from autointerp.sequential import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +47,6 @@ class Explained:
         self.n_untestable += other.n_untestable
         self.n_refused += other.n_refused
         self.explains_all = self.explains_all or other.explains_all
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRecord:
-    """A journal's record of a score, read once for all numbers that it goes into."""
-
-    record: Json
-    metrics: Metrics | None
-    value: Interval | None
-    """The headline; None where the record is no score."""
-    trials: AnyTrials | None
-    """None where it is in no mean: it is no score, or a sequential test may have stopped early."""
-    parts: list[tuple[int, float]]
-    """What each bundle of documents adds to it; a bundle may come several times."""
-
-    @classmethod
-    def of(cls, record: Json) -> ScoreRecord:
-        metrics = None if record["metrics"] is None else Metrics.of(record["metrics"])
-        value = metrics.value if metrics is not None and record["status"] == "ok" else None
-        if metrics is None or value is None or not counts_in_means(record):
-            return cls(record, metrics, value, None, [])
-        trials = trial_records.of(record["trials"])
-        return cls(record, metrics, value, trials, bundled(influences(trials, metrics.headline)))
-
-    def add_to(self, population: Population) -> bool:
-        """Whether it is in means, and so in this one."""
-        if self.value is None or self.trials is None:
-            return False
-        population.add_bundled(self.value.value, self.parts)
-        return True
 
 
 @dataclass(slots=True)
@@ -176,26 +142,3 @@ class Sums:
             for (what, name), values in self.numbers.items()
             if what == of and (mean := mean_over_features(values, seed=seed, purpose=f"{of} {name}"))
         }
-
-
-@dataclass(slots=True)
-class Against:
-    """Two scores of the same features, as they come. Of a sequential scorer, features of the panel are compared."""
-
-    pooled: Population = field(default_factory=Population)
-    """Of the differences, first less second."""
-    discordant: Discordant = field(default_factory=Discordant)
-
-    def add(self, one: ScoreRecord, other: ScoreRecord) -> bool:
-        """Two of one feature. False where they are left out: either is no score, or may have stopped early."""
-        if one.trials is None or other.trials is None:
-            return False
-        assert one.value is not None and other.value is not None  # there are trials
-        self.discordant.add(one.trials, other.trials)
-        self.pooled.add_bundled(one.value.value - other.value.value, less(one.parts, other.parts))
-        return True
-
-    def extend(self, other: Against) -> None:
-        """By features that come behind these."""
-        self.pooled.extend(other.pooled)
-        self.discordant.extend(other.discordant)

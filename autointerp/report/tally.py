@@ -8,7 +8,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from autointerp.report.sums import Against, Explained, ScoreRecord, Sums
+from autointerp.metrics.records import Against, ScoreRecord
+from autointerp.report.sums import Explained, Sums
 from autointerp.run import Run
 from autointerp.types import EXPLAINABLE
 
@@ -84,7 +85,7 @@ class Tallying:
                 continue
             status: str = record["status"]
             found.statuses[status] += 1
-            found.n_refused += status == "refused" or "refused_by" in record
+            found.n_refused += status == "refused" or bool(record.get("refused_by"))
             if key in without:
                 found.n_untestable += status == "ok"
             else:

@@ -13,6 +13,7 @@ from autointerp.metrics import MeanOver
 from autointerp.metrics.differences import Difference
 from autointerp.publish.local import public
 from autointerp.report.markdown import code, escaped, fenced
+from autointerp.report.summary import spoken
 from autointerp.types import Json
 
 _SHARED: Final = Path(__file__).parent
@@ -30,11 +31,6 @@ def markdown_template(path: Path) -> jinja2.Template:
     environment.filters |= {"md": escaped, "code": code, "fenced": fenced, "mean": mean_of, "short": _short}
     environment.filters |= {"publicly": public, "spoken": spoken, "dollars": dollars}
     return environment.get_template(path.name)
-
-
-def spoken(name: object) -> str:
-    """`balanced_accuracy` in words."""
-    return str(name).replace("_", " ")
 
 
 def mean_of(mean: MeanOver | Difference | Json | None) -> str:

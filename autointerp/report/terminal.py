@@ -11,9 +11,9 @@ from rich.table import Table
 from autointerp.metrics import MeanOver
 from autointerp.metrics.claims import LEVEL
 from autointerp.metrics.differences import Difference
-from autointerp.report.funnel import n_unscored
+from autointerp.report.funnel import ends, lack, n_unscored
 from autointerp.report.panel import beside_controls
-from autointerp.report.summary import MEANINGS, ScoreSummary, Summary
+from autointerp.report.summary import ScoreSummary, Summary, spoken
 from autointerp.run import NO_EXPLAINER
 
 
@@ -54,14 +54,14 @@ def _funnel(summary: Summary) -> Table:
     statuses = summary.by_status
     unsampled = summary.n_asked - summary.n_sampled
     table.add_row("asked", f"{summary.n_asked:,}", f"{unsampled:,} not sampled yet" if unsampled else "")
-    table.add_row("alive", f"{summary.n_alive:,}", _ends({"dead": statuses.get("dead", 0)}))
+    table.add_row("alive", f"{summary.n_alive:,}", ends({"dead": statuses.get("dead", 0)}))
     short = {status: statuses.get(status, 0) for status in ("too_few", "dense")}
-    table.add_row("enough windows", f"{summary.n_explainable:,}", _ends(short))
+    table.add_row("enough windows", f"{summary.n_explainable:,}", ends(short))
     if small := statuses.get("small", 0):
         table.add_row("  of these few windows", f"{small:,}", "smaller test sets, wider intervals")
     for explainer in summary.explainers:
-        ends = _ends(explainer.ends, explainer.n_open)
-        table.add_row(f"explained · {explainer.explainer}", f"{explainer.n_explained:,}", ends)
+        others = ends(explainer.ends, explainer.n_open, lack(summary, "open"))
+        table.add_row(f"explained · {explainer.explainer}", f"{explainer.n_explained:,}", others)
         if explainer.n_refused:
             n_asked = explainer.n_explained + sum(explainer.ends.values())
             share = f"{explainer.n_refused / n_asked:.1%} of those asked about"
@@ -69,13 +69,8 @@ def _funnel(summary: Summary) -> Table:
     for score in summary.scores:
         n_open = n_unscored(summary, score)
         name = f"scored · {_whose(score)} · {score.scorer}"
-        table.add_row(name, f"{score.n_scored:,}", _ends(score.ends, n_open))
+        table.add_row(name, f"{score.n_scored:,}", ends(score.ends, n_open, lack(summary, "open")))
     return table
-
-
-def _ends(ends: dict[str, int], n_open: int = 0) -> str:
-    parts = [f"{n:,} {MEANINGS.get(status, status)}" for status, n in ends.items() if n]
-    return "; ".join([*parts, f"{n_open:,} open"] if n_open else parts)
 
 
 def _whose(score: ScoreSummary) -> str:
@@ -122,7 +117,8 @@ def _controls(summary: Summary) -> Table:
     )
     table.columns[3].no_wrap = True
     for score in summary.scores:
-        for one in beside_controls(score.explainer, score.scorer, summary.controls, summary.floors):
+        controls = [*summary.controls, *summary.per_token]
+        for one in beside_controls(score.explainer, score.scorer, controls, summary.floors):
             means = _mean(one.mean), _mean(one.own), _mean(one.above)
             n, p_value = f"{one.n_features:,}", _p_value(one.p_value)
             table.add_row(_whose(score), score.scorer, n, one.control, *means, p_value)
@@ -136,12 +132,18 @@ def _p_value(p_value: float | None) -> str:
 def _numbers(summary: Summary) -> Table:
     """Numbers beside the headline; those that no score has are left out."""
     names = dict.fromkeys(name for score in summary.scores for name in score.values if name != score.headline)
-    table = _table("More numbers (mean over features)", *(name.replace("_", " ") for name in names))
+    table = _table("More numbers (mean over features, of so many where not of all)", *map(spoken, names))
     for score in summary.scores:
         if score.values.keys() & names.keys():
             cells = (None if name == score.headline else score.values.get(name) for name in names)
-            table.add_row(_whose(score), score.scorer, *(_short(cell) for cell in cells))
+            table.add_row(_whose(score), score.scorer, *(_of_some(cell, score) for cell in cells))
     return table
+
+
+def _of_some(mean: MeanOver | None, score: ScoreSummary) -> str:
+    """With the number of features where not each has this number: a precision, where nothing was called active, is
+    none."""
+    return _short(mean) + (f" ({mean.n:,})" if mean and score.value and mean.n != score.value.n else "")
 
 
 def _hard(summary: Summary) -> Table:

@@ -13,6 +13,7 @@ from rich.text import Text
 from autointerp.asking import Asking
 from autointerp.prompting import inert, marked
 from autointerp.report.panel import CONTROL_NAMES
+from autointerp.report.summary import spoken
 from autointerp.report.windows import kind, shaded
 from autointerp.results import Interval, Metrics
 from autointerp.scorers.intruder import Intruder
@@ -36,9 +37,14 @@ def _numbers(metrics: Metrics) -> Iterator[str]:
             f"  {metrics.n_unreadable} of {metrics.n} answers unreadable ({', '.join(metrics.flags) or 'few'}): "
             f"between {low:.3f} and {high:.3f} whatever they were"
         )
+    if metrics.p_value is not None:
+        yield (
+            f"  p {metrics.p_value:.2g} of chance, of this feature alone (p_adjusted of `run.scores()`: among all, "
+            f"of which a twentieth would be below 0.05 by luck)"
+        )
     for name, value in metrics.values.items():
         if value is not None and name != metrics.headline:
-            yield f"  {name.replace('_', ' ')} {_ends_of(value)}"
+            yield f"  {spoken(name)} {_ends_of(value)}"
     against = "auroc against" if metrics.headline == "auroc" else "called active of"
     for name, stratum in metrics.groups.get("stratum", {}).items():
         said = _ends_of(stratum.value) if stratum.value else "unreadable"

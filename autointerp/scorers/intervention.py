@@ -5,12 +5,15 @@ The score is the mean over held-out prompts of log P(explanation | steered text)
 under the judge's LLM, which reads four examples first. It tests what a feature does, not what it fires on, so an
 explanation that detection likes may gain nothing here: compare the effect explainer with `plain` on this scorer.
 
-Every control is set against the feature at equal KL, on the same prompts, with the same random numbers:
+Two controls are arms of its own, set against the feature at equal KL, on the same prompts, with the same random
+numbers:
 
     random     the explanation behind a push along a random direction of the same norm
     other      behind a push along another feature's decoder row, drawn from the whole dictionary
-    shuffled   that other feature's explanation behind the feature's own push: the tokens that its row raises. It
-               comes from the same draw, not from another record, so it doesn't depend on which features run
+
+What another explanation gains behind the feature's own push is asked as of every scorer, on the panel (`panel.py`):
+`shuffled` there is another feature's, by the same explainer and so of the same form. A gain is a sum over tokens, and
+lists and sentences differ in these: `gain_per_token` stands beside it.
 
 Differs: texts are drawn with common random numbers instead of independently, and what is shown to explainers,
 chosen by and tested on are prompts of three splits.
@@ -18,9 +21,10 @@ chosen by and tested on are prompts of three splits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from types import MappingProxyType
+from typing import ClassVar
 
 from autointerp.asking import Asking
 from autointerp.effects import SceneTexts, Written
@@ -30,30 +34,25 @@ from autointerp.scorers.told import Likelihoods, told
 from autointerp.splits import Heldout
 from autointerp.trials import Differences
 
-N_NAMED: Final = 5
-"""Tokens that stand for another feature's explanation."""
-
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
     """Reads what the model writes while the feature is pushed, and asks how likely the explanation is behind it."""
 
     controls: bool = True
-    """Random and other directions, and a shuffled explanation: four times the requests."""
+    """Random and other directions: three times the requests."""
     prompt: str = "score/intervention"
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     needs_llm: ClassVar[bool] = True
     needs: ClassVar[frozenset[ScorerNeed]] = frozenset({"logprobs", "effects"})
-    controlled: ClassVar[bool] = False  # by arms of its own
+    as_control: ClassVar[Mapping[str, object]] = MappingProxyType({"controls": False})
 
     def templates(self) -> tuple[str, ...]:
         return (self.prompt,)
 
     def protocol(self, capabilities: Capabilities) -> str:
-        controls = (
-            "; controls at equal KL: random direction, another feature's row, its tokens as explanation"
-        )
+        controls = "; controls at equal KL: random direction, another feature's row"
         return (
             f"intervention {self.version}: decoder row added from the last prompt token on, strengths by KL(clean || "
             f"steered), texts drawn; log P(explanation | steered) - log P(explanation | clean)"
@@ -70,11 +69,6 @@ class Intervention:
         clean = await told(scene, scene.clean, explanation, self.prompt, asking)
         for one in scene.steered if self.controls else scene.of("feature"):
             await self._add(found, one.arm, one, scene, explanation, clean, asking)
-        if self.controls and (others := scene.of("other")):
-            shuffled = " or ".join(f'"{token.strip()}"' for token in others[0].raised[:N_NAMED])
-            clean = await told(scene, scene.clean, shuffled, self.prompt, asking)
-            for one in scene.of("feature"):
-                await self._add(found, "shuffled", one, scene, shuffled, clean, asking)
         if (scene := heldout.ablated) is not None:
             clean = await told(scene, scene.clean, explanation, self.prompt, asking)
             for one in scene.of("ablated"):

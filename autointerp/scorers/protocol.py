@@ -24,6 +24,7 @@ class Scorer(Protocol):
     scores explanations of features that have no windows. `role: ClassVar[Role]`: whom it asks, else the judge.
     `needs_explanation = False`: it scores the feature itself, once, whoever explains it; its `judge` is given an
     empty explanation. `controlled = False`: what control explanations score is not asked unless a recipe names it.
+    `as_control: ClassVar[Mapping[str, object]]`: options under which they are scored, in the place of the recipe's.
     One that needs `probe` also has `async write(explanation, asking) -> list[str]`: the texts that the subject is to
     read before `judge` is called; it raises Unreadable, Refused, and the LLM's own errors. `added: ClassVar[Json]`:
     options that earlier versions had not, at values that change nothing; at these they are not digested, so that what

@@ -8,6 +8,7 @@ from typing import Final
 from autointerp.errors import RecipeError
 from autointerp.evidence import needs_of
 from autointerp.run import Run
+from autointerp.run.made_from import judge_of_candidates
 from autointerp.scorers.protocol import role_of
 from autointerp.sections import instance
 from autointerp.stages.asked import NOBODY, Asked
@@ -24,7 +25,10 @@ def check_abilities(run: Run, llms: Mapping[str, Asked]) -> None:
             (f"scorers.{name}", scorer, llms.get(role_of(scorer), NOBODY).llm)
             for name, scorer in scorers.items()
         ),
-        *((f"explainers.{name}", explainer, llms["explainer"].llm) for name, explainer in explainers.items()),
+        *(
+            (f"explainers.{name}", explainer, _chooser(run, llms, explainer).llm)
+            for name, explainer in explainers.items()
+        ),
     ]
     faults = [
         f"{place}: it needs {what}, which {llm.identity} doesn't give"
@@ -40,3 +44,9 @@ def check_abilities(run: Run, llms: Mapping[str, Asked]) -> None:
             "--judge-llm and --explainer-llm choose one each) or an embedder (--set "
             "llms.embedder.use=sentence_transformers), or leave these out."
         )
+
+
+def _chooser(run: Run, llms: Mapping[str, Asked], explainer: object) -> Asked:
+    """Who is asked for what an explainer needs of an LLM beside text: it needs that to choose by."""
+    is_judged = judge_of_candidates(run.recipe.llms, explainer) is not None
+    return llms["judge" if is_judged else "explainer"]

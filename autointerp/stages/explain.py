@@ -23,7 +23,7 @@ _LEFT_OUT: Final = ("details", "refused_by")
 
 Explaining = Callable[[Evidence, Sequence[Asking]], Awaitable[Json]]
 """One feature's work: what is known of it and LLMs in, its record out. Each LLM but the first is asked where all
-before it refused. Raises LLMErrors."""
+before it refused, by a filter or in words; not where an answer could not be read. Raises LLMErrors."""
 
 
 def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple[Explaining, Asked]:
@@ -57,7 +57,12 @@ def explaining(run: Run, name: str, explainer: Explainer, asked: Asked) -> tuple
             details=explained.details if explained else {},
             refused_by=refused_by,
         )
-        record = {name: getattr(explanation, name) for name in _FIELDS}
-        return {name: value for name, value in record.items() if value or name not in _LEFT_OUT}
+        return explanation_record(explanation)
 
     return work, asked
+
+
+def explanation_record(explanation: Explanation) -> Json:
+    """As it stands in a journal."""
+    record = {name: getattr(explanation, name) for name in _FIELDS}
+    return {name: value for name, value in record.items() if value or name not in _LEFT_OUT}
