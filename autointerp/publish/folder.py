@@ -23,7 +23,8 @@ from autointerp.files import carry, write_atomically
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.card import Published, card
 from autointerp.publish.local import public_recipe
-from autointerp.publish.manifest import CARD, File, Manifest, Options, sha256_of
+from autointerp.publish.manifest import CARD, NAME, File, Manifest, Options, read_manifest, sha256_of
+from autointerp.publish.publication import publication_of
 from autointerp.publish.rows import Rows
 from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
@@ -73,15 +74,16 @@ def build(
     to: str,
     licence: str,
     there: HasIt | None = None,
+    replace: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Built:
     """Makes what is missing of the folder, in so many processes (`there` goes to them by pickle). `to`: ORG/NAME, for
-    the card.
+    the card. `replace`: also where the folder is of another run.
 
-    Raises PublishError where nothing is there to publish, SecretFound when all tables were looked through,
-    DiskFull, Interrupted. What was made stays, and is not made again.
+    Raises PublishError where nothing is there to publish or the folder is not this run's, SecretFound when all
+    tables were looked through, DiskFull, Interrupted. What was made stays, and is not made again.
     """
     progress, stop, guard = progress or Silent(), stop or Stop(), Guard()
     pieces = [piece for name in run.recipe.dictionaries for piece in shards(run, name)]
@@ -90,6 +92,9 @@ def build(
             f"{run.path} holds no sampled feature yet, so there is nothing to publish. First: autointerp resume "
             f"{run.path}"
         )
+    publication = publication_of(run.path)
+    if not replace:
+        _check_ours(folder, publication.id)
     files: dict[str, File] = {}
     n_made = 0
     progress.begin("publish", len(pieces), "files of features")
@@ -105,7 +110,7 @@ def build(
         progress.end()
     guard.check()
     _write_run(run, folder, files)
-    manifest = Manifest(files, journals_of(run), options, spent(run))
+    manifest = Manifest(files, journals_of(run), options, spent(run), publication.id)
     text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
@@ -115,6 +120,23 @@ def build(
     guard.check()
     manifest.save(folder)
     return Built(folder, manifest, n_made, text, guard)
+
+
+def _check_ours(folder: Path, run: str) -> None:
+    """Raises PublishError where another run's set, or somebody's own files, lie in the folder. What a killed build
+    of ours left, without a manifest yet, does not stop the next."""
+    if (folder / NAME).is_file():
+        if read_manifest(folder / NAME).run == run:
+            return
+        what = "the set of another run"
+    elif (folder / CARD).is_file() and not (folder / RECIPE).is_file():
+        what = f"a {CARD} that is not ours"
+    else:
+        return
+    raise PublishError(
+        f"{folder} holds {what}, which would be overwritten. Give another folder: --out; or, where it is meant to "
+        f"go, add --replace."
+    )
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from autointerp.publish.effect_rows import effects_record
 from autointerp.publish.folder import CONTROLS, IDENTITIES, RECIPE, VOCABULARY
 from autointerp.publish.folder import RUN as RUN_FOLDER
 from autointerp.publish.manifest import NAME, Manifest, read_manifest
+from autointerp.publish.publication import Publication, keep
 from autointerp.publish.reading import Units, check_whole
 from autointerp.publish.stores import HIDDEN, from_trials, save_examples
 from autointerp.recipe import ControlKind, parse, read_file
@@ -65,6 +66,8 @@ def import_published(folder: Path, out: Path) -> Imported:
         if (folder / CONTROLS).is_file():
             write_atomically(partial_folder / "controls.json", (folder / CONTROLS).read_bytes())
         run.write()
+        if manifest.run:
+            keep(partial_folder, Publication(manifest.run))
         if manifest.spent:
             write_atomically(partial_folder / ELSEWHERE, orjson.dumps(manifest.spent))
         hidden = _vocabulary(run, folder / VOCABULARY, manifest)

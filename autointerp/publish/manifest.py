@@ -55,6 +55,8 @@ class Manifest:
     options: Options = field(default_factory=Options)
     spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
     """What LLM requests took, by what asked (`explain/layers.2/plain`)."""
+    run: str = ""
+    """Id of the run (`publication.py`); other runs leave this set alone. Empty: made before runs had one."""
     schema: int = SCHEMA
     package: str = __version__
 
