@@ -268,6 +268,39 @@ def test_without_examples_trials_are_kept_and_windows_stand_for_themselves(run: 
     assert HIDDEN in said and "no windows were published" in found.notes[0]
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_tables_that_are_no_longer_published_leave_the_folder_and_others_files_stay(
+    run: Run, tmp_path: Path, is_whole: bool
+) -> None:
+    """Also where the build before was killed and left no manifest, and a file half written."""
+    folder = tmp_path / "set"
+    built(run, folder)
+    (quoting,) = folder.rglob("examples-*.parquet")
+    (quoting.parent / ".examples-000000000.parquet.123.tmp").write_bytes(b"text")
+    pq.write_table(pa.table({"theirs": [1]}), quoting.parent / "more.parquet")
+    if not is_whole:
+        (folder / "manifest.json").unlink()
+    manifest = built(run, folder, examples=False)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet*")}
+    assert left == {name for name in manifest.files if "parquet" in name} | {"data/layers.1/more.parquet"}
+    assert not [name for name in left if "examples" in name]
+
+
+def test_a_table_that_the_hub_has_leaves_no_other_one_in_the_folder(run: Run, tmp_path: Path) -> None:
+    """The text in full of an earlier build, where a cut one is named by the manifest and lies on the hub."""
+    cut = built(run, tmp_path / "cut", max_quote=5)
+    built(run, tmp_path / "set")
+    build(
+        run,
+        tmp_path / "set",
+        Options(max_quote=5),
+        to="org/name",
+        licence="unknown",
+        there=lambda name, made_from: cut.files[name] if cut.files[name].made_from == made_from else None,
+    )
+    assert not list((tmp_path / "set").rglob("examples-*.parquet"))
+
+
 @given(
     st.lists(st.tuples(st.text("ab ", max_size=5), st.sampled_from([0.0, 1.0, 2.0])), max_size=12),
     st.none() | st.integers(0, 30),

@@ -9,7 +9,7 @@ run/vocabulary.parquet                       token id -> its bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,9 @@ from autointerp.publish.rows import Rows
 from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
 from autointerp.publish.shards import (
+    DATA,
     Shard,
+    is_partial,
     made_from,
     made_from_of,
     n_rows_of,
@@ -93,7 +95,9 @@ def build(
             f"{run.path}"
         )
     publication = publication_of(run.path)
-    if not replace:
+    if replace:
+        (folder / NAME).unlink(missing_ok=True)
+    else:
         _check_ours(folder, publication.id)
     files: dict[str, File] = {}
     n_made = 0
@@ -110,6 +114,7 @@ def build(
         progress.end()
     guard.check()
     _write_run(run, folder, files)
+    _remove_ours(folder, files.keys())
     manifest = Manifest(files, journals_of(run), options, spent(run), publication.id)
     text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
@@ -139,6 +144,16 @@ def _check_ours(folder: Path, run: str) -> None:
     )
 
 
+def _remove_ours(folder: Path, named: Collection[str]) -> None:
+    """Tables of ours that the manifest to come does not name: of another choice of what is published, or begun by a
+    build that was killed. They may hold what is not to leave this machine. Somebody's own files stay."""
+    before = read_manifest(folder / NAME).files.keys() if (folder / NAME).is_file() else ()
+    for path in (folder / DATA).rglob("*.parquet*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in named and (name in before or is_partial(path) or made_from_of(path) is not None):
+            path.unlink()
+
+
 @dataclass(slots=True)
 class Made:
     """The tables of a shard."""
@@ -164,12 +179,15 @@ class Tables:
         source = made_from(run, shard, {"max_quote": options.max_quote})
         for table in tables_of(run, shard, options):
             name = shard.path(table)
+            path = self._folder / name
+            is_there = made_from_of(path) == source
             known = self._there(name, source) if self._there else None
             if known is not None:
                 found.files[name] = known
+                if not is_there:
+                    path.unlink(missing_ok=True)  # not what the manifest will name, so perhaps not to be seen
                 continue
-            path = self._folder / name
-            if made_from_of(path) != source:
+            if not is_there:
                 schema = schema_of(table, list(run.recipe.scorers))
                 if not write_shard(path, table, schema, rows_of(rows.of(table), shard), source, guard, name):
                     continue

@@ -28,6 +28,7 @@ from autointerp.publish.secrets import Guard
 from autointerp.run import Run
 from autointerp.types import Json, digest
 
+DATA: Final = "data"
 FEATURES_PER_FILE: Final = 2_048
 """On average: with 260 windows of 32 tokens each, examples make a file of some 50 MB."""
 ROWS_PER_GROUP: Final = 2_000
@@ -42,6 +43,7 @@ _ROW_BYTES: Final[dict[TableName, int]] = {
     "effects": 32_768,
 }
 """What a row weighs in memory beside its text, roughly."""
+_PARTIAL: Final = ".tmp"
 _MADE_FROM: Final = b"autointerp.made_from"
 
 
@@ -61,7 +63,7 @@ class Shard:
 
     def path(self, table: TableName) -> str:
         """In the dataset."""
-        return f"data/{self.dictionary}/{table}-{self.first:09d}.parquet"
+        return f"{DATA}/{self.dictionary}/{table}-{self.first:09d}.parquet"
 
 
 def shards(run: Run, dictionary: str, per_file: int = FEATURES_PER_FILE) -> list[Shard]:
@@ -126,6 +128,11 @@ def made_from_of(path: Path) -> str | None:
     return metadata.get(_MADE_FROM, b"").decode() or None
 
 
+def is_partial(path: Path) -> bool:
+    """Whether it is a file that `write_shard` was killed over."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+
+
 def n_rows_of(path: Path) -> int:
     return pq.read_metadata(path).num_rows
 
@@ -135,7 +142,7 @@ def write_shard(
 ) -> bool:
     """Whether it was written: not where a secret stands in it, which `guard` keeps. The file is whole or not
     there. Memory: a row group. `source`: its digest; `name`: the file's, in messages. Raises DiskFull."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     is_clean = True
     try:
         with disk_errors(path):
