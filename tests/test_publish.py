@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -457,7 +458,10 @@ def test_processes_make_the_same_set_and_tell_what_they_find(
 ) -> None:
     """Four features in two files of each table; each process looks for secrets, and the two finds come together."""
     mine = make_viewed_run(tmp_path / "run", 4)
-    monkeypatch.setattr("autointerp.publish.folder.shards", partial(shards.shards, per_file=1))
+    monkeypatch.setattr(
+        "autointerp.publish.folder.span_of",
+        lambda run, name, kept: shards.span_of(run, name, kept, per_file=1),
+    )
     one, two = (
         build(mine, tmp_path / str(jobs), Options(), to="org/name", licence="unknown", jobs=jobs)
         for jobs in (1, 2)
@@ -507,10 +511,55 @@ def test_files_hold_ranges_of_a_power_of_two_units_and_some_features_each(
         asked=lambda dictionary: range(n_asked),
         existing=lambda *place: journal,
     )
-    found = shards.shards(fake, "d", per_file=100)
+    found = shards.shards(fake, "d", shards.span_of(fake, "d", None, per_file=100))
     sizes = {len(shard.units) for shard in found}
     assert sizes == {{1: 64, 40: 64, 2_000: 2, 16_000: 1}[n_asked]}
     assert [unit for shard in found for unit in shard.units] == units
+
+
+@pytest.mark.parametrize(
+    ("n_asked", "span"),
+    [(5_000, 4_096), (10_000, 4_096), (16_384, 4_096), (100, 4_096), (32_768, 4_096), (32_769, 512)],
+)
+def test_files_of_a_run_that_grows_keep_their_ranges_until_they_would_be_too_large(
+    n_asked: int, span: int
+) -> None:
+    """Of 16,384 features 5,000 are asked for first: 4,096 features a file hold 1,250 of them. With two poles there
+    may be 32,768 and more, of which 4,096 in width hold 8,192, the most; beyond, files are of 2,048 again."""
+    fake: Any = SimpleNamespace(
+        identities=SimpleNamespace(widths={"d": 16_384}), asked=lambda dictionary: range(n_asked)
+    )
+    assert shards.span_of(fake, "d", 4_096) == span
+
+
+def test_a_run_that_grew_writes_files_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two features a file at most the four features would need smaller files than the first two had."""
+    mine = make_viewed_run(tmp_path / "run", 4)
+    monkeypatch.setattr("autointerp.publish.folder.span_of", lambda run, name, kept: kept or 512)
+    first = built(mine, tmp_path / "set")
+    monkeypatch.setattr("autointerp.publish.folder.span_of", lambda run, name, kept: kept or 256)
+    assert first.spans == {"bench": 512} and built(mine, tmp_path / "again").files == first.files
+    imported = import_published(tmp_path / "set", tmp_path / "imported").run
+    assert built(imported, tmp_path / "third").spans == {"bench": 512}
+
+
+def test_the_card_of_an_imported_run_says_when_it_was_written_not_imported(run: Run, tmp_path: Path) -> None:
+    mine = copy_of(run, tmp_path / "run")
+    parts = [path for stage in ("explain", "score") for path in (mine.path / stage).rglob("*.jsonl")]
+    days = [datetime(2024, 3, 4, tzinfo=UTC), datetime(2024, 3, 9, tzinfo=UTC)]
+    for number, path in enumerate(parts):
+        os.utime(path, (days[number % 2].timestamp(),) * 2)
+    assert built(mine, tmp_path / "set").written == ("2024-03-04", "2024-03-09")
+    imported = import_published(tmp_path / "set", tmp_path / "again").run
+    built(imported, tmp_path / "more")
+    assert "Written from 2024-03-04 to 2024-03-09 (UTC)" in (tmp_path / "more/README.md").read_text()
+    # What is added to it is of its own day.
+    later = datetime.now(UTC) + timedelta(days=2)
+    new = next((imported.path / "explain").rglob("*.jsonl"))
+    os.utime(new, (later.timestamp(),) * 2)
+    assert built(imported, tmp_path / "more").written == ("2024-03-04", later.strftime("%Y-%m-%d"))
 
 
 def test_a_row_group_ends_at_its_rows_or_at_its_bytes(

@@ -9,6 +9,7 @@ run/vocabulary.parquet                       token id -> its bytes
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,9 +23,10 @@ from autointerp.errors import PublishError
 from autointerp.files import carry, write_atomically
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.card import Published, card
+from autointerp.publish.dates import written
 from autointerp.publish.local import public_recipe
 from autointerp.publish.manifest import CARD, NAME, File, Manifest, Options, read_manifest, sha256_of
-from autointerp.publish.publication import publication_of
+from autointerp.publish.publication import keep, kept, publication_of
 from autointerp.publish.rows import Rows
 from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
@@ -37,6 +39,7 @@ from autointerp.publish.shards import (
     n_rows_of,
     rows_of,
     shards,
+    span_of,
     tables_of,
     write_shard,
 )
@@ -88,13 +91,21 @@ def build(
     tables were looked through, DiskFull, Interrupted. What was made stays, and is not made again.
     """
     progress, stop, guard = progress or Silent(), stop or Stop(), Guard()
-    pieces = [piece for name in run.recipe.dictionaries for piece in shards(run, name)]
+    publication = kept(run.path)
+    spans = {
+        name: span_of(run, name, publication.spans.get(name) if publication else None)
+        for name in run.recipe.dictionaries
+    }
+    pieces = [piece for name, span in spans.items() for piece in shards(run, name, span)]
     if not pieces:
         raise PublishError(
             f"{run.path} holds no sampled feature yet, so there is nothing to publish. First: autointerp resume "
             f"{run.path}"
         )
     publication = publication_of(run.path)
+    if publication.spans != spans:
+        publication = dataclasses.replace(publication, spans=spans)
+        keep(run.path, publication)
     if replace:
         (folder / NAME).unlink(missing_ok=True)
     else:
@@ -115,7 +126,9 @@ def build(
     guard.check()
     _write_run(run, folder, files)
     _remove_ours(folder, files.keys())
-    manifest = Manifest(files, journals_of(run), options, spent(run), publication.id)
+    manifest = Manifest(
+        files, journals_of(run), options, spent(run), publication.id, spans, written(run, publication)
+    )
     text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):

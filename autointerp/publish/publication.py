@@ -7,7 +7,7 @@ pack, a merge and an import keep it, so that all of them go on with one set; no 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -19,12 +19,26 @@ from autointerp.run import PUBLICATION
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """First and last day (UTC, YYYY-MM-DD) on which explanations and scores were written."""
+
+    first: str
+    last: str
+    until: float = 0.0
+    """Files of the run that are older (seconds since 1970) only hold what was written then: they were imported."""
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """Of one run, whatever it grows by."""
 
     id: str
     """Drawn, since nothing that a run is made of stays the same while it grows: features, explainers and LLMs are
     added. No result depends on it."""
+    spans: dict[str, int] = field(default_factory=dict[str, int])
+    """By dictionary: features that a file of its tables ranges over."""
+    written: Written | None = None
+    """Of what was imported: when that was written."""
 
 
 def publication_of(folder: Path) -> Publication:
