@@ -10,14 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from autointerp.errors import DiskFull
+from autointerp.errors import DiskFull, TooManyFiles
 from autointerp.types import Json
 
 _DIGEST_BYTES: Final = 16
+TOO_MANY: Final = (errno.EMFILE, errno.ENFILE)
+"""Of an OSError: no more files can be opened, by this process or on this machine."""
 
 
 class disk_errors:  # noqa: N801  reads as a statement
-    """Turns a write that found no room into DiskFull; other errors pass."""
+    """Turns a write that found no room into DiskFull, and a file too many into TooManyFiles; other errors pass."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -26,6 +28,8 @@ class disk_errors:  # noqa: N801  reads as a statement
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in TOO_MANY:
+            raise TooManyFiles from error
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if isinstance(error, OSError) and error.errno in full:
             raise DiskFull(
