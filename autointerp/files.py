@@ -84,7 +84,7 @@ def carry(source: Path, target: Path) -> None:
             try:
                 os.link(source, partial)
             except OSError:  # another file system, or one without links
-                shutil.copyfile(source, partial)
+                shutil.copy2(source, partial)  # with its times, which say when it was written
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
             partial.replace(target)

@@ -29,7 +29,7 @@ from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.llm.batch_requests import round_digest, round_folders, take_round
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
-from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, Run
+from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, PUBLICATION, TOKEN_EMBEDDING, Run
 from autointerp.types import Json
 from autointerp.union import united
 from autointerp.verify import STAGES
@@ -80,6 +80,9 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
             _take_batches(run, merged)
         if not (out / ENVIRONMENT).exists():
             carry(sources[0].path / ENVIRONMENT, out / ENVIRONMENT)
+        published = [run.path / PUBLICATION for run in sources if (run.path / PUBLICATION).is_file()]
+        if published and not (out / PUBLICATION).exists():
+            carry(published[0], out / PUBLICATION)
         _settle_packed([*before, *sources], out)
         merged.run.save()  # last: what a killed merge leaves is no run yet, or still the one before
     if not merged.run.is_packed and not merged.run.is_cached_whole():

@@ -20,7 +20,16 @@ from autointerp.errors import RunError
 from autointerp.files import carry, write_atomically
 from autointerp.journal import MADE_FROM, unit_of_feature
 from autointerp.llm.batch import FOLDER as BATCHES
-from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, TOKEN_EMBEDDING, VOCABULARY, Run
+from autointerp.run import (
+    CALIBRATION,
+    CHECK,
+    ENVIRONMENT,
+    PACKED,
+    PUBLICATION,
+    TOKEN_EMBEDDING,
+    VOCABULARY,
+    Run,
+)
 
 _WHOLE = (
     "neuronpedia",
@@ -68,6 +77,7 @@ def pack(run: Run, out: Path, *, with_requests: bool) -> Packed:
 
 def _files(run: Run, with_requests: bool) -> Iterator[Path]:
     yield from (run.path / name for name in ("recipe.yaml", "identities.json", ENVIRONMENT))
+    yield from run.path.glob(PUBLICATION)
     yield from run.rows().folder.glob("*.json")
     for unit in (VOCABULARY, TOKEN_EMBEDDING):
         yield from run.rows().folder.glob(f"{unit}.*")

@@ -1,4 +1,4 @@
-"""A small Neuronpedia on 127.0.0.1: its upload route, with its limits, and faults on demand.
+"""A small Neuronpedia on 127.0.0.1: its upload route, with its limits, the route of a feature, and faults on demand.
 
     with NeuronpediaServer([503, 429]) as server:     # the first two calls fail so
         ...                                           # NEURONPEDIA_BASE_URL=server.url
@@ -23,11 +23,17 @@ TYPES = {"eleuther_acts_top20", "np_max-act"}
 
 class NeuronpediaServer(Loopback):
     def __init__(self, faults: list[int | str] | None = None, *, retry_after: str | None = None) -> None:
-        """`faults`: of the first calls, in turn: a status; `cut`, the connection ends; 200 is well."""
+        """`faults`: of the first calls, in turn: a status; `cut`, the connection ends; 200 is well. `taken 504` and
+        `taken cut`: the call is taken, and fails so; `late 504`: so, and it is kept when two have asked for it."""
         self.faults = faults or []
         self.calls: list[Json] = []
         """Bodies of those that were taken."""
         self.n_requests = 0
+        """To send."""
+        self.n_looks = 0
+        self.look_faults: list[int] = []
+        """Statuses of the first requests of a feature."""
+        self.late: list[Json] = []
         self.features: dict[str, Json] = {}
         self.n_windows = self.n_explanations = 0
         outer = self
@@ -40,13 +46,34 @@ class NeuronpediaServer(Loopback):
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 number, outer.n_requests = outer.n_requests, outer.n_requests + 1
-                fault = outer.faults[number] if number < len(outer.faults) else 200
+                asked = str(outer.faults[number]) if number < len(outer.faults) else "200"
+                when, _, fault = asked.rpartition(" ")
+                status, answer = (
+                    outer.answer(self.path, self.headers, content, is_late=when == "late")
+                    if (when or fault == "200")
+                    else (0, {})
+                )
                 if fault == "cut":
                     self.close_connection = True
                     return
-                status, answer = (int(fault), {"error": f"made to fail, key {KEY}"})
-                if fault == 200:
-                    status, answer = outer.answer(self.path, self.headers.get("X-Api-Key"), content)
+                if fault != "200":
+                    status, answer = int(fault), {"error": f"made to fail, key {KEY}"}
+                self._say(status, answer)
+
+            def do_GET(self) -> None:
+                number, outer.n_looks = outer.n_looks, outer.n_looks + 1
+                if number < len(outer.look_faults):
+                    self._say(outer.look_faults[number], {"error": "made to fail"})
+                    return
+                if outer.late and outer.n_looks > 2:
+                    outer.keep(outer.late.pop())
+                assert self.headers.get("X-Api-Key") == KEY
+                *route, model, source, index = self.path.split("/")
+                assert (route, model) == (["", "api", "feature"], "tiny-model")
+                found = outer.features.get(f"{source}/{index}")
+                self._say(404, {"error": "Not Found"}) if found is None else self._say(200, found)
+
+            def _say(self, status: int, answer: Json) -> None:
                 self.send_response(status)
                 if status == 429 and retry_after:
                     self.send_header("Retry-After", retry_after)
@@ -57,20 +84,24 @@ class NeuronpediaServer(Loopback):
 
         super().__init__(Handler)
 
-    def answer(self, path: str, key: str | None, content: bytes) -> tuple[int, Json]:
+    def answer(self, path: str, headers: Any, content: bytes, *, is_late: bool = False) -> tuple[int, Json]:
         if path != "/api/feature/upload-batch":
             return 404, {"error": "no such route"}
-        if key != KEY:
+        if headers.get("X-Api-Key") != KEY:
             return 401, {"error": "Unauthorized"}
         body = json.loads(content)
         if (fault := next(faults_of(body), None)) is not None:
             return 400, {"error": fault, "path": "features"}
+        self.late.append(body) if is_late else self.keep(body)
+        return 200, {"message": f"{len(body['features'])} features created."}
+
+    def keep(self, body: Json) -> None:
         self.calls.append(body)
         for one in body["features"]:
-            self.features.setdefault(f"{body['source']}/{one['index']}", one)
+            there = self.features.setdefault(f"{body['source']}/{one['index']}", one | {"activations": []})
+            there["activations"] = [*there["activations"], *one["activations"]]
             self.n_windows += len(one["activations"])
             self.n_explanations += len(one.get("explanations", ()))
-        return 200, {"message": f"{len(body['features'])} features created."}
 
 
 def faults_of(body: Json) -> Iterator[str]:

@@ -83,6 +83,58 @@ def test_what_may_be_over_is_tried_again(fault: int | str, run: Run) -> None:
         assert server.n_requests == 5 and server.n_windows == 3 * 299
 
 
+@pytest.mark.parametrize(
+    "fault", ["taken 504", "taken 500", "taken cut", "late 504", "late cut", "taken 408"]
+)
+def test_a_call_that_was_taken_and_failed_is_not_sent_again(fault: str, run: Run) -> None:
+    """Also where the server keeps it a while after it stopped answering, when it was asked for already."""
+    with NeuronpediaServer([200, fault]) as server:
+        done = send(run, server)
+    assert (done.n_features, done.n_calls, server.n_requests) == (299, 3, 3)
+    assert len(server.features) == 299 and server.n_windows == 3 * 299
+
+
+def test_windows_that_others_put_there_are_not_taken_for_ours(run: Run) -> None:
+    with NeuronpediaServer([503, "taken 503"]) as server:
+        theirs = {"index": 0, "activations": [{"tokens": ["x"], "values": [1.0]}]}
+        server.features["3-res-test/0"] = theirs
+        send(run, server)
+        assert server.n_windows == 3 * 299
+
+
+def test_where_the_server_does_not_tell_nothing_is_sent_and_the_next_command_asks_first(run: Run) -> None:
+    """Whether the call was taken or not, each feature is there once in the end."""
+    for fault in ("taken 502", 502):
+        with NeuronpediaServer([200, fault]) as server:
+            server.look_faults = [500] * 30
+            with pytest.raises(
+                HubError, match=r"(?s)doesn't tell whether.*tiny-model/3-res-test/128 is there"
+            ):
+                send(run, server)
+            assert server.n_requests == 2
+            with pytest.raises(HubError, match="doesn't tell whether"):
+                send(run, server)
+            assert server.n_requests == 2
+            server.look_faults = []
+            send(run, server)
+            assert len(server.features) == 299 and server.n_windows == 3 * 299
+
+
+def test_a_process_that_dies_behind_a_call_sends_it_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with NeuronpediaServer() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr("autointerp.neuronpedia.upload._note", dies)
+            with pytest.raises(RuntimeError, match="killed"):
+                send(run, server)
+        assert server.n_windows == 3 * 128
+        done = send(run, server)
+        assert (done.n_before, done.n_features) == (128, 171) and server.n_windows == 3 * 299
+        assert not list(run.path.rglob("pending.json"))
+
+
 def test_a_server_that_never_succeeds_is_told_of_without_the_key(run: Run) -> None:
     with NeuronpediaServer([500] * 20) as server, pytest.raises(HubError) as caught:
         send(run, server)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,6 +269,39 @@ def test_without_examples_trials_are_kept_and_windows_stand_for_themselves(run: 
     assert HIDDEN in said and "no windows were published" in found.notes[0]
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_tables_that_are_no_longer_published_leave_the_folder_and_others_files_stay(
+    run: Run, tmp_path: Path, is_whole: bool
+) -> None:
+    """Also where the build before was killed and left no manifest, and a file half written."""
+    folder = tmp_path / "set"
+    built(run, folder)
+    (quoting,) = folder.rglob("examples-*.parquet")
+    (quoting.parent / ".examples-000000000.parquet.123.tmp").write_bytes(b"text")
+    pq.write_table(pa.table({"theirs": [1]}), quoting.parent / "more.parquet")
+    if not is_whole:
+        (folder / "manifest.json").unlink()
+    manifest = built(run, folder, examples=False)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet*")}
+    assert left == {name for name in manifest.files if "parquet" in name} | {"data/layers.1/more.parquet"}
+    assert not [name for name in left if "examples" in name]
+
+
+def test_a_table_that_the_hub_has_leaves_no_other_one_in_the_folder(run: Run, tmp_path: Path) -> None:
+    """The text in full of an earlier build, where a cut one is named by the manifest and lies on the hub."""
+    cut = built(run, tmp_path / "cut", max_quote=5)
+    built(run, tmp_path / "set")
+    build(
+        run,
+        tmp_path / "set",
+        Options(max_quote=5),
+        to="org/name",
+        licence="unknown",
+        there=lambda name, made_from: cut.files[name] if cut.files[name].made_from == made_from else None,
+    )
+    assert not list((tmp_path / "set").rglob("examples-*.parquet"))
+
+
 @given(
     st.lists(st.tuples(st.text("ab ", max_size=5), st.sampled_from([0.0, 1.0, 2.0])), max_size=12),
     st.none() | st.integers(0, 30),
@@ -424,7 +458,10 @@ def test_processes_make_the_same_set_and_tell_what_they_find(
 ) -> None:
     """Four features in two files of each table; each process looks for secrets, and the two finds come together."""
     mine = make_viewed_run(tmp_path / "run", 4)
-    monkeypatch.setattr("autointerp.publish.folder.shards", partial(shards.shards, per_file=1))
+    monkeypatch.setattr(
+        "autointerp.publish.folder.span_of",
+        lambda run, name, kept: shards.span_of(run, name, kept, per_file=1),
+    )
     one, two = (
         build(mine, tmp_path / str(jobs), Options(), to="org/name", licence="unknown", jobs=jobs)
         for jobs in (1, 2)
@@ -474,10 +511,55 @@ def test_files_hold_ranges_of_a_power_of_two_units_and_some_features_each(
         asked=lambda dictionary: range(n_asked),
         existing=lambda *place: journal,
     )
-    found = shards.shards(fake, "d", per_file=100)
+    found = shards.shards(fake, "d", shards.span_of(fake, "d", None, per_file=100))
     sizes = {len(shard.units) for shard in found}
     assert sizes == {{1: 64, 40: 64, 2_000: 2, 16_000: 1}[n_asked]}
     assert [unit for shard in found for unit in shard.units] == units
+
+
+@pytest.mark.parametrize(
+    ("n_asked", "span"),
+    [(5_000, 4_096), (10_000, 4_096), (16_384, 4_096), (100, 4_096), (32_768, 4_096), (32_769, 512)],
+)
+def test_files_of_a_run_that_grows_keep_their_ranges_until_they_would_be_too_large(
+    n_asked: int, span: int
+) -> None:
+    """Of 16,384 features 5,000 are asked for first: 4,096 features a file hold 1,250 of them. With two poles there
+    may be 32,768 and more, of which 4,096 in width hold 8,192, the most; beyond, files are of 2,048 again."""
+    fake: Any = SimpleNamespace(
+        identities=SimpleNamespace(widths={"d": 16_384}), asked=lambda dictionary: range(n_asked)
+    )
+    assert shards.span_of(fake, "d", 4_096) == span
+
+
+def test_a_run_that_grew_writes_files_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two features a file at most the four features would need smaller files than the first two had."""
+    mine = make_viewed_run(tmp_path / "run", 4)
+    monkeypatch.setattr("autointerp.publish.folder.span_of", lambda run, name, kept: kept or 512)
+    first = built(mine, tmp_path / "set")
+    monkeypatch.setattr("autointerp.publish.folder.span_of", lambda run, name, kept: kept or 256)
+    assert first.spans == {"bench": 512} and built(mine, tmp_path / "again").files == first.files
+    imported = import_published(tmp_path / "set", tmp_path / "imported").run
+    assert built(imported, tmp_path / "third").spans == {"bench": 512}
+
+
+def test_the_card_of_an_imported_run_says_when_it_was_written_not_imported(run: Run, tmp_path: Path) -> None:
+    mine = copy_of(run, tmp_path / "run")
+    parts = [path for stage in ("explain", "score") for path in (mine.path / stage).rglob("*.jsonl")]
+    days = [datetime(2024, 3, 4, tzinfo=UTC), datetime(2024, 3, 9, tzinfo=UTC)]
+    for number, path in enumerate(parts):
+        os.utime(path, (days[number % 2].timestamp(),) * 2)
+    assert built(mine, tmp_path / "set").written == ("2024-03-04", "2024-03-09")
+    imported = import_published(tmp_path / "set", tmp_path / "again").run
+    built(imported, tmp_path / "more")
+    assert "Written from 2024-03-04 to 2024-03-09 (UTC)" in (tmp_path / "more/README.md").read_text()
+    # What is added to it is of its own day.
+    later = datetime.now(UTC) + timedelta(days=2)
+    new = next((imported.path / "explain").rglob("*.jsonl"))
+    os.utime(new, (later.timestamp(),) * 2)
+    assert built(imported, tmp_path / "more").written == ("2024-03-04", later.strftime("%Y-%m-%d"))
 
 
 def test_a_row_group_ends_at_its_rows_or_at_its_bytes(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
-from autointerp.errors import PublishedError
+from autointerp.errors import PublishedError, SecretFound
 from autointerp.publish.importing import import_published
 from autointerp.publish.manifest import read_manifest, sha256_of
 from autointerp.rescore import rescore
@@ -137,6 +137,21 @@ def test_without_examples_no_effects_leave_and_cut_ones_lose_their_prompts(run: 
     assert rows and all(row["prompts"] is None for row in rows)
     cut = import_published(tmp_path / "cut", tmp_path / "short").run
     assert all_records(cut)["intervene/layers.1"] == all_records(run)["intervene/layers.1"]
+
+
+def test_what_is_hidden_is_not_looked_through(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret in a prompt stops a set that quotes it, and none that does not."""
+    rows = pq.read_table(next(folder.rglob("effects-*.parquet"))).to_pylist()
+    said = {text for row in rows if row["clean"] for text in row["clean"]}
+    prompt = next(
+        text for row in rows for text in row["prompts"] or () if len(text) > 12 and not {text.strip()} & said
+    )
+    monkeypatch.setenv("OUR_TOKEN", prompt)
+    with pytest.raises(SecretFound, match=r"effects-.*pushed on \w+ windows: the value of \$OUR_TOKEN"):
+        built(run, tmp_path / "whole")
+    built(run, tmp_path / "cut", max_quote=5)
 
 
 def test_what_it_took_is_in_card_and_manifest_and_comes_back(run: Run, folder: Path, again: Run) -> None:

@@ -18,11 +18,14 @@ from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
-from autointerp.errors import HubError, SecretFound
-from autointerp.publish import hub as hub_module
+from autointerp.errors import HubError, PublishError, SecretFound
+from autointerp.merge import merge
+from autointerp.pack import pack
+from autointerp.publish import uploading
 from autointerp.publish.hub import Target, fetch
 from autointerp.publish.importing import import_published
 from autointerp.publish.manifest import Options
+from autointerp.publish.publication import publication_of
 from autointerp.publish.publishing import Outcome, publish
 from autointerp.run import Run
 from here import device_here
@@ -40,7 +43,9 @@ def run(made: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     scorers = {"detection": {"use": "detection"}}
     recipe = made.recipe(sampling=SHORT, features={"n": 6}, llms=llms, scorers=scorers, controls={"panel": 3})
     with device_here():
-        return pipeline.explain(recipe, out=tmp_path_factory.mktemp("hub") / "run")
+        run = pipeline.explain(recipe, out=tmp_path_factory.mktemp("hub") / "run")
+    publication_of(run.path)  # copies of it are the same run
+    return run
 
 
 @pytest.fixture
@@ -64,6 +69,11 @@ def published(run: Run, folder: Path, target: Target | None = None, **options: A
 
 def main(hub: WritableHub) -> Path:
     return hub.root / "datasets" / TO
+
+
+def content(hub: WritableHub) -> dict[str, bytes]:
+    """Of main."""
+    return {str(p.relative_to(main(hub))): p.read_bytes() for p in main(hub).rglob("*") if p.is_file()}
 
 
 def test_a_set_is_made_in_one_commit_that_has_card_and_manifest(
@@ -138,35 +148,128 @@ def test_an_upload_that_breaks_off_leaves_nothing_to_be_seen_and_goes_on(
     assert len(hub.state.puts) == len(set(hub.state.puts)) == 5 and sent < set(hub.state.puts)
 
 
-def test_larger_sets_come_in_several_commits_and_go_on_between_them(
+def test_larger_sets_come_to_main_at_once_and_go_on_where_they_broke_off(
     run: Run, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "FILES_A_COMMIT", 1)
-    n_commits = 0
-
-    def breaks(request: str) -> int | None:
-        nonlocal n_commits
-        n_commits += "/commit/" in request
-        return 500 if "/commit/" in request and n_commits == 2 else None
-
-    hub.state.breaks = breaks
-    with pytest.raises(HubError, match="broken on purpose"):
-        published(run, tmp_path / "set")
-    assert len(hub.state.commits) == 1 and not (main(hub) / "manifest.json").exists()
-    published(run, tmp_path / "set")
-    added = [set(commit["added"]) for commit in hub.state.commits]
-    assert len(added) == 4 and {"README.md", "manifest.json"} <= added[-1]
-    assert not [names for names in added[:-1] if "manifest.json" in names]
-    data = [name for names in added for name in names if name.startswith("data/")]
+    """By a pull request that is merged when it is whole: until then main is what it was, whatever breaks."""
+    published(run, tmp_path / "set", max_quote=0)
+    before = content(hub)
+    monkeypatch.setattr(uploading, "FILES_A_COMMIT", 1)
+    whole = copy_of(run, tmp_path / "run")
+    said_by(whole, "something else")  # all four tables differ
+    for broken in (lambda r: "/commit/" in r and len(hub.state.commits) == 3, lambda r: "/merge" in r):
+        hub.state.breaks = lambda request, broken=broken: 500 if broken(request) else None
+        with pytest.raises(HubError, match="broken on purpose"):
+            published(whole, tmp_path / "set")
+        assert content(hub) == before
+    hub.state.breaks = lambda request: None
+    n_sent, n_commits = len(hub.state.puts), len(hub.state.commits)
+    outcome = published(whole, tmp_path / "set")
+    assert (len(hub.state.puts), len(hub.state.commits)) == (n_sent, n_commits)  # only the merge was missing
+    assert outcome.uploaded is not None and outcome.uploaded.url.endswith("/discussions/1")
+    commits = hub.state.commits[1:]
+    assert {commit["revision"] for commit in commits} == {"refs/pr/1"} and hub.state.merged == [1]
+    data = [name for commit in commits for name in commit["added"] if name.startswith("data/")]
     assert len(data) == len(set(data)) == 4  # none was committed twice
+    again = import_published(fetch(f"hub:{TO}"), tmp_path / "again").run
+    assert again.features().equals(whole.features())
+    outcome = published(whole, tmp_path / "set")
+    assert outcome.uploaded is not None and outcome.uploaded.n_commits == 0
+
+
+def test_a_pull_request_that_is_to_be_reviewed_is_not_merged_by_a_larger_upload(
+    run: Run, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(run, tmp_path / "set", max_quote=0)
+    published(run, tmp_path / "set", Target(TO, create_pr=True), max_quote=5)
+    monkeypatch.setattr(uploading, "FILES_A_COMMIT", 1)
+    published(said_by(copy_of(run, tmp_path / "run"), "something else"), tmp_path / "set")
+    assert hub.state.merged == [2] and hub.state.pull_requests[0]["status"] == "open"
+
+
+def another(run: Run, path: Path) -> Run:
+    """The same records, of a run that nobody knows yet."""
+    mine = copy_of(run, path)
+    (mine.path / "publication.json").unlink()
+    return mine
+
+
+def test_a_set_of_another_run_is_left_alone_unless_it_is_meant_to_go(
+    run: Run, hub: WritableHub, tmp_path: Path
+) -> None:
+    theirs = another(run, tmp_path / "theirs")
+    published(theirs, tmp_path / "set")
+    before = content(hub)
+    with pytest.raises(PublishError, match=r"(?s)set of another run \(of layers\.1\).*--replace"):
+        published(run, tmp_path / "ours")
+    with pytest.raises(PublishError, match="set of another run"):
+        published(run, tmp_path / "ours", Target(TO, create_pr=True))
+    assert content(hub) == before and len(hub.state.commits) == 1
+    with pytest.raises(PublishError, match=r"(?s)holds the set of another run.*--out"):
+        published(run, tmp_path / "set", Target("org/more"))
+    assert publish(run, tmp_path / "ours", Target(TO), replace=True).uploaded
+    assert import_published(fetch(f"hub:{TO}"), tmp_path / "again").run.scores().equals(run.scores())
+    with pytest.raises(PublishError, match="set of another run"):
+        published(theirs, tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["README.md", "data/train-00000-of-00001.parquet", "train.csv"])
+def test_somebodys_own_files_are_left_alone_unless_they_are_meant_to_go(
+    run: Run, hub: WritableHub, tmp_path: Path, name: str
+) -> None:
+    for path in (name, ".gitattributes"):
+        (main(hub) / path).parent.mkdir(parents=True, exist_ok=True)
+        (main(hub) / path).write_text("theirs")
+    with pytest.raises(PublishError, match=r"1 files that this run did not put there \(.*--replace"):
+        published(run, tmp_path / "set")
+    assert (main(hub) / name).read_text() == "theirs" and not hub.state.commits
+    assert publish(run, tmp_path / "set", Target(TO), replace=True).uploaded
+    left = {one for one, text in content(hub).items() if text == b"theirs"}
+    # What load_dataset would take for rows goes, what it would not read stays.
+    assert left == {".gitattributes"} | ({name} if name == "train.csv" else set())
+
+
+def test_what_others_add_beside_a_set_stays_when_it_is_published_again(
+    run: Run, hub: WritableHub, tmp_path: Path
+) -> None:
+    published(run, tmp_path / "set")
+    added = main(hub) / "data" / "notes" / "more.parquet"
+    added.parent.mkdir()
+    added.write_text("theirs")
+    published(run, tmp_path / "set", examples=False)
+    assert added.read_text() == "theirs"
+    assert hub.state.commits[1]["deleted"] == ["data/layers.1/examples-000000000.parquet"]
+
+
+def test_runs_that_differ_in_explainer_alone_have_pull_requests_of_their_own(
+    run: Run, hub: WritableHub, tmp_path: Path
+) -> None:
+    twin = another(run, tmp_path / "twin")
+    main(hub).mkdir(parents=True)
+    published(run, tmp_path / "one", Target(TO, create_pr=True))
+    published(twin, tmp_path / "two", Target(TO, create_pr=True))
+    assert [commit["revision"] for commit in hub.state.commits] == ["refs/pr/1", "refs/pr/2"]
+    # The same run goes on in its own, also when it is packed and merged, or made of what was published.
+    imported = import_published(tmp_path / "one", tmp_path / "imported").run
+    pack(run, tmp_path / "pack", with_requests=False)
+    merge([tmp_path / "pack"], tmp_path / "merged")
+    for one in (imported, Run.open(tmp_path / "pack"), Run.open(tmp_path / "merged")):
+        published(one, tmp_path / "three", Target(TO, create_pr=True), max_quote=3)
+    assert {commit["revision"] for commit in hub.state.commits[2:]} == {"refs/pr/1"}
+
+
+def test_a_pull_request_and_a_branch_together_are_refused(run: Run, hub: WritableHub, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="--revision v2 is not main"):
+        published(run, tmp_path / "set", Target(TO, revision="v2", create_pr=True))
+    assert not hub.requests and published(run, tmp_path / "set", Target(TO, revision="main")).uploaded
 
 
 def test_a_branch_and_a_pull_request_leave_main_as_it_is(run: Run, hub: WritableHub, tmp_path: Path) -> None:
     published(run, tmp_path / "set", max_quote=0)
-    before = {p: p.read_bytes() for p in main(hub).rglob("*") if p.is_file()}
+    before = content(hub)
     published(run, tmp_path / "set", Target(TO, revision="v2"))
     outcome = published(run, tmp_path / "set", Target(TO, create_pr=True))
-    assert {p: p.read_bytes() for p in main(hub).rglob("*") if p.is_file()} == before
+    assert content(hub) == before
     assert [commit["revision"] for commit in hub.state.commits] == ["main", "v2", "refs/pr/1"]
     assert outcome.uploaded is not None and outcome.uploaded.url.endswith("/discussions/1")
     whole = import_published(fetch(f"hub:{TO}@v2"), tmp_path / "v2")
@@ -179,7 +282,7 @@ def test_a_pull_request_that_broke_off_goes_on_where_it_was(
 ) -> None:
     """Between its commits the hub fails once: the next try commits to the same request, and sends nothing twice."""
     published(run, tmp_path / "set", max_quote=0)
-    monkeypatch.setattr(hub_module, "FILES_A_COMMIT", 1)
+    monkeypatch.setattr(uploading, "FILES_A_COMMIT", 1)
     n_before = len(hub.state.commits)
     hub.state.breaks = lambda request: (
         500 if "/commit/" in request and len(hub.state.commits) > n_before else None
@@ -192,7 +295,8 @@ def test_a_pull_request_that_broke_off_goes_on_where_it_was(
     commits = hub.state.commits[n_before:]
     assert {commit["revision"] for commit in commits} == {"refs/pr/1"} and len(hub.state.pull_requests) == 1
     data = [name for commit in commits for name in commit["added"] if name.startswith("data/")]
-    assert len(data) == len(set(data)) > 2 and "manifest.json" in commits[-1]["added"]
+    assert len(data) == len(set(data)) > 2 and "README.md" in commits[-1]["added"]
+    assert "manifest.json" in commits[0]["added"]
     assert outcome.uploaded is not None and outcome.uploaded.url.endswith("/discussions/1")
     again = published(run, tmp_path / "set", Target(TO, create_pr=True))
     assert again.uploaded is not None and again.uploaded.n_commits == 0

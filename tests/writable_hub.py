@@ -30,6 +30,7 @@ REPO = re.compile(
     r"/api/datasets/(?P<repo>[^/]+/[^/]+)/(?P<verb>preupload|commit|branch|xet-write-token)/(?P<rev>.+)"
 )
 DISCUSSIONS = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/discussions")
+MERGE = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/discussions/(?P<number>\d+)/merge")
 BATCH = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
@@ -43,6 +44,8 @@ class State:
     """Revision, message, and the paths that were added, with what of each, and deleted."""
     objects: dict[str, bytes] = field(default_factory=dict)
     puts: list[str] = field(default_factory=list)
+    merged: list[int] = field(default_factory=list)
+    """Numbers of pull requests."""
     pull_requests: list[dict[str, Any]] = field(default_factory=list)
     """As the list of discussions has them; a test may close one or give it to another author."""
 
@@ -111,6 +114,8 @@ class _Handler(LoopbackHandler):
             )
         elif match := REPO.fullmatch(path):
             self._change(match, body)
+        elif match := MERGE.fullmatch(path):
+            self._merge(match["repo"], int(match["number"]))
         else:
             self._missing("EntryNotFound")
 
@@ -126,6 +131,17 @@ class _Handler(LoopbackHandler):
             if (one["status"], one["author"]["name"]) == (asked["status"], asked["author"])
         ]
         self._json({"discussions": found, "count": len(found), "start": 0})
+
+    def _merge(self, repo: str, number: int) -> None:
+        """Main becomes what the pull request is: a test changes no main in between."""
+        (one,) = (one for one in self.state.pull_requests if one["num"] == number)
+        assert one["status"] == "open"
+        one["status"] = "merged"
+        main = self._at(repo, "main")
+        shutil.rmtree(main)
+        shutil.copytree(self._at(repo, f"refs/pr/{number}"), main)
+        self.state.merged.append(number)
+        self._json({})
 
     def _is_broken(self) -> bool:
         status = self.state.breaks(f"{self.command} {self.path}")

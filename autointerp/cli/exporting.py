@@ -69,6 +69,7 @@ def export_run(
 
 def _write(run: Run, asked: Asked, folder: Path) -> None:
     from autointerp.neuronpedia.bulk import export_bulk
+    from autointerp.neuronpedia.kept import kept_source
     from autointerp.report.progress import TerminalProgress
 
     again = f"what was written stays. Go on: autointerp export {run.path} --to {BULK}{folder}"
@@ -82,6 +83,11 @@ def _write(run: Run, asked: Asked, folder: Path) -> None:
         "Types and models that explanations and scores name must be registered where they are imported; scores/ is a "
         "table that the import there doesn't read yet"
     )
+    if any(kept_source(run, name) is None for name in run.recipe.dictionaries):
+        typer.echo(
+            "vector and logits_hist_* are empty: a run keeps neither decoder rows nor all logits. "
+            "Steering by these features there wants the vectors from the dictionary"
+        )
     say(f"Folder: {place}" for place in done.folders)
 
 

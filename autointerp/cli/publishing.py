@@ -36,6 +36,9 @@ def publish_run(
     max_quote: Annotated[
         int | None, typer.Option(help="Characters of each window that are quoted at most.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of another run's set, or of other files, there.")
+    ] = False,
     licence: Annotated[
         str, typer.Option("--license", help="Of the dataset, as the hub names licences.")
     ] = "unknown",
@@ -63,6 +66,7 @@ def publish_run(
                 Options(examples=not no_examples, max_quote=max_quote),
                 licence=licence,
                 dry_run=dry_run,
+                replace=replace,
                 jobs=jobs or n_cores(),
                 progress=TerminalProgress(console()),
                 stop=stop,

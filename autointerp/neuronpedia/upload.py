@@ -2,9 +2,11 @@
 command sends what is missing.
 
     uploads/<address and source>/<dictionary>/calls.<attempt>.jsonl   a feature a record: as what it was sent
+    uploads/<address and source>/<dictionary>/pending.json            a call that may have been taken, or not
 
-The server keeps a feature's row once, but windows and explanations as often as they come: a feature that was taken
-before is never sent again, also where the run has learned more of it since; that is counted.
+The server keeps a feature's row once, but windows and explanations as often as they come. So where nobody knows
+whether a call was taken the server is asked, before anything is sent again; and a feature that was taken before is
+never sent again, also where the run has learned more of it since; that is counted.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import orjson
 
 from autointerp import __version__
 from autointerp.errors import PublishError
+from autointerp.files import write_atomically
 from autointerp.journal import Journal, Part
 from autointerp.neuronpedia.calls import Call, Cuts, body_of, calls_of, key_of
 from autointerp.neuronpedia.exported import Exporter
@@ -29,6 +32,7 @@ from autointerp.types import Json, digest
 
 FOLDER = "uploads"
 _CALLS = "calls"
+_PENDING = "pending.json"
 
 
 @dataclass(slots=True)
@@ -69,6 +73,12 @@ def upload(
     return work.done
 
 
+def _note(part: Part, sent: dict[str, str]) -> None:
+    for index, key in sent.items():
+        part.append(index, {"sent": key})
+    part.sync()
+
+
 class _Upload:
     def __init__(self, run: Run, url: str, names: dict[str, Names], progress: Progress, stop: Stop) -> None:
         self._run, self._url, self._names = run, url, names
@@ -103,17 +113,36 @@ class _Upload:
                 )
                 self._progress.begin("upload", n_sampled, "features")
                 try:
+                    await self._settle(server, journal)
                     with Part(journal, _CALLS) as part:
                         for call in self._calls(name, journal):
                             self._stop.check()
-                            await until_stopped(server.upload(call.body), self._stop)
-                            for index, key in zip(call.indices, call.keys, strict=True):
-                                part.append(str(index), {"sent": key})
-                            part.sync()
+                            await self._send(server, journal, part, call)
                             self._count(call)
                             self._progress.advance(len(call.keys))
                 finally:
                     self._progress.end()
+
+    async def _send(self, server: Neuronpedia, journal: Journal, part: Part, call: Call) -> None:
+        """Whatever ends this process before it is noted, the next one knows that the call may have been taken."""
+        pending = journal.folder / _PENDING
+        sent = {str(index): key for index, key in zip(call.indices, call.keys, strict=True)}
+        first = call.body | {"features": call.body["features"][:1]}
+        write_atomically(pending, orjson.dumps({"first": first, "sent": sent}))
+        await until_stopped(server.upload(call.body), self._stop)
+        _note(part, sent)
+        pending.unlink()
+
+    async def _settle(self, server: Neuronpedia, journal: Journal) -> None:
+        """Asks after a call that an earlier command did not hear of. Raises HubError."""
+        pending = journal.folder / _PENDING
+        if not pending.is_file():
+            return
+        call: Json = orjson.loads(pending.read_bytes())
+        if await until_stopped(server.has(call["first"]), self._stop):
+            with Part(journal, _CALLS) as part:
+                _note(part, call["sent"])
+        pending.unlink()
 
     def _count(self, call: Call) -> None:
         self.done.n_calls += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +63,7 @@ def card(run: Run, manifest: Manifest, published: Published, *, jobs: int = 1) -
         n_open=sum(n_open(one) for one in summaries),
         authors=by,
         prompts=prompts(run, manifest.journals),
-        dates=_dates(run),
+        dates=manifest.written,
         spent=in_all(spent_by),
         spent_by=spent_by,
         left_out=left_out(run.path),
@@ -91,16 +90,3 @@ def _configs(run: Run, manifest: Manifest) -> Iterator[tuple[str, TableName, int
             if files := manifest.of_table(dictionary, table):
                 n_rows = sum(file.rows or 0 for file in files.values())
                 yield config_name(dictionary, table), table, n_rows, sum(f.bytes for f in files.values())
-
-
-def _dates(run: Run) -> tuple[str, str] | None:
-    """First and last day (UTC) on which explanations and scores were written."""
-    times = [
-        path.stat().st_mtime for stage in ("explain", "score") for path in (run.path / stage).rglob("*.jsonl")
-    ]
-    if not times:
-        return None
-    first, last = (
-        datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d") for time in (min(times), max(times))
-    )
-    return first, last

@@ -32,12 +32,13 @@ def effect_rows(
                 windows.shown if name == "shown" else windows.select if name == "select" else windows.heldout
             )
             values = _scene(scene, of_split(key).active, vocabulary)
-            texts = [*values["prompts"], *values["clean"]]
+            if not with_prompts:
+                values["prompts"] = None
+            texts = [*(values["prompts"] or ()), *values["clean"]]
             texts += [
                 text for one in values["steered"] for text in (*one["texts"], *one["raised"], *one["lowered"])
             ]
-            hidden: Json = {} if with_prompts else {"prompts": None}
-            yield head | {"split": name} | values | hidden, "\n".join(texts)
+            yield head | {"split": name} | values, "\n".join(texts)
 
 
 def _scene(scene: Scene, active: Sequence[Window], vocabulary: Vocabulary) -> Json:

@@ -9,7 +9,8 @@ run/vocabulary.parquet                       token id -> its bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,18 +23,23 @@ from autointerp.errors import PublishError
 from autointerp.files import carry, write_atomically
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.card import Published, card
+from autointerp.publish.dates import written
 from autointerp.publish.local import public_recipe
-from autointerp.publish.manifest import CARD, File, Manifest, Options, sha256_of
+from autointerp.publish.manifest import CARD, NAME, File, Manifest, Options, read_manifest, sha256_of
+from autointerp.publish.publication import keep, kept, publication_of
 from autointerp.publish.rows import Rows
 from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
 from autointerp.publish.shards import (
+    DATA,
     Shard,
+    is_partial,
     made_from,
     made_from_of,
     n_rows_of,
     rows_of,
     shards,
+    span_of,
     tables_of,
     write_shard,
 )
@@ -73,23 +79,37 @@ def build(
     to: str,
     licence: str,
     there: HasIt | None = None,
+    replace: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Built:
     """Makes what is missing of the folder, in so many processes (`there` goes to them by pickle). `to`: ORG/NAME, for
-    the card.
+    the card. `replace`: also where the folder is of another run.
 
-    Raises PublishError where nothing is there to publish, SecretFound when all tables were looked through,
-    DiskFull, Interrupted. What was made stays, and is not made again.
+    Raises PublishError where nothing is there to publish or the folder is not this run's, SecretFound when all
+    tables were looked through, DiskFull, Interrupted. What was made stays, and is not made again.
     """
     progress, stop, guard = progress or Silent(), stop or Stop(), Guard()
-    pieces = [piece for name in run.recipe.dictionaries for piece in shards(run, name)]
+    publication = kept(run.path)
+    spans = {
+        name: span_of(run, name, publication.spans.get(name) if publication else None)
+        for name in run.recipe.dictionaries
+    }
+    pieces = [piece for name, span in spans.items() for piece in shards(run, name, span)]
     if not pieces:
         raise PublishError(
             f"{run.path} holds no sampled feature yet, so there is nothing to publish. First: autointerp resume "
             f"{run.path}"
         )
+    publication = publication_of(run.path)
+    if publication.spans != spans:
+        publication = dataclasses.replace(publication, spans=spans)
+        keep(run.path, publication)
+    if replace:
+        (folder / NAME).unlink(missing_ok=True)
+    else:
+        _check_ours(folder, publication.id)
     files: dict[str, File] = {}
     n_made = 0
     progress.begin("publish", len(pieces), "files of features")
@@ -105,7 +125,10 @@ def build(
         progress.end()
     guard.check()
     _write_run(run, folder, files)
-    manifest = Manifest(files, journals_of(run), options, spent(run))
+    _remove_ours(folder, files.keys())
+    manifest = Manifest(
+        files, journals_of(run), options, spent(run), publication.id, spans, written(run, publication)
+    )
     text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
@@ -115,6 +138,33 @@ def build(
     guard.check()
     manifest.save(folder)
     return Built(folder, manifest, n_made, text, guard)
+
+
+def _check_ours(folder: Path, run: str) -> None:
+    """Raises PublishError where another run's set, or somebody's own files, lie in the folder. What a killed build
+    of ours left, without a manifest yet, does not stop the next."""
+    if (folder / NAME).is_file():
+        if read_manifest(folder / NAME).run == run:
+            return
+        what = "the set of another run"
+    elif (folder / CARD).is_file() and not (folder / RECIPE).is_file():
+        what = f"a {CARD} that is not ours"
+    else:
+        return
+    raise PublishError(
+        f"{folder} holds {what}, which would be overwritten. Give another folder: --out; or, where it is meant to "
+        f"go, add --replace."
+    )
+
+
+def _remove_ours(folder: Path, named: Collection[str]) -> None:
+    """Tables of ours that the manifest to come does not name: of another choice of what is published, or begun by a
+    build that was killed. They may hold what is not to leave this machine. Somebody's own files stay."""
+    before = read_manifest(folder / NAME).files.keys() if (folder / NAME).is_file() else ()
+    for path in (folder / DATA).rglob("*.parquet*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in named and (name in before or is_partial(path) or made_from_of(path) is not None):
+            path.unlink()
 
 
 @dataclass(slots=True)
@@ -142,12 +192,15 @@ class Tables:
         source = made_from(run, shard, {"max_quote": options.max_quote})
         for table in tables_of(run, shard, options):
             name = shard.path(table)
+            path = self._folder / name
+            is_there = made_from_of(path) == source
             known = self._there(name, source) if self._there else None
             if known is not None:
                 found.files[name] = known
+                if not is_there:
+                    path.unlink(missing_ok=True)  # not what the manifest will name, so perhaps not to be seen
                 continue
-            path = self._folder / name
-            if made_from_of(path) != source:
+            if not is_there:
                 schema = schema_of(table, list(run.recipe.scorers))
                 if not write_shard(path, table, schema, rows_of(rows.of(table), shard), source, guard, name):
                     continue

@@ -23,10 +23,12 @@ from autointerp.identities import Identities
 from autointerp.journal import Journal, Part
 from autointerp.panel import Control, key_of
 from autointerp.publish import records
+from autointerp.publish.dates import times_of
 from autointerp.publish.effect_rows import effects_record
 from autointerp.publish.folder import CONTROLS, IDENTITIES, RECIPE, VOCABULARY
 from autointerp.publish.folder import RUN as RUN_FOLDER
 from autointerp.publish.manifest import NAME, Manifest, read_manifest
+from autointerp.publish.publication import Publication, Written, keep
 from autointerp.publish.reading import Units, check_whole
 from autointerp.publish.stores import HIDDEN, from_trials, save_examples
 from autointerp.recipe import ControlKind, parse, read_file
@@ -70,12 +72,19 @@ def import_published(folder: Path, out: Path) -> Imported:
         hidden = _vocabulary(run, folder / VOCABULARY, manifest)
         for dictionary in run.recipe.dictionaries:
             _Import(run, folder, manifest, dictionary, hidden).write()
+        if manifest.run:
+            keep(partial_folder, Publication(manifest.run, manifest.spans, _written(run, manifest)))
         said = {"package": __version__, "with_requests": False}
         write_atomically(partial_folder / PACKED, orjson.dumps(said))
         partial_folder.replace(out)
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return Imported(Run.open(out), _notes(manifest))
+
+
+def _written(run: Run, manifest: Manifest) -> Written | None:
+    """When what was just imported was written."""
+    return Written(*manifest.written, max(times_of(run), default=0.0)) if manifest.written else None
 
 
 def _notes(manifest: Manifest) -> list[str]:

@@ -55,6 +55,12 @@ class Manifest:
     options: Options = field(default_factory=Options)
     spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
     """What LLM requests took, by what asked (`explain/layers.2/plain`)."""
+    run: str = ""
+    """Id of the run (`publication.py`); other runs leave this set alone. Empty: made before runs had one."""
+    spans: dict[str, int] = field(default_factory=dict[str, int])
+    """By dictionary: features that a file of its tables ranges over."""
+    written: tuple[str, str] | None = None
+    """First and last day (UTC) on which explanations and scores were written, whoever published them since."""
     schema: int = SCHEMA
     package: str = __version__
 

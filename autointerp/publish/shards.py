@@ -2,8 +2,9 @@
 
     data/<dictionary>/<table>-<first feature>.parquet
 
-A file holds a fixed range of features, so a run that grows changes the files of the features that it grew by. In
-its footer stands the digest of the records it was made from: what is there with the right one is done.
+A file holds a range of features that is kept with the run (`publication.py`), so a run that grows changes the files
+of the features that it grew by. Only where a file would hold too many of them ranges are drawn anew. In a file's
+footer stands the digest of the records it was made from: what is there with the right one is done.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from autointerp.publish.secrets import Guard
 from autointerp.run import Run
 from autointerp.types import Json, digest
 
+DATA: Final = "data"
 FEATURES_PER_FILE: Final = 2_048
 """On average: with 260 windows of 32 tokens each, examples make a file of some 50 MB."""
+MOST_FEATURES_PER_FILE: Final = 4 * FEATURES_PER_FILE
+"""Above that ranges are drawn anew: every file gets another name and is made again, once for a run that grows four
+times as large."""
 ROWS_PER_GROUP: Final = 2_000
 GROUP_BYTES: Final = 2**26
 """Whichever comes first ends a row group. The hub's viewer reads a group to show a row of it, and gives up where
@@ -42,6 +47,7 @@ _ROW_BYTES: Final[dict[TableName, int]] = {
     "effects": 32_768,
 }
 """What a row weighs in memory beside its text, roughly."""
+_PARTIAL: Final = ".tmp"
 _MADE_FROM: Final = b"autointerp.made_from"
 
 
@@ -61,16 +67,23 @@ class Shard:
 
     def path(self, table: TableName) -> str:
         """In the dataset."""
-        return f"data/{self.dictionary}/{table}-{self.first:09d}.parquet"
+        return f"{DATA}/{self.dictionary}/{table}-{self.first:09d}.parquet"
 
 
-def shards(run: Run, dictionary: str, per_file: int = FEATURES_PER_FILE) -> list[Shard]:
-    """Ranges of a power of two units that hold at most some `per_file` of the features asked for, if these are
-    spread evenly; ascending. None before anything is sampled."""
+def span_of(run: Run, dictionary: str, kept: int | None, per_file: int = FEATURES_PER_FILE) -> int:
+    """Features of the dictionary that a file ranges over: a power of two units that hold at most some `per_file` of
+    the features asked for, if these are spread evenly. `kept`: what it was, and stays."""
     span, width = FEATURES_PER_UNIT, run.identities.widths[dictionary]
     n_asked = len(run.asked(dictionary))
+    if kept is not None and n_asked * kept <= MOST_FEATURES_PER_FILE * width:
+        return kept
     while span < width and n_asked * 2 * span <= per_file * width:
         span *= 2
+    return span
+
+
+def shards(run: Run, dictionary: str, span: int) -> list[Shard]:
+    """Ranges of `span` features, ascending. None before anything is sampled."""
     found: dict[int, list[str]] = {}
     for unit in run.existing("sample", dictionary).units():
         found.setdefault(int(unit) // span * span, []).append(unit)
@@ -126,6 +139,11 @@ def made_from_of(path: Path) -> str | None:
     return metadata.get(_MADE_FROM, b"").decode() or None
 
 
+def is_partial(path: Path) -> bool:
+    """Whether it is a file that `write_shard` was killed over."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+
+
 def n_rows_of(path: Path) -> int:
     return pq.read_metadata(path).num_rows
 
@@ -135,7 +153,7 @@ def write_shard(
 ) -> bool:
     """Whether it was written: not where a secret stands in it, which `guard` keeps. The file is whole or not
     there. Memory: a row group. `source`: its digest; `name`: the file's, in messages. Raises DiskFull."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     is_clean = True
     try:
         with disk_errors(path):

@@ -1,6 +1,6 @@
 """A run's folder: where each journal lies, what it is made from, who works on it, what is in it.
 
-recipe.yaml  identities.json  environment.json  run.lock
+recipe.yaml  identities.json  environment.json  run.lock  publication.json
 rows/                                     token rows
 cache/<dictionary>/                       activation shards, the check of the dictionary
 top-up/rows/  top-up/cache/<dictionary>/  further rows, and what features that lack windows do on them
@@ -44,6 +44,7 @@ from autointerp.run.names import (
     N_TOKENS,
     NO_EXPLAINER,
     PACKED,
+    PUBLICATION,
     RECIPE,
     SCORE_VERSION,
     TOKEN_EMBEDDING,
@@ -63,6 +64,7 @@ __all__ = [
     "N_NEIGHBOURS",
     "N_TOKENS",
     "PACKED",
+    "PUBLICATION",
     "SCORE_VERSION",
     "TOKEN_EMBEDDING",
     "VOCABULARY",

@@ -37,6 +37,7 @@ NO_EXPLAINER: Final = "_"
 scores, one a feature."""
 
 PACKED: Final = "packed.json"
+PUBLICATION: Final = "publication.json"
 ENVIRONMENT: Final = "environment.json"
 RECIPE: Final = "recipe.yaml"
 IDENTITIES: Final = "identities.json"
