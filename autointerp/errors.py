@@ -17,6 +17,7 @@
     │   ├── RunBusy                 another living process works on it
     │   ├── JournalCorrupt          a line that is not a record, in the middle of a file
     │   ├── DiskFull                a write found no room; what was written stays
+    │   ├── TooManyFiles            this process may open no more files
     │   └── StageFailed             a stage's process ended without a word
     ├── PackageMissing              an optional package that is asked for and not installed
     ├── PublishError                what is to leave this machine
@@ -119,6 +120,16 @@ class JournalCorrupt(RunError):
 
 class DiskFull(RunError):
     """A write found no room. Everything written before it is intact."""
+
+
+class TooManyFiles(RunError):
+    """The limit of open files is reached. Everything written before it is intact."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this process may open no more files (`ulimit -n` says how many). What is done is written: set the limit "
+            "higher (ulimit -n 16384) or ask less at once (--set resources.n_in_flight=64), and go on with the run."
+        )
 
 
 class StageFailed(RunError):

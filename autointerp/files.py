@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from autointerp.errors import DiskFull, RunError
+from autointerp.errors import DiskFull, RunError, TooManyFiles
 from autointerp.types import Json, digest
 
 _DIGEST_BYTES: Final = 16
@@ -21,10 +21,12 @@ LINE_SEAL: Final = "crc32"
 """The last field of a journal's lines, which no record has of its own."""
 _LINE_SEAL_BYTES: Final = len(f',"{LINE_SEAL}":"00000000"}}')
 _CHECKSUM: Final = "checksum"
+TOO_MANY: Final = (errno.EMFILE, errno.ENFILE)
+"""Of an OSError: no more files can be opened, by this process or on this machine."""
 
 
 class disk_errors:  # noqa: N801  reads as a statement
-    """Turns a write that found no room into DiskFull; other errors pass."""
+    """Turns a write that found no room into DiskFull, and a file too many into TooManyFiles; other errors pass."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -33,6 +35,8 @@ class disk_errors:  # noqa: N801  reads as a statement
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in TOO_MANY:
+            raise TooManyFiles from error
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if isinstance(error, OSError) and error.errno in full:
             raise DiskFull(

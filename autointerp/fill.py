@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from autointerp.errors import Interrupted, LLMUnavailable, Pending
+from autointerp.errors import Interrupted, LLMError, LLMUnavailable, Pending
 from autointerp.journal import Journal, Part
 from autointerp.types import Json
 
@@ -73,9 +74,10 @@ async def fill(
 
     At most `n_in_flight` items that units gave are in flight at once, each with those that follow from it.
     `units` and their items are read lazily, a unit not before there is room for it. An item that raises
-    LLMUnavailable or Pending stays open, and nothing follows from it. Any other error ends the call: items in
-    flight are cancelled, everything finished is written. When `stop` is set no item is begun any more, those
-    in flight get `grace_s` seconds, and Interrupted is raised.
+    LLMUnavailable or Pending stays open, and nothing follows from it. Any other error ends the call, and
+    everything finished is written. When it is an LLMError, or `stop` is set, no item is begun any more, and those
+    in flight, whose answers are mostly paid for, get `grace_s` seconds before that error, or Interrupted, is
+    raised; another error cancels them at once.
     """
     flow = _Flow(n_in_flight, n_units, stop, on_done, on_open)
     try:
@@ -83,6 +85,9 @@ async def fill(
             await flow.finish_within(grace_s)
             raise Interrupted
         return flow.filled
+    except LLMError:
+        await flow.finish_within(grace_s)
+        raise
     finally:
         await flow.abandon()
 
@@ -145,6 +150,7 @@ class _Flow:
         self._woken = asyncio.Event()
         self._unanswered: dict[Path, int] = {}
         """Items of each journal in a row."""
+        self._is_ending = False
         self._stop = stop
         self._stopping = asyncio.ensure_future(stop.wait()) if stop else None
         if self._stopping:
@@ -170,13 +176,14 @@ class _Flow:
         return False
 
     async def finish_within(self, seconds: float) -> None:
-        """Waits for what is in flight, so long."""
-        try:
+        """Begins nothing more, and waits for what is in flight, so long."""
+        self._is_ending = True
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._tasks:
-                    await self._collect()
-        except TimeoutError:
-            return
+                    # Why it ends is known; an LLM that has failed for one fails for others too.
+                    with contextlib.suppress(LLMError):
+                        await self._collect()
 
     async def abandon(self) -> None:
         tasks: list[asyncio.Future[Any]] = [*self._tasks, *([self._stopping] if self._stopping else [])]
@@ -188,7 +195,7 @@ class _Flow:
 
     @property
     def _is_stopped(self) -> bool:
-        return self._stop is not None and self._stop.is_set()
+        return self._is_ending or (self._stop is not None and self._stop.is_set())
 
     async def _until(self, fits: Callable[[], bool]) -> bool:
         """Takes what ends until it `fits`; False if all is to stop."""
@@ -222,7 +229,7 @@ class _Flow:
             except BaseException as error:  # noqa: BLE001  raised below
                 errors.append(error)
         if errors:
-            raise errors[0]
+            raise next((error for error in errors if not isinstance(error, LLMError)), errors[0])
         for n in self._unanswered.values():
             if n >= _GIVE_UP_AFTER:
                 raise LLMUnavailable(

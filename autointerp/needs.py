@@ -125,5 +125,5 @@ def without_directions(resolved: Resolved, dictionary: str) -> str | None:
         return "the activations come from files, and the model's weights are not here"
     site = found.site_out if found.spec.is_transcoder else found.inputs[-1]
     if site is None:
-        return "the checkpoint doesn't say where the transcoder writes"
+        return f"the checkpoint doesn't say where the transcoder writes{found.unread_output}"
     return without_vocabulary(resolved.model.architecture.model_type, site)

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 
 from autointerp import recipe as recipes
 from autointerp.activations.delphi import site_name
+from autointerp.dictionaries.checkpoint import is_there
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
@@ -277,11 +278,11 @@ _DEMO: Final[dict[str, Any]] = {
 
 
 def sae_sections(texts: list[str]) -> dict[str, Any]:
-    """`PATH` or `NAME=PATH`, several -> the recipe's `dictionaries`."""
+    """`PATH` or `NAME=PATH`, several -> the recipe's `dictionaries`. What is there is a path, whatever is in it."""
     sections: dict[str, Any] = {}
     for text in texts:
-        name, equals, path = text.rpartition("=")
-        if equals and not recipes.NAME.fullmatch(name):
+        name, equals, path = text.partition("=")
+        if not (equals and recipes.NAME.fullmatch(name)) or is_there(Path(text)):
             name, path = "", text
         sections[name or "auto"] = {"path": local(path)}
     if len(texts) > 1 and len(sections) < len(texts):

@@ -7,24 +7,23 @@ the recipe leaves open is filled from the checkpoint, so that the recipe a run k
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from autointerp.activations.dump import Dump
-from autointerp.centring import centred, check_not_centred
-from autointerp.dictionaries.locate import find_dictionary
+from autointerp.centring import check_not_centred
 from autointerp.dictionaries.spec import DictionarySpec
-from autointerp.errors import CheckpointError, ModelError, RecipeError, SiteError
+from autointerp.errors import ModelError, RecipeError
 from autointerp.identities import Identities, asked_features
+from autointerp.places import described, fitted_to, placed
 from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe, Resources
 from autointerp.sources import DictionaryFound, Files, find_files, fitted, local
 from autointerp.subject.corpus import corpus_identity
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import CorpusSpec
 from autointerp.subject.model_files import ModelFiles, find_model
-from autointerp.subject.sites import check_site, parse_hook, width_at
-from autointerp.types import Site
 
 UNKNOWN_CONTEXT: Final = 256
 LONGEST_CONTEXT: Final = 1_024
@@ -62,9 +61,10 @@ def resolve(recipe: Recipe) -> Resolved:
         )
     if recipe.activations is not None:
         return _from_files(recipe, recipe.activations)
-    found = _find_dictionaries(recipe)
-    model = _find_model(recipe, found)
-    found = {name: _fitted(name, dictionary, model) for name, dictionary in found.items()}
+    specs = described(recipe)
+    model = _find_model(recipe, specs.values())
+    found = placed(recipe, specs, architecture=model.architecture)
+    found = {name: fitted_to(model, name, dictionary) for name, dictionary in found.items()}
     corpus = recipe.corpus or _corpus_of(found)
     cache = dataclasses.replace(
         recipe.cache,
@@ -129,7 +129,7 @@ def hub_of(recipe: Recipe) -> Hub:
 def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     """As `resolve`, where no model is needed."""
     files = find_files(recipe, section)
-    found = _find_dictionaries(recipe, files.hook)
+    found = placed(recipe, described(recipe), hook=files.hook)
     if isinstance(files.activations, Dump):
         found = {name: _as_long_as(one, files.activations.d_in) for name, one in found.items()}
     if not files.has_firings:
@@ -193,43 +193,8 @@ def _with_folders(resources: Resources) -> Resources:
     )
 
 
-def _find_dictionaries(recipe: Recipe, hook: str | None = None) -> dict[str, DictionaryFound]:
-    """Those with weights. `hook`: where one reads that doesn't say."""
-    found: dict[str, DictionaryFound] = {}
-    for name, section in recipe.dictionaries.items():
-        if section.path is None:
-            continue
-        spec = find_dictionary(section.path)
-        given = [parse_hook(text) for text in section.hook.split("+")] if section.hook else []
-        site = given[0] if given else spec.site
-        further = tuple(given[1:]) if given else spec.further_sites
-        if site is None and spec.hook:
-            site = parse_hook(spec.hook)  # raises, and says what is wrong with it
-        if site is None and hook:
-            site = parse_hook(hook)
-        if site is None:
-            if spec.is_basis:
-                example = f"--hook layers.12.{spec.basis}"
-                raise CheckpointError(f"which {spec.basis}? Say a layer's with --hook, e.g. {example}.")
-            raise CheckpointError(
-                f"{spec.path} doesn't say which activations it reads. Say it with --hook, e.g. "
-                f"--hook layers.12 (the residual stream after layer 12) or --hook layers.12.mlp."
-            )
-        one = DictionaryFound(spec, site, _site_out(spec), further)
-        name = one.place.replace("+", "-") if name == "auto" else name
-        if name in found:
-            raise RecipeError(f"two dictionaries are called '{name}': name them, --sae NAME=PATH.")
-        found[name] = one
-    return found
-
-
-def _site_out(spec: DictionarySpec) -> Site | None:
-    """Where a transcoder writes. Raises SiteError for a name that is not understood."""
-    return spec.site_out or (parse_hook(spec.hook_out) if spec.hook_out else None)
-
-
-def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles:
-    said = {dictionary.spec.model for dictionary in found.values()} - {None}
+def _find_model(recipe: Recipe, specs: Iterable[DictionarySpec]) -> ModelFiles:
+    said = {spec.model for spec in specs} - {None}
     name = recipe.model.path or (said.pop() if len(said) == 1 else None)
     if name is None:
         reason = f"the checkpoints name {sorted(map(str, said))}" if said else "the checkpoint doesn't say"
@@ -241,55 +206,6 @@ def _find_model(recipe: Recipe, found: dict[str, DictionaryFound]) -> ModelFiles
         if recipe.model.path:
             raise
         raise ModelError(f"{error} (The checkpoint names this model; --model gives another.)") from error
-
-
-def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:
-    """Of neurons or experts, as many as the model has; of random directions, as long as its vectors are. Raises
-    SiteError where the site is not theirs."""
-    if found.spec.is_sized:
-        return found
-    if found.spec.is_basis and found.site.point != found.spec.basis:
-        place = f"layers.{found.site.layer}.{found.spec.basis}"
-        raise SiteError(f"'{found.site}' has no {found.spec.basis}: say --hook {place}.")
-    for site in found.inputs:
-        check_site(site, model.architecture)
-    width = sum(width_at(site, model.architecture) for site in found.inputs)
-    return dataclasses.replace(found, spec=found.spec.sized(width))
-
-
-def _fitted(name: str, dictionary: DictionaryFound, model: ModelFiles) -> DictionaryFound:
-    """The dictionary, with what only the model's family says. Raises CheckpointError or SiteError where it
-    doesn't fit."""
-    dictionary = _sized(dictionary, model)
-    if dictionary.spec.n_models > 1:
-        raise CheckpointError(
-            f"dictionary '{name}' ({dictionary.spec.path}) is a crosscoder of {dictionary.spec.n_models} models, and "
-            "a run has one: codes of one model's vectors are not the crosscoder's. Store the vectors of both at that "
-            f"site, those of a token one behind the other ({dictionary.spec.d_in} numbers), and read them with "
-            "--activations FOLDER."
-        )
-    # The checkpoint's own spelling is read again now that the family is known; a user's is canonical.
-    hook = dictionary.spec.hook if dictionary.site == dictionary.spec.site else None
-    check_site(dictionary.site, model.architecture, hook)
-    for site in dictionary.further_sites:
-        check_site(site, model.architecture)
-    width = sum(width_at(site, model.architecture) for site in dictionary.inputs)
-    if dictionary.spec.d_in != width:
-        raise CheckpointError(
-            f"dictionary '{name}' ({dictionary.spec.path}) reads vectors of {dictionary.spec.d_in} numbers, "
-            f"but {dictionary.place} of {model.name} has {width}. Is it the right --model and --hook?"
-        )
-    out = dictionary.site_out
-    if out is not None:
-        check_site(out, model.architecture, dictionary.spec.hook_out)
-        if dictionary.spec.d_out != (width := width_at(out, model.architecture)):
-            raise CheckpointError(
-                f"dictionary '{name}' ({dictionary.spec.path}) writes vectors of {dictionary.spec.d_out} "
-                f"numbers, but {out} of {model.name} has {width}. Is it the right --model?"
-            )
-    takes_out = dictionary.spec.without_value_bias and dictionary.site.point == "z"
-    dictionary = dataclasses.replace(dictionary, biases_of=model if takes_out else None)
-    return centred(name, dictionary, model.architecture)
 
 
 def _corpus_of(found: dict[str, DictionaryFound]) -> CorpusSpec:

@@ -54,8 +54,16 @@ class DictionaryFound:
         if not self.spec.is_transcoder:
             return self.inputs
         if self.site_out is None:
-            raise CheckpointError(f"{self.spec.path} doesn't say where the transcoder writes.")
+            raise CheckpointError(
+                f"{self.spec.path} doesn't say where the transcoder writes{self.unread_output}."
+            )
         return (self.site_out,)
+
+    @property
+    def unread_output(self) -> str:
+        """Of a transcoder without a `site_out`: what its checkpoint calls that, for the end of a sentence."""
+        hook = self.spec.hook_out
+        return "" if hook is None else f" in a way that is understood (it says '{hook}')"
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -88,13 +88,15 @@ Point = Literal[
     "neurons",
     "experts",
     "mlp_out",
+    "attn_raw",
+    "mlp_raw",
 ]
 """Where in a layer. `resid_...`: the residual stream before, between attention and MLP, and after the layer.
 `..._in`: what attention and MLP read, behind their norm; `..._in_normalized`: behind the norm, but before
 its gain (and bias). `z`: the attention heads' outputs one behind the other, [n_heads * d_head], before the
 output projection. `neurons`: the hidden neurons of a dense MLP. `experts`: of a mixture of experts, what
 each one's output is multiplied by, [n_experts], 0 for those not chosen. `..._out`: what attention and MLP
-add to the stream."""
+add to the stream; where a norm comes between, `..._raw` is what they give to it."""
 
 _SITE_SUFFIX: dict[Point, str] = {
     "resid_post": "",
@@ -109,6 +111,8 @@ _SITE_SUFFIX: dict[Point, str] = {
     "neurons": ".neurons",
     "experts": ".experts",
     "mlp_out": ".mlp",
+    "attn_raw": ".attn_raw",
+    "mlp_raw": ".mlp_raw",
 }
 
 

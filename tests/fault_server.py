@@ -80,12 +80,14 @@ class FaultServer:
 
     def __init__(self, script: Script | None = None, *, models: tuple[str, ...] = ("tiny",)) -> None:
         self.well: Counter[str] = Counter()
-        """How often each body got a chat completion: what a client pays for."""
+        """How often a chat completion was made for each body: what a client pays for, also where it did not wait."""
         self.script: Script = script or (lambda _number, _body: None)
         self.models = models
         self.requests: list[Received] = []
         self.url = ""
         """Base URL for a client, with /v1."""
+        self._cut: set[object] = set()
+        """Connections that this server ended itself: what was being made for them never arrived."""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -140,7 +142,7 @@ class FaultServer:
         if behaviour is None:
             behaviour = embedded() if request.path.endswith("/embeddings") else ok()
         response = await behaviour(request, body)
-        if request.get(_WELL) and request.transport is not None and not request.transport.is_closing():
+        if request.get(_WELL) and request.protocol not in self._cut:
             content = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
             self.well[hashlib.blake2b(content, digest_size=16).hexdigest()] += 1
         return response
@@ -152,6 +154,7 @@ class FaultServer:
             await self._site.stop()
             assert self._runner.server is not None
             for connection in list(self._runner.server.connections):
+                self._cut.add(connection)
                 if connection.transport is not None:
                     connection.transport.close()  # what is written is still sent
             self._reviving = asyncio.ensure_future(self._revive(seconds))

@@ -10,12 +10,13 @@ import jinja2
 import pytest
 
 from autointerp.errors import LLMBadRequest, LLMStopped
+from autointerp.llm import endpoints
 from autointerp.llm.dialects import Dialect, dialect_of, look_up, written_out
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import Prices, Reply, Usage
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
-from fault_server import Behaviour, FaultServer, Json, ok, rate_limited, refused_url, status
+from fault_server import Behaviour, FaultServer, Json, body_of, ok, rate_limited, refused_url, slow, status
 
 OPENAI = "https://api.openai.com/v1"
 HERE = "http://127.0.0.1:8000/v1"
@@ -189,6 +190,42 @@ def test_a_server_that_refuses_both_names_of_a_limit_stops_the_run() -> None:
         assert len(server.requests) <= 4
 
 
+def test_a_refusal_of_what_was_taken_before_is_tried_again() -> None:
+    """A gateway passes requests to several servers, of which one may not know a setting."""
+    stray = status(400, UNSUPPORTED["temperature"])
+    with FaultServer(lambda number, _b: stray if number == 1 else None) as server:
+
+        async def run() -> tuple[str, ...]:
+            llm = Openai("tiny", base_url=server.url, first_wait_s=0.01).connect()
+            try:
+                for _ in range(4):
+                    await llm.generate(prompt("hello"), max_tokens=5)
+                return llm.capabilities.left_out
+            finally:
+                await llm.close()
+
+        assert asyncio.run(run()) == ()
+    assert len(server.requests) == 5 and all("temperature" in r.body for r in server.requests)
+
+
+def test_a_setting_that_is_taken_after_all_is_sent_again() -> None:
+    """The second of two at once is refused before the first one is answered."""
+    stray = status(400, UNSUPPORTED["temperature"])
+    with FaultServer(lambda number, _b: (slow(0.3, ok()), stray, ok())[min(number, 2)]) as server:
+
+        async def run() -> tuple[str, ...]:
+            llm = Openai("tiny", base_url=server.url).connect()
+            try:
+                await asyncio.gather(*(llm.generate(prompt("hello"), max_tokens=5) for _ in range(2)))
+                await llm.generate(prompt("hello"), max_tokens=5)
+                return llm.capabilities.left_out
+            finally:
+                await llm.close()
+
+        assert asyncio.run(run()) == ()
+    assert ["temperature" in r.body for r in server.requests] == [True, True, False, True]
+
+
 def test_too_long_a_prompt_is_no_refused_setting() -> None:
     error = {
         "message": "This model's maximum context length is 2048 tokens. However, you requested 2100 tokens "
@@ -248,13 +285,73 @@ def test_a_server_that_is_not_there_costs_nothing_where_others_are() -> None:
         assert len(replies) == 40 and len(server.requests) == 40
 
 
+def gone_for_long() -> Behaviour:
+    return status(503, headers={"retry-after": "3600"})
+
+
+@pytest.mark.parametrize(
+    "sick",
+    [status(503), body_of("<html>bad gateway"), slow(60, ok()), gone_for_long()],
+    ids=["503", "a web page", "hangs", "gone for an hour"],
+)
+def test_a_sick_server_loses_no_request_where_another_one_is_well(sick: Behaviour) -> None:
+    """Each request fails there once at most; when it is known to be down it gets none of those that wait."""
+    with FaultServer() as well, FaultServer(lambda _n, _b: sick) as other:
+
+        async def run() -> list[Reply]:
+            options = Openai(
+                "tiny", base_url=[well.url, other.url], first_wait_s=0.01, timeout_s=1.0, max_tries=3
+            )
+            llm = options.connect()
+            try:
+                asking = (llm.generate(prompt(f"{n}"), max_tokens=5) for n in range(200))
+                return list(await asyncio.gather(*asking))
+            finally:
+                await llm.close()
+
+        assert len(asyncio.run(run())) == 200
+    assert 3 <= len(other.requests) <= 40 and len(well.requests) == 200
+
+
+def test_one_that_is_well_again_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rest, by one request first."""
+    monkeypatch.setattr(endpoints, "DOWN_S", 0.3)
+    is_sick = True
+    with FaultServer() as well, FaultServer(lambda _n, _b: status(503) if is_sick else None) as other:
+
+        async def run() -> tuple[int, int, int]:
+            llm = Openai("tiny", base_url=[well.url, other.url], first_wait_s=0.01).connect()
+
+            async def ask(n: int) -> None:
+                await asyncio.gather(*(llm.generate(prompt(f"{n}"), max_tokens=5) for n in range(n)))
+
+            nonlocal is_sick
+            try:
+                await ask(40)
+                first = len(other.requests)
+                await asyncio.sleep(0.35)
+                await ask(40)
+                second = len(other.requests)
+                is_sick = False
+                await asyncio.sleep(0.35)
+                await ask(40)
+                await ask(40)
+                return first, second, len(other.requests)
+            finally:
+                await llm.close()
+
+        first, second, last = asyncio.run(run())
+    assert second == first + 1
+    assert last > second + 10
+
+
 def test_one_that_refuses_is_asked_less_and_the_other_more() -> None:
     with (
-        FaultServer(lambda n, _b: rate_limited(retry_after="0.05") if n % 2 else None) as slow,
+        FaultServer(lambda n, _b: rate_limited(retry_after="0.05") if n % 2 else None) as strict,
         FaultServer() as fast,
     ):
         replies, _ = asked(
-            Openai("tiny", base_url=[slow.url, fast.url], first_wait_s=0.01, max_tries=12), 200
+            Openai("tiny", base_url=[strict.url, fast.url], first_wait_s=0.01, max_tries=12), 200
         )
         assert len(replies) == 200 and fast.requests
 

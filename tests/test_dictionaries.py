@@ -24,6 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from safetensors import torch as safetensors_torch
 
 from autointerp import plugins
+from autointerp.dictionaries.checkpoint import shortened
 from autointerp.dictionaries.encode import Codes, Encoder
 from autointerp.dictionaries.locate import describe_place, find_dictionary, reader_of, wanted_files
 from autointerp.dictionaries.spec import DictionarySpec, Weights
@@ -612,6 +613,25 @@ def test_sparsify_configuration_is_refused(tmp_path: Path, config: Config, run: 
     folder = sparsify(tmp_path / "layers.1", config)
     with pytest.raises(CheckpointError, match=point):
         load(folder)
+
+
+def test_a_header_of_more_tensors_than_any_dictionary_has_is_not_parsed(tmp_path: Path) -> None:
+    """Nine megabytes of an object that would be hundreds; a header that long is refused before it is JSON."""
+    folder = saelens(tmp_path / "a", V6)
+    header = b'{"x":[' + b"[]," * 3_000_000 + b"[]]}"
+    (folder / "sae_weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(
+        CheckpointError, match=r"header has 9,000,010 bytes, and none of more than 8,388,608 is read"
+    ):
+        describe_place(folder)
+
+
+def test_a_value_nested_too_deep_for_json_is_named_in_a_message() -> None:
+    """json.dumps gives up a few levels before json.loads does, so that such a value can come from a file."""
+    value: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        value = [value]
+    assert shortened(value) == "a list, nested too deep to show"
 
 
 def test_missing_empty_and_truncated_files(tmp_path: Path) -> None:

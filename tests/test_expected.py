@@ -55,17 +55,47 @@ def test_with_samples_the_plan_is_what_is_sent(made: Tiny, tmp_path: Path) -> No
     explained = took["explain/layers.1/plain"]
     n_scored = [len(list(run.score("layers.1", "plain", name).records())) for name in run.recipe.scorers]
     assert n_scored[0] == n_scored[1] <= 8
-    share = n_scored[0] / 8  # dead features and those with few windows are asked for and not sent
-    assert planned["explainer"].n_requests * share == explained.n_requests
-    assert planned["explainer"].prompt_tokens * share == pytest.approx(explained.prompt_tokens, rel=0.01)
+    assert planned["explainer"].n_requests == explained.n_requests
+    assert planned["explainer"].prompt_tokens == pytest.approx(explained.prompt_tokens, rel=0.01)
     judged = [part for place, part in took.items() if place.startswith("score/")]
-    assert planned["judge"].n_requests * share == sum(part.n_requests for part in judged)
+    assert planned["judge"].n_requests == sum(part.n_requests for part in judged)
     # The explanation that stands in these prompts was not known.
-    assert planned["judge"].prompt_tokens * share == pytest.approx(
-        sum(p.prompt_tokens for p in judged), rel=0.1
-    )
+    assert planned["judge"].prompt_tokens == pytest.approx(sum(p.prompt_tokens for p in judged), rel=0.1)
     by_hand = planned["judge"].prompt_tokens * 2e-6 + planned["judge"].completion_tokens * 10e-6
     assert planned["judge"].cost == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_features_that_lack_windows_are_planned_until_that_is_known(made: Tiny, tmp_path: Path) -> None:
+    mapping = recipe(made, "http://127.0.0.1:1/v1") | {"sampling": {"minimum": 30_000}}
+    _, run = pipeline.prepare(mapping, tmp_path / "run")
+    assert asyncio.run(expected(run))[0].n_requests == 8
+    run = pipeline.explain(mapping, out=tmp_path / "run", until="sample")
+    assert {record["status"] for record in run.sample("layers.1").records()} <= {"dead", "too_few"}
+    assert asyncio.run(expected(run)) == []
+
+
+def test_what_is_done_is_planned_no_more(made: Tiny, tmp_path: Path) -> None:
+    """Of a run that was cut behind its explanations the scores are left; with four more features also these."""
+    with FaultServer(counted) as server:
+        mapping = recipe(made, server.url) | {"controls": {"panel": 4}}
+        run = pipeline.explain(mapping, out=tmp_path / "run", until="explain")
+        n_explained, n_before = len(list(run.explain("layers.1", "plain").records())), len(server.requests)
+        (judge, controls) = asyncio.run(expected(run))
+        run = pipeline.explain(mapping, out=tmp_path / "run")
+        assert (judge.role, controls.role) == ("judge", "judge of controls")
+        assert asyncio.run(expected(run)) == []
+        n_sent = len(server.requests) - n_before
+        assert judge.n_requests + controls.n_requests == pytest.approx(n_sent, rel=0.1)
+        more = mapping | {"features": {"first": 12}}
+        _, larger = pipeline.prepare(more, tmp_path / "run")
+        by_role = {one.role: one for one in asyncio.run(expected(larger))}
+        assert by_role["explainer"].n_requests == 4  # they are not sampled: all might be alive
+        assert by_role["judge"].n_requests == pytest.approx(4 * judge.n_requests / n_explained, rel=0.1)
+        out = str(tmp_path / "run")
+        recipe_file = tmp_path / "recipe.yaml"
+        recipe_file.write_text(yaml.safe_dump(mapping))
+        said = CliRunner().invoke(app, ["explain", "--recipe", str(recipe_file), "--out", out, "--dry-run"])
+    assert "about 0 LLM requests left" in said.output and "$" not in said.output
 
 
 def test_the_plan_and_the_status_tell_tokens_money_and_hours(made: Tiny, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from autointerp import pipeline
 from autointerp.bench.instant_server import answer_to
 from autointerp.bench.made_up_run import DICTIONARY, make_run
 from autointerp.cli import app
-from autointerp.errors import RecipeError
+from autointerp.errors import LLMStopped, RecipeError
 from autointerp.journal import Journal
 from autointerp.llm.replay import Replayed
 from autointerp.progress import Silent
@@ -39,6 +39,7 @@ from fault_server import (
     n_tokens_of,
     no_choices,
     ok,
+    quota_used_up,
     rate_limited,
     slow,
     status,
@@ -234,6 +235,24 @@ def test_a_thousand_features_end_whatever_the_server_does(
 
 def is_explaining(body: Json) -> bool:
     return body["max_tokens"] == 300
+
+
+def test_an_account_that_runs_dry_costs_no_answer_twice(tmp_path: Path) -> None:
+    """One of 32 requests in flight is told so while the others are being answered."""
+
+    def script(number: int, body: Json) -> Behaviour:
+        return quota_used_up() if number == 20 else slow(0.5, good(body))
+
+    with FaultServer(script) as server:
+        run = made_up(tmp_path / "run", 40, server.url)
+        with pytest.raises(LLMStopped, match="no credit left"):
+            line(run.path)
+        kept = [run.beside("requests", journal) for journal in run.journals()]
+        assert sum(1 for journal in kept for _ in journal.records()) == sum(server.well.values()) >= 15
+        server.script = lambda number, body: good(body)
+        line(run.path)
+        assert ends(run)["explain ok"] == 40
+        assert set(server.well.values()) == {1}
 
 
 def test_scoring_begins_before_the_last_feature_is_explained(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 
 from autointerp import journal as journals
 from autointerp.errors import (
+    BudgetReached,
     DiskFull,
     Interrupted,
     JournalCorrupt,
+    LLMError,
     LLMStopped,
     LLMUnavailable,
     Pending,
@@ -293,6 +295,49 @@ def test_an_error_that_stops_the_run_loses_no_finished_record(tmp_path: Path) ->
     done = journal(tmp_path).read("000")
     assert {f"k{number:03d}" for number in range(5)} <= set(done)
     assert len(done) < 12
+
+
+@pytest.mark.parametrize("error", [LLMStopped("quota"), BudgetReached("used up"), LLMUnavailable("gone")])
+def test_an_llm_that_stops_the_run_does_not_cost_the_answers_in_flight(
+    tmp_path: Path, error: LLMError
+) -> None:
+    """The 40 others are being answered; nothing is begun any more, and of the one that says more nothing."""
+    begun: list[int] = []
+
+    async def work(number: int) -> Json:
+        begun.append(number)
+        if number < 30:
+            raise error
+        await asyncio.sleep(0.2)
+        if number == 69:
+            raise LLMStopped("said later")
+        return {}
+
+    def following(_: Json) -> Iterator[Item]:
+        raise AssertionError("nothing follows")
+
+    source = [
+        dataclasses.replace(item, then=following) for item in items(journal(tmp_path), range(200), work)
+    ]
+    with pytest.raises(LLMError, match=str(error)):
+        asyncio.run(fill([Unit("000", source)], n_in_flight=70))
+    assert begun == list(range(70))
+    assert set(journal(tmp_path).read("000")) == {f"k{number:03d}" for number in range(30, 69)}
+
+
+def test_an_error_of_another_kind_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """A full disk, a fault of ours: also where it comes while others are waited for."""
+
+    async def work(number: int) -> Json:
+        if number == 0:
+            raise LLMStopped("quota")
+        await asyncio.sleep(0.05 if number == 1 else 60)
+        raise ZeroDivisionError
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(fill(one_unit(tmp_path, 5, work), n_in_flight=5))
+    assert time.monotonic() - began < 10
 
 
 def test_stopping_finishes_what_is_in_flight_and_begins_nothing_new(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ LAYERS = [
     {"recipe"},
     {"sources", "identities"},
     {"fits", "centring"},
+    {"places"},
     {"resolve"},
     {"needs"},
     {"tables", "judges", "panel"},

@@ -119,18 +119,16 @@ def test_the_decoders_norms_decide_what_fires(tmp_path: Path) -> None:
     }
     change = {"d_model": 1, "d_sae": 1, "jump_relu_threshold": 1.0, "norm_activation": "none"}
     spec = find_dictionary(str(scope(tmp_path / "a", change, linear(t))))
-    weights = reader_of(spec).load(spec, "cpu")
-    assert weights.threshold_F is not None
-    assert weights.threshold_F.tolist() == [0.5]
+    codes = Encoder(spec, reader_of(spec).load(spec, "cpu")).encode(torch.tensor([[0.49], [0.51], [3.0]]))
+    assert (codes.token_M.tolist(), codes.value_M.tolist()) == ([1, 2], pytest.approx([0.51, 3.0]))
 
 
 def test_a_feature_without_a_decoder_never_fires(tmp_path: Path) -> None:
     t = tensors()
     t["W_dec"][3] = 0
     spec = find_dictionary(str(scope(tmp_path / "a", {"jump_relu_threshold": 0.0}, linear(t))))
-    weights = reader_of(spec).load(spec, "cpu")
-    assert weights.threshold_F is not None
-    assert weights.threshold_F.tolist() == [0.0] * 3 + [np.inf] + [0.0] * 6
+    codes = Encoder(spec, reader_of(spec).load(spec, "cpu")).encode(torch.from_numpy(inputs()).float())
+    assert set(codes.feature_M.tolist()) == set(range(F)) - {3}
 
 
 def test_any_of_its_files_names_it(tmp_path: Path) -> None:
@@ -227,7 +225,7 @@ def test_llamascopium_codes(tmp_path: Path, activation: str, gate: bool, normali
     spec = assert_parity(llamascopium(tmp_path / "a", change), x, *reference(x, change))
     assert (spec.format, spec.site, spec.model) == ("llamascopium", Site("resid_post", 15), None)
     assert (spec.decoder_norm_gate, spec.value_is_score) == (
-        (True, False) if gate and spec.k else (False, True)
+        (True, False) if gate and activation != "relu" else (False, True)
     )
 
 

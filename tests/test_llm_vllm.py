@@ -345,33 +345,55 @@ def test_an_orphan_is_named_and_another_process_of_its_number_is_not(
 def test_each_engine_has_its_cards_and_prompts_that_begin_alike_share_one(
     events: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "visible_gpus", lambda: ("0", "1", "2", "3", "4"))
+    monkeypatch.setattr(vllm, "visible_gpus", lambda: ("0", "1", "2", "3", "4", "5", "6"))
 
     async def work(llm: VllmLLM) -> None:
         async def cards(beginning: str) -> str:
             return (await llm.generate(prompt(f"{beginning}\ncards"), max_tokens=5)).text
 
         said = await asyncio.gather(*(cards(f"{n}") for n in range(12)))
-        assert set(said) == {"0,1", "2,3"}
+        assert set(said) == {"0,1", "2,3", "4,5"}
         assert said == await asyncio.gather(*(cards(f"{n}") for n in range(12)))
         alike = "y" * 300
         assert len({await cards(f"{alike}{n}") for n in range(8)}) == 1
         # One that is far behind gets no more, however they begin.
         held = [
-            asyncio.ensure_future(llm.generate(prompt(f"{alike}\nwait 50"), max_tokens=5)) for _ in range(60)
+            asyncio.ensure_future(llm.generate(prompt(f"{alike}\nwait 50"), max_tokens=5)) for _ in range(90)
         ]
         await asyncio.sleep(0.5)
         assert min(engine.n_waiting for engine in llm._engines) > 15
-        # A dead one gets none.
+        # Dead ones get none; what ends engines is asked of two and no more.
         await failure(llm.generate(prompt(f"{alike}\nkill me"), max_tokens=5))
-        for _ in range(20):
-            assert (await cards(alike)) in ("0,1", "2,3")
+        (left,) = [engine for engine in llm._engines if not engine.is_down]
+        assert len({await cards(alike) for _ in range(20)}) == 1 and left.n_waiting > 15
         for one in held:
             one.cancel()
         await asyncio.gather(*held, return_exceptions=True)
 
     using(work, Place(EngineResources(tensor_parallel=2)))
-    assert events.read_text().count("started") == 2
+    assert events.read_text().count("started") == 3
+
+
+def test_what_a_dead_engine_was_asked_a_living_one_answers(
+    events: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than `fill` gives up after were in flight at it."""
+    monkeypatch.setattr(vllm, "visible_gpus", lambda: ("0", "1"))
+
+    async def work(llm: VllmLLM) -> None:
+        asked = [
+            asyncio.ensure_future(llm.generate(prompt(f"{n}\nwait 3 {n}"), max_tokens=5)) for n in range(80)
+        ]
+        while events.read_text().count("started") < 2:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        assert min(engine.n_waiting for engine in llm._engines) > 25
+        os.kill(pids(events)[0], signal.SIGKILL)
+        replies = await asyncio.gather(*asked)
+        assert [reply.text for reply in replies] == [f"said: wait 3 {n}" for n in range(80)]
+        assert sum(engine.is_down for engine in llm._engines) == 1
+
+    using(work)
 
 
 def test_resources_are_checked_with_the_recipe(made: Tiny) -> None:

@@ -12,6 +12,7 @@ from dense_codes import save_json, save_torch, tensors
 
 from autointerp.dictionaries.locate import find_dictionary, wanted_files
 from autointerp.errors import CheckpointError
+from autointerp.pipeline import sae_sections
 from autointerp.sources import local
 from autointerp.types import Site
 from loopback_hub import LoopbackHub
@@ -32,6 +33,10 @@ FILES = [
     *(f"clt/layer_{n}.safetensors" for n in range(6)),
     "clt/config.yaml",
     "npz/params.npz",
+    "trained/ae.pt",
+    "trained/config.json",
+    "trained/checkpoints/ae_100.pt",
+    "trained/checkpoints/ae_200.pt",
 ]
 
 
@@ -50,6 +55,12 @@ FILES = [
         ),
         ("clt", ["config.json", "clt/config.yaml"]),
         ("clt/layer_3.safetensors", ["config.json", "clt/layer_3.safetensors", "clt/config.yaml"]),
+        ("trained", ["config.json", "trained/ae.pt", "trained/config.json"]),
+        ("trained/checkpoints", ["config.json", "trained/config.json"]),
+        (
+            "trained/checkpoints/ae_100.pt",
+            ["config.json", "trained/config.json", "trained/checkpoints/ae_100.pt"],
+        ),
         ("npz", ["config.json", "npz/params.npz"]),
         ("", ["config.json"]),
         ("nowhere", ["config.json"]),
@@ -57,6 +68,24 @@ FILES = [
 )
 def test_wanted_files(place: str, wanted: list[str]) -> None:
     assert wanted_files(FILES, place) == wanted
+
+
+def test_a_name_stands_in_front_of_the_first_equals_sign_of_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may have one in its name, alone or behind the dictionary's name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "q" / "lr=0.1").mkdir(parents=True)
+    for text, name, path in (
+        ("lr=0.1", "auto", str(tmp_path / "lr=0.1")),
+        ("mine=q/lr=0.1", "mine", str(tmp_path / "q" / "lr=0.1")),
+        ("mine=lr=0.1", "mine", str(tmp_path / "lr=0.1")),
+        ("q/lr=0.1", "auto", str(tmp_path / "q" / "lr=0.1")),
+        ("mine=demo", "mine", "demo"),
+        ("org/repo:lr=0.1/x", "auto", "org/repo:lr=0.1/x"),
+    ):
+        assert sae_sections([text]) == {name: {"path": path}}
 
 
 def qwen(folder: Path, *layers: int) -> None:

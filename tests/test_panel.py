@@ -366,16 +366,20 @@ def test_rescoring_mends_controls_too(run: Run, tmp_path: Path) -> None:
     assert contents(tmp_path / "run" / "control") == contents(run.path / "control")
 
 
-def test_the_plan_counts_what_is_asked_about_controls(run: Run) -> None:
-    planned = {one.role: one for one in asyncio.run(expected(run))}
+def test_the_plan_counts_what_is_asked_about_controls(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "control")
+    without = Run.open(tmp_path / "run")
+    planned = {one.role: one for one in asyncio.run(expected(without))}
+    assert planned.keys() == {"judge of controls"} and asyncio.run(expected(run)) == []
     requests = [
         record for journal in (run.path / "requests" / "control").rglob("*.jsonl")
         for record in run.existing(*journal.parent.relative_to(run.path).parts).records()
     ]  # fmt: skip
     assert len(trials_of(next(iter(own(run).values()))["trials"])) > 0
     assert planned["judge of controls"].n_requests == pytest.approx(len(requests), rel=0.15)
-    off = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, controls=None))
-    assert "judge of controls" not in {one.role for one in asyncio.run(expected(off))}
+    off = dataclasses.replace(without, recipe=dataclasses.replace(run.recipe, controls=None))
+    assert asyncio.run(expected(off)) == []
 
 
 def test_controls_are_of_this_runs_settings(run: Run) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,13 @@ import test_temporal
 import torch
 import yaml
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
+from autointerp.dictionaries import registry
+from autointerp.dictionaries.convert import convert
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.locate import HUB, find_dictionary, reader_of
 
 pytestmark = pytest.mark.parity
 
@@ -71,6 +75,83 @@ def assert_same(found: tuple[Tensor, Tensor], acts: Tensor, x_hat: Tensor | None
 
 
 # --- sae-lens --------------------------------------------------------------------------------------------
+
+
+def test_every_name_of_saelens_list_is_a_place_and_a_model_on_the_hub(tmp_path: Path) -> None:
+    """Of each release the first name and all that override something: where it lies is a file or folder of a
+    repository, the model has a hub id, and what is overridden is read."""
+    path = Path(library("sae_lens").__file__).with_name(registry.LIST)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    releases: dict[str, Any] = yaml.load(path.read_text(), Loader=loader)
+    library("sae_lens").StandardSAE(
+        library("sae_lens").StandardSAEConfig(d_in=D, d_sae=F, device="cpu")
+    ).save_model(tmp_path)
+    spec = find_dictionary(str(tmp_path))
+    n_overridden = 0
+    for release, content in releases.items():
+        for number, one in enumerate(content["saes"]):
+            if number and "config_overrides" not in one and isinstance(one["path"], str):
+                continue
+            name = f"{release}/{one['id']}"
+            known = registry.registered(name)
+            assert known is not None and HUB.fullmatch(known.place), name
+            assert not known.place.rpartition(":")[2].isdigit(), name
+            completed = known.completed(replace(spec, model=None))
+            assert completed.model == "gpt2" or "/" in str(completed.model), name
+            n_overridden += bool(known.overrides)
+    assert len(releases) > 100 and n_overridden > 10
+
+
+@pytest.mark.parametrize(
+    "case", ["relu", "topk", "topk_gate", "abstopk", "jumprelu", "gated", "scaled", "transcoder"]
+)
+def test_saelens_reads_what_convert_writes(tmp_path: Path, case: str) -> None:
+    """From our own layout, with a bias in front that is not the decoder's: the same codes and reconstructions."""
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tensors = {
+        "encoder": normal(D, F), "decoder": normal(F, D), "encoder_bias": normal(F),
+        "decoder_bias": normal(D), "pre_bias": normal(D),
+    }  # fmt: skip
+    gates = {"gate_bias": normal(F), "gate_scale": normal(F).exp(), "magnitude_bias": normal(F)}
+    changes: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {
+        "relu": ({}, {}),
+        "topk": ({"selector": "topk", "k": K}, {}),
+        "topk_gate": ({"selector": "topk", "k": K, "decoder_norm_gate": True}, {}),
+        "abstopk": ({"selector": "abstopk", "k": K}, {}),
+        "jumprelu": (
+            {"selector": "jumprelu", "decoder_norm_gate": True, "value_is_score": False},
+            {"threshold": 20 * normal(F).abs()},
+        ),
+        "gated": ({"selector": "gated"}, gates),
+        "scaled": ({"transform": ["constant_norm"]}, {}),
+        "transcoder": (
+            {"hook": "layers.1.mlp_in", "hook_out": "layers.1.mlp", "is_transcoder": True}, {"skip": normal(D, D)},
+        ),
+    }  # fmt: skip
+    config, added = changes[case]
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file(tensors | added, source / "dictionary.safetensors")
+    said = {"layout": 1, "selector": "relu", "hook": "layers.1", "model": "gpt2"} | config
+    (source / "dictionary.json").write_text(json.dumps(said))
+    converted = convert(str(source), tmp_path / "out")
+    assert converted.layout == "SAELens' layout"
+    sae = library("sae_lens").SAE.load_from_disk(str(tmp_path / "out"), device="cpu")
+    with torch.no_grad():
+        acts = sae.encode(inputs())
+        acts = acts.to_dense() if acts.is_sparse else acts
+        x_hat = sae(inputs()) if case == "transcoder" else sae.decode(acts)
+    assert_close(ours(source), acts, x_hat)
+
+
+def assert_close(found: tuple[Tensor, Tensor], acts: Tensor, x_hat: Tensor) -> None:
+    """As `assert_same`, but for what folding rounds."""
+    for one, expected in zip(found, (acts, x_hat), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-3, atol=3e-5 * float(expected.abs().max()))
 
 
 def saelens_sae(architecture: str, **options: Any) -> Any:

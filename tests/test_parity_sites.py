@@ -17,7 +17,7 @@ from autointerp.errors import SiteError
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.sites import check_site, parse_hook
-from tiny_families import CONFIGS, EXPERTS, POST_NORM, SANDWICH, tokens, write
+from tiny_families import CONFIGS, EXPERTS, POST_NORM, tokens, write
 
 pytest.importorskip("transformer_lens", reason="TransformerLens is not installed: make test-parity")
 pytestmark = pytest.mark.parity
@@ -46,8 +46,6 @@ def lacks(name: str) -> set[str]:
         missing |= {"hook_resid_mid"}
     if name in POST_NORM:
         missing |= {"ln1.hook_normalized", "ln2.hook_normalized"}
-    if name in (*SANDWICH, *POST_NORM):
-        missing |= {"mlp.hook_out"}  # before the norm that follows
     if name in EXPERTS:
         missing |= {"mlp.hook_post"}  # there it is what the MLP gives, not neurons
     return missing
@@ -74,8 +72,8 @@ def test_every_name_holds_what_transformer_lens_caches(name: str, tmp_path: Path
     read = [short for short in NAMES if short not in lacks(name)]
     for short in read:
         hook = f"blocks.{LAYER}.{short}"
-        site = parse_hook(hook)
-        check_site(site, subject.architecture, hook)
+        site = parse_hook(hook, subject.architecture.model_type)
+        check_site(site, subject.architecture)
         captured = subject.capture(ids, [site])[site]
         theirs = cache[hook]
         theirs = theirs.flatten(2) if short == "attn.hook_z" else theirs
@@ -83,4 +81,4 @@ def test_every_name_holds_what_transformer_lens_caches(name: str, tmp_path: Path
     for short in lacks(name):
         hook = f"blocks.{LAYER}.{short}"
         with pytest.raises(SiteError):
-            check_site(parse_hook(hook), subject.architecture, hook)
+            check_site(parse_hook(hook, subject.architecture.model_type), subject.architecture)

@@ -43,6 +43,15 @@ LIST = {
         "model": "m", "repo_id": "o/r", "config_overrides": {"apply_b_dec_to_input": False},
         "saes": [{"id": "x", "path": "p"}],
     },
+    "normalised": {
+        "model": "mistral-7b", "repo_id": "o/r",
+        "saes": [
+            {"id": "x", "path": "p", "config_overrides": {"normalize_activations": "constant_norm_rescale"}},
+            {"id": "none", "path": "p"},
+            {"id": "odd", "path": "p", "config_overrides": {"normalize_activations": "by_magic"}},
+        ],
+    },
+    "clt": {"model": "m", "repo_id": "o/r", "saes": [{"id": "layer_3", "path": 3}]},
 }  # fmt: skip
 
 
@@ -121,3 +130,29 @@ def test_a_factor_of_the_list_multiplies_inputs_of_weights_that_expect_one(
 
 def test_without_the_package_a_name_is_a_repository() -> None:
     assert registered("a-release/other") is None
+
+
+@pytest.mark.usefixtures("sae_lens")
+def test_a_number_is_a_layer_of_a_cross_layer_transcoder() -> None:
+    """Whose files circuit-tracer numbers."""
+    known = registered("clt/layer_3")
+    assert known is not None and known.place == "o/r:W_enc_3.safetensors"
+
+
+@pytest.mark.usefixtures("sae_lens")
+def test_an_input_transform_of_the_list_takes_the_place_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each token scaled to norm sqrt(d), which makes it another dictionary; one that isn't read is refused."""
+    config = {"architecture": "standard", "d_in": D, "d_sae": F, "hook_name": "blocks.1.hook_resid_pre"}
+    save_json(tmp_path / "p" / "cfg.json", config)
+    save_file(
+        {n: v for n, v in tensors().items() if n != "threshold"}, tmp_path / "p" / "sae_weights.safetensors"
+    )
+    monkeypatch.setattr(locate, "_fetched", lambda repo, place, revision: tmp_path / place)
+    found, plain = find_dictionary("normalised/x"), find_dictionary("normalised/none")
+    assert (found.transform, plain.transform) == (("constant_norm",), ())
+    assert found.identity != plain.identity and found.model == "mistralai/Mistral-7B-v0.1"
+    assert "normalize_activations: constant_norm_rescale (SAELens' list)" in found.notes
+    with pytest.raises(CheckpointError, match=r"overrides normalize_activations of o/r:p with .*by_magic"):
+        find_dictionary("normalised/odd")

@@ -31,7 +31,7 @@ from autointerp.types import Json
 from here import device_here
 from test_published import judged, write
 from tiny import Tiny
-from viewed import HOSTILE
+from viewed import HOSTILE, make_viewed_run
 
 SCRIPTED = {"use": "scripted", "function": "judge:answer"}
 SHORT: Json = {"contrast": "silent", "minimum": 20, "width": 8, "context_before": 3, "overlap": 8}
@@ -227,6 +227,28 @@ def test_imported_results_have_a_report_too(tmp_path: Path) -> None:
     assert names == ["funnel.png", "scores.png", "density.png", "pairs.png", "deciles.png"]
     text = written.report.read_text()
     assert "somebody's published explanations" in text and "Not finished" not in text
+
+
+def test_scorers_are_set_against_each_other_whatever_they_are_called(tmp_path: Path) -> None:
+    """Every instance of detection against every one of fuzzing, of one explainer at a time."""
+    scorers = {
+        "detection": {"use": "detection"},
+        "short": {"use": "detection", "packing": 5},
+        "fuzz2": {"use": "fuzzing"},
+        "fuzzing": {"use": "intruder"},  # called like another
+    }
+    run = make_viewed_run(tmp_path / "run", 4, scorers=scorers)
+    [figures] = shown(run).dictionaries
+    found = [
+        (one.score.explainer, one.score.scorer, other.score.explainer, other.score.scorer)
+        for one, other in figures.pairs()
+    ]
+    assert found == [
+        (explainer, detection, explainer, "fuzz2")
+        for explainer in ("plain", "top_tokens")
+        for detection in ("detection", "short")
+    ]
+    assert "pairs.png" in [name for name, _, _ in plots(shown(run))]
 
 
 def test_two_dictionaries_have_a_figure_each(run: Run, content: Shown) -> None:

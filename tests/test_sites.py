@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autointerp.errors import SiteError
 from autointerp.subject.architecture import Architecture
 from autointerp.subject.families import FAMILIES, ModuleSite, Place
-from autointerp.subject.sites import check_site, locate, parse_hook, width_at
+from autointerp.subject.sites import check_site, locate, parse_hook, read_again, width_at
 from autointerp.types import Point, Site
 
 POINTS: tuple[Point, ...] = get_args(Point)
@@ -75,6 +75,8 @@ def shape(model_type: str = "llama", **changes: object) -> Architecture:
         ("model.layers.3.pre_feedforward_layernorm.output", "mlp_in"),
         ("model.layers.3.pre_feedforward_layernorm.input", "resid_mid"),
         ("layers.3.post_feedforward_layernorm", "mlp_out"),
+        ("model.layers.3.block_sparse_moe", "mlp_out"),
+        ("layers.3.block_sparse_moe.input", "mlp_in"),
         ("transformer.h.3.mlp", "mlp_out"),
         ("h.3", "resid_post"),
         ("h.3.attn", "attn_out"),
@@ -167,23 +169,37 @@ def test_what_is_refused_says_why(text: str, reason: str) -> None:
         parse_hook(text)
 
 
-@pytest.mark.parametrize("text", ["model.layers.1.mlp.output", "blocks.1.mlp.hook_out", "layers.1.self_attn"])
-def test_a_sandwich_family_has_no_site_at_raw_module_outputs(text: str) -> None:
-    """In Gemma 2 the MLP module's output still goes through a norm: its path is not `mlp_out`."""
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("model.layers.1.mlp.output", "mlp"),
+        ("blocks.1.mlp.hook_out", "mlp"),
+        ("layers.1.self_attn", "attn"),
+        ("model.layers.1.self_attn.o_proj", "attn"),
+    ],
+)
+def test_raw_module_outputs_are_sites_of_their_own_before_a_norm(text: str, part: str) -> None:
+    """In Gemma 2 and OLMo 2 the module's output still goes through a norm: its path is not `mlp_out`. A site that was
+    read off a path without the family is read again with it."""
     site = parse_hook(text)
-    check_site(site, shape("llama"), text)
-    with pytest.raises(SiteError, match=r"no site lies at .* in a 'gemma2' model"):
-        check_site(site, shape("gemma2"), text)
-    check_site(site, shape("gemma2"))  # named by the user, as a place rather than a module
+    assert str(site) == f"layers.1.{part}" == str(read_again(site, text, "llama"))
+    for family in ("gemma2", "gemma3_text", "olmo2", "olmo3"):
+        raw = read_again(site, text, family)
+        assert raw is not None and str(raw) == f"layers.1.{part}_raw"
+        check_site(raw, shape(family))
+        check_site(site, shape(family))  # named by the user, as a place rather than a module
+    with pytest.raises(SiteError, match=r"'llama' model have no such place"):
+        check_site(raw, shape("llama"))
 
 
-def test_a_hook_that_means_another_site_in_this_family_is_refused() -> None:
-    """A Llama-like norm input is the attention's raw output in Gemma 2, so it can't pass unnoticed."""
+def test_a_path_that_families_read_differently_is_settled_by_the_family() -> None:
+    """A Llama-like norm input is what attention adds in Gemma 2; without the family there is no telling."""
     text = "model.layers.1.post_attention_layernorm.output"
-    assert parse_hook(text, "llama") == Site("mlp_in", 1)
-    assert parse_hook(text, "gemma2") == Site("attn_out", 1)
-    with pytest.raises(SiteError, match=r"was read as 'layers.1.mlp_in'.*it is 'layers.1.attn'"):
-        check_site(Site("mlp_in", 1), shape("gemma2"), text)
+    assert read_again(None, text, "llama") == Site("mlp_in", 1)
+    assert read_again(None, text, "gemma2") == Site("attn_out", 1)
+    assert read_again(None, None, "gemma2") is None
+    with pytest.raises(SiteError, match=r"no site lies at 'mlp.gate_proj.output'"):
+        read_again(None, "model.layers.1.mlp.gate_proj", "gemma2")
 
 
 def test_sandwich_families_add_what_the_last_norm_gives() -> None:
@@ -198,10 +214,14 @@ def test_sandwich_families_add_what_the_last_norm_gives() -> None:
 def test_an_unknown_family_has_its_residual_stream_alone() -> None:
     """Layer inputs and outputs are structural; the others raise and name the families that have them."""
     strange = shape("strange")
-    check_site(Site("resid_pre", 3), strange, "model.layers.3.input")
-    check_site(Site("resid_post", 3), strange, "blocks.3.hook_resid_post")
+    for point, hook in (("resid_pre", "model.layers.3.input"), ("resid_post", "blocks.3.hook_resid_post")):
+        site = parse_hook(hook)
+        assert site == read_again(site, hook, "strange") == Site(point, 3)
+        check_site(site, strange)
     with pytest.raises(SiteError, match=r"'strange' model is not known.*gemma2.*qwen3"):
         check_site(Site("mlp_out", 3), strange)
+    with pytest.raises(SiteError, match=r"'strange' model is not known.*gemma2.*qwen3"):
+        read_again(Site("mlp_out", 3), "model.layers.3.mlp", "strange")
 
 
 def test_layers_are_counted_from_zero() -> None:
@@ -221,15 +241,16 @@ def test_parallel_attention_has_no_middle() -> None:
 def test_a_name_that_releases_use_for_two_places_is_settled_by_who_knows_the_release() -> None:
     """`hook_mlp_in` alone is refused; a reader that gives the site beside it is believed."""
     for point in ("resid_mid", "mlp_in"):
-        check_site(Site(point, 3), shape(), "blocks.3.hook_mlp_in")
-        check_site(Site(point, 3), shape(), "hook_mlp_in")
+        assert read_again(Site(point, 3), "blocks.3.hook_mlp_in", "llama") == Site(point, 3)
+        assert read_again(Site(point, 3), "hook_mlp_in", "llama") == Site(point, 3)
+    with pytest.raises(SiteError, match="both sides"):
+        read_again(None, "blocks.3.hook_mlp_in", "llama")
 
 
-def test_a_checkpoints_name_without_a_layer_is_checked_in_its_sites_layer() -> None:
-    """circuit-tracer's `mlp.hook_out` is what the MLP adds in a Llama, and no site in a Gemma 2."""
-    check_site(Site("mlp_out", 3), shape(), "mlp.hook_out")
-    with pytest.raises(SiteError, match=r"no site lies at 'mlp.output'"):
-        check_site(Site("mlp_out", 3), shape("gemma2"), "mlp.hook_out")
+def test_a_checkpoints_name_without_a_layer_is_read_again_in_its_sites_layer() -> None:
+    """circuit-tracer's `mlp.hook_out` is what the MLP adds in a Llama, and not yet that in a Gemma 2."""
+    assert read_again(Site("mlp_out", 3), "mlp.hook_out", "llama") == Site("mlp_out", 3)
+    assert read_again(Site("mlp_out", 3), "mlp.hook_out", "gemma2") == Site("mlp_raw", 3)
 
 
 def test_a_point_that_a_family_lacks_is_refused_with_those_it_has() -> None:

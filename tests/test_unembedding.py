@@ -217,7 +217,10 @@ THROUGH: dict[Point, tuple[str, ...]] = {
     "neurons": ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h"),
     "z": ("self_attn.o_proj", "attn.c_proj", "attention.dense"),
 }
-BEHIND: dict[Point, str] = {"neurons": "post_feedforward_layernorm", "z": "post_attention_layernorm"}
+BEHIND: dict[Point, str] = {
+    **dict.fromkeys(("neurons", "mlp_raw"), "post_feedforward_layernorm"),
+    **dict.fromkeys(("z", "attn_raw"), "post_attention_layernorm"),
+}
 GAIN_OFFSET = {"gemma2": 1, "gemma3": 1, "olmo2": 0, "olmo3": 0}
 """Of families that have a norm behind MLP and attention: what is added to its weight."""
 
@@ -248,6 +251,22 @@ def test_neurons_and_heads_write_through_the_projection_behind_them(
         assert (found[0].ids, found[1].ids) == (expected[0].ids, expected[1].ids)
         np.testing.assert_allclose(found[0].effects, expected[0].effects, rtol=1e-5)
         np.testing.assert_allclose(found[1].effects, expected[1].effects, rtol=1e-5)
+
+
+@pytest.mark.parametrize("point", ["mlp_raw", "attn_raw"])
+@pytest.mark.parametrize("name", GAIN_OFFSET)
+def test_what_a_norm_follows_writes_through_its_gain(build: Build, name: str, point: Point) -> None:
+    """As what is added to the stream does, times the gain, coordinate by coordinate."""
+    layer = [
+        module for path, module in loaded(build(name)).named_modules() if path.endswith(f"1.{BEHIND[point]}")
+    ]
+    asked = directions(3)
+    known = read(build(name), Site(point, 1)).effects(asked, N)
+    for found, expected in zip(
+        known, read(build(name)).effects(asked * (GAIN_OFFSET[name] + layer[0].weight), N), strict=True
+    ):
+        assert (found[0].ids, found[1].ids) == (expected[0].ids, expected[1].ids)
+        np.testing.assert_allclose(found[0].effects, expected[0].effects, rtol=1e-5)
 
 
 def test_a_soft_cap_on_logits_changes_no_order(build: Build, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import math
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -23,6 +25,8 @@ from autointerp.errors import RunError
 from autointerp.floors import Floor, Row
 from autointerp.journal import unit_of_feature
 from autointerp.metrics import MeanOver
+from autointerp.panel import panel_of
+from autointerp.pipeline import run_line
 from autointerp.run import Run
 from autointerp.scored import Instance
 from autointerp.stages.sample import load_vocabulary, unit_windows
@@ -43,7 +47,7 @@ from autointerp.view import page as view_page
 from autointerp.view.columns import decimals
 from autointerp.view.folder import write_folder
 from autointerp.view.packed import LONGEST, cut, packed
-from autointerp.view.windows import chosen, entry, trials_entry
+from autointerp.view.windows import chosen, entry, missed, trials_entry
 from viewed import BREAKS_OUT, data_of, features_of, hostile, make_viewed_run, unpacked
 
 N = 5
@@ -196,9 +200,9 @@ def test_with_fewer_windows_every_trial_stays(made: tuple[Run, Path], tmp_path: 
     write_folder(made[0], tmp_path / "page", n_windows=11)
     for few, all_of_it in zip(features_of(tmp_path / "page"), features_of(made[1]), strict=True):
         for split in ("shown", "heldout"):
-            kept = few["windows"][split]
-            assert len(kept) == 11 < few["n_windows"][split]
-            assert all(one in all_of_it["windows"][split] for one in kept)
+            assert all(one in all_of_it["windows"][split] for one in few["windows"][split])
+        assert len(few["windows"]["shown"]) == 11 < few["n_windows"]["shown"]
+        assert 11 <= len(few["windows"]["heldout"]) <= 3 * 11
         # One of each decile before a second of any.
         assert {one["band"] for one in few["windows"]["heldout"]} >= set(range(10))
         assert few["scores"] == all_of_it["scores"]
@@ -224,6 +228,81 @@ def test_the_card_has_the_funnel_the_means_and_the_controls(made: tuple[Run, Pat
     [[found]] = [row["floors"] for row in summary["floors"]]
     assert (found["control"], found["mean"]["value"]) == ("random model", 0.5)
     assert card["llms"]["judge"] == {"use": "lexical"}
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run whose panel is 3 of 5 features, and that had another panel before: its page."""
+    folder = tmp_path_factory.mktemp("controlled")
+    settings: Json = {"kinds": ["shuffled", "top_tokens"], "panel": 2}
+    run = make_viewed_run(folder / "run", N, controls=settings)
+    recipe = dataclasses.replace(run.recipe, controls=dataclasses.replace(run.recipe.controls, panel=3))
+    run = Run(run.path, recipe, run.identities)
+    run.save()
+    run_line(run)
+    write_folder(run, folder / "page")
+    return run, folder / "page"
+
+
+def test_a_feature_has_the_scores_of_its_own_controls(controlled: tuple[Run, Path]) -> None:
+    """Of shuffled explanations those of the panel, with whom borrows now; of a list that an explainer of the run
+    writes those of all."""
+    run, folder = controlled
+    panel = panel_of(run.recipe, run.identities, DICTIONARY, run.existing("sample", DICTIONARY))
+    lenders = dict(zip(panel, [*panel[1:], panel[0]], strict=True))
+    assert len(panel) == 3
+    n_stale = 0
+    for feature in features_of(folder):
+        key = feature["id"]
+        unit = unit_of_feature(FeatureId.parse(key).index)
+        for score in feature["scores"]:
+            found = {one["name"]: one for one in score["controls"]}
+            explainer, scorer = score["explainer"], score["scorer"]
+            if scorer == "intruder":  # it needs no explanation
+                assert not found
+                continue
+            lent = run.existing("control", DICTIONARY, "shuffled", explainer, scorer).read(unit)
+            n_stale += sum(one.startswith(f"{key}<") for one in lent) - (key in lenders)
+            if key in lenders:
+                shuffled = found.pop("shuffled explanation")
+                record = lent[f"{key}<{lenders[key]}"]["metrics"]
+                assert shuffled["lender"] == lenders[key]
+                assert (shuffled["value"], shuffled["n"]) == (
+                    record["values"][record["headline"]],
+                    record["n"],
+                )
+            if explainer == "plain":
+                record = run.existing("score", DICTIONARY, "top_tokens", scorer).read(unit)[key]["metrics"]
+                assert found.pop("top-token list")["value"] == record["values"][record["headline"]]
+            assert not found
+    assert n_stale > 0
+
+
+def test_scores_that_may_have_stopped_early_are_told_apart(tmp_path: Path) -> None:
+    """Those that a sequential test judged outside its panel: plots leave them out, as means do."""
+    scorers: Json = {
+        "detection": {"use": "detection", "sequential": {"blocks": [4, 8, 12], "panel": 0.5}},
+        "fuzzing": {"use": "fuzzing"},
+    }
+    run = make_viewed_run(tmp_path / "run", N, scorers=scorers)
+    write_folder(run, tmp_path / "page")
+    [index] = data_of(tmp_path / "page")["index"]
+    keys = [str(feature) for feature in run.asked(DICTIONARY)]
+    for one in index["scored"]:
+        if one["scorer"] == "fuzzing":
+            assert one["early"] is None
+            continue
+        journal = run.existing("score", DICTIONARY, one["explainer"], "detection")
+        records = {key: journal.read(unit_of_feature(FeatureId.parse(key).index))[key] for key in keys}
+        expected = [not records[key]["sequential"]["in_panel"] for key in keys]
+        assert array(one["early"]) == expected and 0 < sum(expected) < N
+        [summary] = index["card"]["summaries"]
+        [score] = [
+            score for score in summary["scores"]
+            if (score["explainer"], score["scorer"]) == (one["explainer"], "detection")
+        ]  # fmt: skip
+        kept = [value for value, early in zip(array(one["value"]), expected, strict=True) if not early]
+        assert score["value"]["value"] == pytest.approx(np.mean(kept), abs=1e-4)
 
 
 # --- numbers and texts --------------------------------------------------------------------------------------
@@ -257,6 +336,56 @@ def test_windows_are_chosen_one_of_each_group_after_another() -> None:
     assert chosen(cells, 3) == [0, 3, 5]
     assert chosen(cells, 5) == [0, 1, 3, 4, 5]
     assert chosen(cells, 7) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_windows_that_judges_got_wrong_are_kept_beside_those() -> None:
+    cells = [0] * 6 + [1] * 6
+    assert chosen(cells, 2) == [0, 6]
+    # 0 is there already; of the others four, the first ones.
+    assert chosen(cells, 2, [11, 0, 3, 2, 9, 10]) == [0, 2, 3, 6, 9, 11]
+    assert chosen(cells, None, [11]) == list(range(12))
+
+
+def test_windows_of_most_wrong_and_unreadable_trials_come_first() -> None:
+    judged: Json = {
+        "kind": "judged", "window": [4, 7, 2, 5], "truth": [True, False, True, False],
+        "answer": [False, False, None, True],
+    }  # fmt: skip
+    blocks: Json = {"kind": "judged in blocks", "window": [7, 5], "truth": [True, True]}  # nothing readable
+    ranked: Json = {"kind": "ranked", "window": [1, 8], "truth": [True, False], "value": [0.2, None]}
+    predicted: Json = {
+        "kind": "predicted",
+        "window": [9, 3, None],
+        "predicted": [[0.0, None], [None] * 2, [None]],
+    }
+    chosen_of: Json = {"kind": "chosen", "right": [0], "chosen": [1]}
+    # Wrong: 4 and 5, 7 and 5 in blocks. Unreadable: 2, 8 and 3.
+    assert missed([judged, blocks, ranked, predicted, chosen_of]) == [5, 2, 3, 4, 7, 8]
+
+
+def test_wrong_trials_of_a_large_run_can_be_read(made: tuple[Run, Path], tmp_path: Path) -> None:
+    """With 4 windows of each split, and 8 more, the text of no fewer wrong trials is there than of any other 8."""
+    write_folder(made[0], tmp_path / "page", n_windows=4)
+    n_read = 0
+    for few, all_of_it in zip(features_of(tmp_path / "page"), features_of(made[1]), strict=True):
+        n_wrong = Counter[int]()
+        for score in all_of_it["scores"]:
+            trials = score["trials"]
+            if trials["kind"] == "judged":
+                answers = zip(trials["window"], trials["truth"], trials["answer"], strict=True)
+                n_wrong.update(at for at, truth, answer in answers if answer != truth)
+        kept = {one["at"] for one in few["windows"]["heldout"]}
+        left_out = [n_wrong[at] for at in n_wrong if at not in kept]
+        assert len(kept) == 4 + min(8, len(n_wrong.keys() - set(chosen_by_cell(all_of_it, 4))))
+        most = sorted((n_wrong[at] for at in kept - set(chosen_by_cell(all_of_it, 4))), reverse=True)
+        assert max(left_out, default=0) <= min(most, default=0)
+        n_read += sum(n_wrong[at] for at in kept)
+    assert n_read > 0
+
+
+def chosen_by_cell(feature: Json, n: int) -> list[int]:
+    """Places of held-out windows without looking at trials."""
+    return chosen([one["stratum"] or one["band"] for one in feature["windows"]["heldout"]], n)
 
 
 def test_predictions_find_the_window_that_they_are_of() -> None:

@@ -24,7 +24,7 @@ from autointerp.types import Json
 from autointerp.view.columns import decimals, numbers
 from autointerp.view.folder import write_folder
 from autointerp.view.packed import packed, script
-from viewed import data_of, features_of, hostile, make_viewed_run
+from viewed import TWO, data_of, features_of, hostile, make_viewed_run
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -44,6 +44,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mean = MeanOver(0.5, 0.4, 0.6, 9)
     floor = Floor("random model", mean, 9, None)
     floors.save(run, [Row(Instance("bench", "plain", "detection"), "balanced_accuracy", mean, N, [floor])])
+    write_folder(run, made / "page", single=False)
+    return made / "page"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of two dictionaries, of whose features four each are set against controls."""
+    made = tmp_path_factory.mktemp("two")
+    scorers = {"detection": {"use": "detection"}, "fuzz2": {"use": "fuzzing"}}
+    run = make_viewed_run(made / "run", N, dictionaries=TWO, scorers=scorers, controls={"panel": 4})
     write_folder(run, made / "page", single=False)
     return made / "page"
 
@@ -166,6 +176,58 @@ def test_search_filter_and_sort_stand_in_the_address(page: Any, folder: Path) ->
     page.go_back()
 
 
+def test_the_status_is_a_column_to_sort_and_filter_by(page: Any, statuses: Path) -> None:
+    look(page, statuses)
+    assert page.locator("#rows .status").all_text_contents() == [
+        "full",
+        "too few",
+        "full",
+        "dead",
+        "full",
+        "dead",
+    ]
+    assert page.locator("#rows .label").nth(3).text_content() == "no explanation"
+    page.locator("#head button", has_text="status").click()
+    assert listed(page) == ["384", "640", "0", "256", "512", "128"]  # dead, full, too few
+    page.locator("#head button", has_text="status").click()
+    assert listed(page) == ["128", "0", "256", "512", "384", "640"]
+    assert "sort=-status" in page.url
+    page.locator("#filters-button").click()
+    page.get_by_label("dead").check()
+    assert listed(page) == ["384", "640"]
+
+
+@pytest.fixture
+def statuses(folder: Path, tmp_path: Path) -> Path:
+    """The page with other statuses in its table: features that never fire have no labels."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    codes = [0, 1, 0, 2, 0, 2]
+    labels = [{"labels": ["" if code == 2 else "text" for code in codes]} for _ in index["explained"]]
+    index |= {
+        "status": {"names": ["full", "too_few", "dead"]} | numbers(codes, "u1"),
+        "explained": [one | own for one, own in zip(index["explained"], labels, strict=True)],
+    }
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    return tmp_path / "page"
+
+
+def test_labels_are_sorted_as_they_are_shown(page: Any, folder: Path, tmp_path: Path) -> None:
+    """By those of the explainer that is chosen, also where those of another were sorted before."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    for one, letters in zip(index["explained"], ("abcdef", "fadbec"), strict=True):
+        one["labels"] = list(letters)
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    look(page, tmp_path / "page", "sort=label")
+    for _ in range(2):
+        page.evaluate("change({explainer: 'plain'})")
+        assert page.locator("#rows .label").all_text_contents() == list("abcdef")
+        page.evaluate("change({explainer: 'top_tokens'})")
+        assert page.locator("#rows .label").all_text_contents() == list("abcdef")
+        assert listed(page) == ["128", "384", "640", "256", "512", "0"]
+
+
 def test_a_search_that_finds_nothing_says_so(page: Any, folder: Path) -> None:
     look(page, folder, "q=no-such-words-anywhere")
     assert listed(page) == []
@@ -210,6 +272,152 @@ def test_the_theme_is_the_system_s_until_it_is_chosen(browser: Any, folder: Path
     page.wait_for_selector("#pane > *")
     assert page.evaluate(colour) == light
     context.close()
+
+
+# --- two dictionaries ---------------------------------------------------------------------------------------
+
+
+def shuffled(folder: Path, dictionary: str) -> float:
+    """The mean of shuffled explanations under `plain` and `detection`."""
+    summaries = data_of(folder)["index"][0]["card"]["summaries"]
+    [found] = [
+        one["control"]["value"]
+        for summary in summaries
+        for one in summary["controls"]
+        if (summary["dictionary"], one["kind"]) == (dictionary, "shuffled")
+        and (one["explainer"], one["scorer"]) == ("plain", "detection")
+    ]
+    return found
+
+
+def test_a_feature_stands_beside_the_controls_of_its_own_dictionary(page: Any, two: Path) -> None:
+    means = {name: f"shuffled {shuffled(two, name):.2f}" for name in TWO}
+    assert len(set(means.values())) == 2
+    for name, mean in means.items():
+        look(page, two, f"f={name}/0")
+        page.wait_for_selector(".cards")
+        facts = page.locator(".score-card", has_text="plain · detection").locator("p.note").first
+        assert f"{mean} on average" in facts.text_content()
+        bar = page.locator(".card", has_text="plain").locator(".score-line", has_text="detection")
+        places = bar.first.locator("i.floor").evaluate_all(
+            "all => all.map(one => parseFloat(one.style.left))"
+        )
+        assert any(place == pytest.approx(100 * shuffled(two, name)) for place in places)
+
+
+def test_the_card_s_plots_are_of_one_dictionary_at_a_time(page: Any, two: Path) -> None:
+    """Each histogram has the scores of its dictionary's features alone, and a line at its controls."""
+    [index] = data_of(two)["index"]
+    assert index["n"] == 2 * N
+    seen = dict[str, list[str]]()
+    for address, name in (("", "one"), ("dictionary=two", "two")):
+        look(page, two, address)
+        assert page.locator(".choices [aria-pressed=true]").text_content() == name
+        histogram = page.get_by_role("img", name="features by plain · detection: balanced accuracy")
+        bars = histogram.locator(".bar title").all_text_contents()
+        assert sum(int(said.split(": ")[1].split(" ")[0]) for said in bars) == N
+        marks = histogram.locator(".mark.floor title").all_text_contents()
+        assert any(
+            float(mark.removeprefix("shuffled: ")) == pytest.approx(shuffled(two, name), abs=1e-3)
+            for mark in marks
+            if mark.startswith("shuffled: ")
+        )
+        cloud = page.get_by_role("img", name="plain · detection by density")
+        seen[name] = cloud.locator("title").all_text_contents()
+        assert sorted(seen[name]) == sorted(f"{name}/{128 * number}" for number in range(N))
+    page.get_by_role("button", name="one", exact=True).click()
+    assert cloud.locator("title").all_text_contents() == seen["one"]
+
+
+def test_detection_stands_against_fuzzing_whatever_it_is_called(page: Any, two: Path) -> None:
+    look(page, two)
+    names = page.locator("#pane h3").all_text_contents()
+    assert "Detection against fuzzing" in names
+    for explainer in ("plain", "top_tokens"):
+        drawn = page.get_by_role("img", name=f"{explainer} · fuzz2 by {explainer} · detection")
+        assert drawn.locator(".point").count() == N
+
+
+def test_a_feature_shows_the_scores_of_its_own_controls(page: Any, two: Path) -> None:
+    feature = next(one for one in features_of(two) if len(one["scores"][0]["controls"]) == 2)
+    look(page, two, f"f={feature['id']}")
+    page.wait_for_selector(".cards")
+    page.locator(".score-card").first.locator("summary").click()
+    table = page.locator(".score-card").first.locator("table", has_text="controls on this feature")
+    rows = table.locator("tr").all_inner_texts()
+    for control, row in zip(feature["scores"][0]["controls"], rows, strict=True):
+        assert row.startswith(control["name"]) and f"n {control['n']}" in row
+        assert f"{control['value']['value']:.2f}" in row
+        assert control["lender"] is None or control["lender"] in row
+
+
+def test_no_explanation_is_the_best_where_two_are_equal(page: Any, folder: Path, tmp_path: Path) -> None:
+    """`best` where its interval is above the others', `highest` where intervals meet, nothing where it is a tie."""
+    shutil.copytree(folder, tmp_path / "page")
+    features = features_of(folder)
+    headlines = (
+        [(0.7, 0.6, 0.8), (0.7, 0.6, 0.8)],
+        [(0.9, 0.85, 1.0), (0.7, 0.6, 0.8)],
+        [(0.7, 0.6, 0.8), (0.75, 0.65, 0.85)],
+    )
+    for feature, given in zip(features, headlines, strict=False):
+        scores = [one for one in feature["scores"] if one["scorer"] == "detection"]
+        for score, (value, low, high) in zip(scores, given, strict=True):
+            score["metrics"]["values"][score["metrics"]["headline"]] = {
+                "value": value,
+                "low": low,
+                "high": high,
+            }
+    payloads = [packed(feature) for feature in features]
+    (tmp_path / "page" / "data" / "s00000.js").write_bytes(script("s00000", payloads))
+    said = []
+    for feature in features[:3]:
+        look(page, tmp_path / "page", f"f={feature['id']}")
+        page.wait_for_selector(".cards")
+        lines = page.locator(".card .score-line", has_text="detection")
+        said.append([line.locator(".chip").all_text_contents() for line in lines.all()])
+    assert said == [[[], []], [["best"], []], [[], ["highest"]]]
+
+
+def test_the_card_says_which_model_dictionary_and_corpus_these_are(
+    page: Any, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    card = index["card"]
+    whole = {"model": "ab" * 16, "dictionary": "cd" * 16, "corpus": "ef" * 16}
+    for name, of in (
+        ("model", card["model"]),
+        ("dictionary", card["dictionaries"][0]),
+        ("corpus", card["corpus"]),
+    ):
+        of["identity"] = whole[name]
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    look(page, tmp_path / "page")
+    for name, identity in whole.items():
+        row = page.locator(f"dl.facts dt:text-is('{name}') + dd").first
+        assert row.inner_text().endswith(identity[:12])
+        assert row.locator("[title]").get_attribute("title") == f"identity {identity}"
+
+
+def test_plots_of_a_sequential_scorer_are_of_its_panel(page: Any, folder: Path, tmp_path: Path) -> None:
+    """Scores of others are biased, for the test may have stopped: they stay in the table alone."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    [column] = [one for one in index["scored"] if (one["explainer"], one["scorer"]) == ("plain", "detection")]
+    column["early"] = numbers([0, 1, 0, 1, 1, 0], "u1")
+    (tmp_path / "page" / "data" / "index.js").write_bytes(script("index", [packed(index)]))
+    look(page, tmp_path / "page")
+    cloud = page.get_by_role("img", name="plain · detection by density")
+    assert cloud.locator("title").all_text_contents() == ["bench/0", "bench/256", "bench/640"]
+    histogram = page.get_by_role("img", name="features by plain · detection: balanced accuracy")
+    bars = histogram.locator(".bar title").all_text_contents()
+    assert sum(int(said.split(": ")[1].split(" ")[0]) for said in bars) == 3
+    other = page.get_by_role("img", name="plain · fuzzing by density")
+    assert other.locator(".point").count() == N
+    assert "the panel alone" in page.locator("#pane h3", has_text="Score histograms").inner_text()
+    values = page.locator("#rows .score:nth-of-type(3) .number").all_text_contents()
+    assert len(values) == N and "–" not in values
 
 
 # --- text that tries to be something else -------------------------------------------------------------------

@@ -86,6 +86,8 @@ def points_of(name: str) -> list[Point]:
         lacks |= {"resid_mid"}
     if name in POST_NORM:
         lacks |= {"attn_in_normalized", "mlp_in_normalized"}
+    if name not in (*SANDWICH, *POST_NORM):
+        lacks |= {"attn_raw", "mlp_raw"}
     lacks |= {"neurons"} if name in EXPERTS else {"experts"}
     every: tuple[Point, ...] = get_args(Point)
     return [point for point in every if point not in lacks]

@@ -41,6 +41,10 @@ def hostile(n: int) -> list[str]:
     return found
 
 
+TWO: Json = {name: {"path": "made-up", "hook": "layers.0"} for name in ("one", "two")}
+"""Dictionaries that fire alike, each with windows of its own."""
+
+
 def make_viewed_run(path: Path, n: int, tokens: list[str] | None = None, **sections: object) -> Run:
     """Explained and scored by corpus statistics; two features a unit. `tokens`: texts of the most frequent ones."""
     explainers = {"plain": {"use": "plain"}, "top_tokens": {"use": "top_tokens"}}

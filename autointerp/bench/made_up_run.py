@@ -25,7 +25,7 @@ TOKENS_A_FEATURE: Final = 1_000
 def make_run(path: Path, n_features: int, *, every: int = 1, **sections: Any) -> Run:
     """Writes the samples, windows and token texts of so many features, as a run that was packed. Their indices are
     the multiples of `every`: with 128 two share a unit. `sections` of the recipe say who explains and judges them,
-    and how."""
+    and how. Several `dictionaries` fire alike; windows are drawn for each."""
     mapping: dict[str, Any] = {
         "dictionaries": {DICTIONARY: {"path": "made-up", "hook": "layers.0"}},
         "model": {"path": "made-up"},
@@ -33,17 +33,18 @@ def make_run(path: Path, n_features: int, *, every: int = 1, **sections: Any) ->
         "cache": {"context_length": CacheSize().context_length, "prepend_bos": True},
         "features": {"ids": [str(number * every) for number in range(n_features)]},
         "controls": None,  # what is measured is the work on a feature
-    }
+    } | sections
+    names = list(mapping["dictionaries"])
     identities = Identities(
         model="made-up",
         corpus="made-up",
-        dictionaries={DICTIONARY: "made-up"},
-        widths={DICTIONARY: n_features * every},
-        sites={DICTIONARY: "layers.0"},
-        sliceable={DICTIONARY: True},
-        poles={DICTIONARY: 1},
+        dictionaries=dict.fromkeys(names, "made-up"),
+        widths=dict.fromkeys(names, n_features * every),
+        sites=dict.fromkeys(names, "layers.0"),
+        sliceable=dict.fromkeys(names, True),
+        poles=dict.fromkeys(names, 1),
     )
-    run = Run(path, parse(mapping | sections), identities)
+    run = Run(path, parse(mapping), identities)
     run.save()
     (path / PACKED).write_bytes(b"{}")  # there is no cache to resume
     with Part(run.rows(), VOCABULARY) as part:
@@ -62,13 +63,14 @@ def _sample(run: Run, n_features: int, every: int) -> None:
         sampler = Sampler(
             cache.rows, cache.firings, recipe.sampling, seed=recipe.seed, first=run.first_position
         )
-        features = [FeatureId(DICTIONARY, index) for index in range(n_features)]
         counts = cache.firings.counts(n_features)
-        for block in blocks(features, counts, recipe.resources.sample_firings):
-            sampled = sampler.sample(block)
-            names = [str(FeatureId(DICTIONARY, feature.index * every)) for feature in block]
-            samples = [
-                dataclasses.replace(sample, feature=name)
-                for sample, name in zip(sampled.samples, names, strict=True)
-            ]
-            save_samples(run.sample(DICTIONARY), dataclasses.replace(sampled, samples=samples))
+        for dictionary in recipe.dictionaries:
+            features = [FeatureId(dictionary, index) for index in range(n_features)]
+            for block in blocks(features, counts, recipe.resources.sample_firings):
+                sampled = sampler.sample(block)
+                names = [str(FeatureId(dictionary, feature.index * every)) for feature in block]
+                samples = [
+                    dataclasses.replace(sample, feature=name)
+                    for sample, name in zip(sampled.samples, names, strict=True)
+                ]
+                save_samples(run.sample(dictionary), dataclasses.replace(sampled, samples=samples))

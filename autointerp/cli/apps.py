@@ -65,12 +65,18 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 @contextmanager
 def errors() -> Generator[None]:
     """A user's error is one message and exit code 2."""
-    from autointerp.errors import AutointerpError
+    from autointerp.errors import AutointerpError, TooManyFiles
+    from autointerp.files import TOO_MANY
 
     try:
         yield
     except AutointerpError as error:
         typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in TOO_MANY:
+            raise
+        typer.echo(f"Error: {TooManyFiles()}", err=True)
         raise typer.Exit(2) from None
 
 

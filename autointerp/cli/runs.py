@@ -57,6 +57,7 @@ def status(run: RunFolder) -> None:
     with errors():
         from autointerp.llm.batch import FOLDER
         from autointerp.llm.batch_requests import awaited
+        from autointerp.llm.left_out import left_out, refused
         from autointerp.report.awaited import lines
         from autointerp.report.plan import spending
         from autointerp.run import Run
@@ -66,6 +67,8 @@ def status(run: RunFolder) -> None:
         print_outcome(opened, {})
         if by_place := spent(opened):
             console().print(spending(by_place))
+        for llm, names in left_out(opened.path).items():
+            typer.echo(refused(llm, names))
         if files := awaited(opened.path / FOLDER):
             for line in lines(opened.path, files):
                 typer.echo(line)

@@ -16,7 +16,11 @@ def view(
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN-view.")] = None,
     windows: Annotated[
         int | None,
-        typer.Option(min=1, help="Windows kept of a feature, of those shown and of those held out each."),
+        typer.Option(
+            min=1,
+            help="Windows kept of a feature, of those shown and of those held out each; and at most twice as "
+            "many held out that a judge got wrong.",
+        ),
     ] = None,
     single_file: Annotated[
         bool | None,
@@ -41,7 +45,11 @@ def view(
         found = write_folder(
             opened, folder, n_windows=windows, single=single_file, jobs=jobs or n_cores(), progress=progress
         )
-        kept = "" if found.n_windows is None else f", at most {found.n_windows} windows of each split"
+        kept = (
+            ""
+            if found.n_windows is None
+            else f", at most {found.n_windows} windows of each split beside those judged wrongly"
+        )
         typer.echo(
             f"{found.n_features:,} features{kept}: {found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB"
         )

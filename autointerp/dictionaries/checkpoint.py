@@ -245,7 +245,10 @@ def file_size(path: Path) -> int:
 
 def shortened(value: object) -> str:
     """For a message: what a terminal can't show, or would obey, as an escape."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except RecursionError:  # json reads what is nested a little deeper than what it writes
+        text = f"a {type(value).__name__}, nested too deep to show"
     text = text if len(text) <= 100 else f"{text[:100]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -39,7 +39,7 @@ class EncoderColumns:
             gate, own = weights.gate, weights.gate.bias_F
             shift_F = gate.magnitude_bias_F.double() - gate.bias_F.double() * gate.scale_F.double()
             gated = (gate.scale_F, shift_F.float())
-        norm = weights.decoder.norm(dim=1) if spec.decoder_norm_gate else None
+        norm = weights.score_norms if spec.decoder_norm_gate else None
         return cls(
             None if weights.w_enc_DF is None else weights.w_enc_DF.to(dtype),
             own if spec.selector in BY_DECODER else _folded(own, weights, max_elements),

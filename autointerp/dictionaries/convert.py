@@ -25,7 +25,7 @@ from autointerp.dictionaries.saelens_config import CONFIG, TRANSFORMS
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
 from autointerp.errors import CheckpointError
 from autointerp.files import write_atomically
-from autointerp.subject.sites import transformer_lens_name
+from autointerp.subject.sites import BEHIND_GAIN, transformer_lens_name
 from autointerp.types import Json, Site
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _folded(spec: DictionarySpec, weights: Weights) -> Weights:
     import torch
 
     if spec.decoder_norm_gate and spec.value_is_score:
-        norm_F = weights.decoder.norm(dim=1)
+        norm_F = weights.score_norms
         weights = replace(
             weights,
             w_enc_DF=weights.encoder * norm_F,
@@ -114,8 +114,10 @@ def _folded(spec: DictionarySpec, weights: Weights) -> Weights:
             w_dec_FO=weights.decoder / norm_F.clamp_min(1e-30)[:, None],
         )
     elif spec.decoder_norm_gate and weights.threshold_F is not None:
-        threshold_F = weights.threshold_F / weights.decoder.norm(dim=1)
-        weights = replace(weights, threshold_F=torch.nan_to_num(threshold_F, nan=torch.inf))
+        threshold_F = weights.threshold_F / weights.score_norms
+        weights = replace(
+            weights, threshold_F=torch.nan_to_num(threshold_F, nan=torch.finfo(torch.float32).max)
+        )
     is_b_dec = not spec.is_transcoder and torch.equal(weights.b_pre_D, weights.b_dec_O)
     if is_b_dec or not weights.b_pre_D.any():
         return weights
@@ -150,7 +152,7 @@ def _config(spec: DictionarySpec, kind: str, *, subtracts: bool) -> Json:
         "dataset_path": spec.corpus,
         "context_size": spec.context_length,
         "prepend_bos": spec.prepend_bos,
-        "model_from_pretrained_kwargs": {"center_writing_weights": True} if spec.model_was_centred else None,
+        "model_from_pretrained_kwargs": _processing(spec) or None,
     }
     ends = [sum(spec.group_sizes[: n + 1]) for n in range(len(spec.group_sizes))]
     config: Json = {
@@ -166,6 +168,13 @@ def _config(spec: DictionarySpec, kind: str, *, subtracts: bool) -> Json:
         "metadata": {name: value for name, value in metadata.items() if value is not None},
     }
     return {name: value for name, value in config.items() if value is not None}
+
+
+def _processing(spec: DictionarySpec) -> Json:
+    """How TransformerLens must load the model so that its hook sees what the dictionary reads."""
+    kwargs = {"center_writing_weights": True} if spec.model_was_centred else dict[str, bool]()
+    normalized = spec.site is not None and spec.site.point in BEHIND_GAIN
+    return kwargs | ({"fold_ln": True} if normalized and not spec.normalized_behind_gain else {})
 
 
 def _hook(site: Site | None, hook: str | None) -> str | None:

@@ -119,14 +119,13 @@ class Crosscoder:
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
         """Reads the tensors. Raises CheckpointError, also where the files are others than described."""
-        import torch
-
         stored = Stored.of(spec.path)
         t = stored.tensors(stored.shapes(spec, _n_inputs(stored)), device)
-        threshold_F = None
+        threshold_F, norm_F = None, None
         if spec.selector == "jumprelu":
             # relu's zeros are above a threshold of -1, which training never set; and so here, by the relu behind.
-            threshold_F = torch.nan_to_num(t[THRESHOLD] / _norms(stored, t["decoder.weight"]), nan=torch.inf)
+            threshold_F = t[THRESHOLD].expand(spec.width).contiguous()
+            norm_F = _norms(stored, t["decoder.weight"])
         mean_LD, scale_L, unscale_L = _normaliser(stored, t["decoder.bias"])
         w_dec_LFD, b_dec_LD = t["decoder.weight"] * unscale_L[:, None, None], t["decoder.bias"]
         return Weights(
@@ -136,6 +135,7 @@ class Crosscoder:
             w_dec_FO=w_dec_LFD.permute(1, 0, 2).flatten(1, 2),
             b_dec_O=(b_dec_LD * unscale_L[:, None] + mean_LD).flatten(),
             threshold_F=threshold_F,
+            score_norm_F=norm_F,
         )
 
 
@@ -155,6 +155,7 @@ def _described(stored: Stored) -> DictionarySpec:
     k = _settings(stored.path).number("k")
     known = "" if NORM_ID in stored.headers else f"; no {NORM_ID} is stored: taken as the sum over inputs"
     batch = (
+        f"which norms of decoder rows these are stands among the tensors ({NORM_ID}); "
         "of a batch's top k the stored threshold stands, which training leaves at -1 where it never set it"
     )
     return DictionarySpec(
@@ -171,6 +172,8 @@ def _described(stored: Stored) -> DictionarySpec:
         corpus=None,
         context_length=None,
         prepend_bos=True,
+        decoder_norm_gate=selector == "jumprelu",
+        value_is_score=selector != "jumprelu",
         expected=Expected(l0=k if selector == "jumprelu" else None),
         notes=(
             f"a crosscoder of {n_inputs} inputs of {d_in} numbers: sites of one model are named in order, --hook "

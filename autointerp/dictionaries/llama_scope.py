@@ -6,8 +6,7 @@
 
 n = sqrt(d_model) / dataset_average_activation_norm scaled activations in training; at inference the input stays
 raw, and biases and decoder take it over. The threshold is compared in that raw space, as it is stored. Decoder
-rows are not of norm one (about 1.5), and with `sparsity_include_decoder_norm` they gate: the norms are folded
-into the thresholds here.
+rows are not of norm one (about 1.5), and with `sparsity_include_decoder_norm` they gate.
 
 Source: OpenMOSS/Language-Model-SAEs at 4ec6f0aa (October 2024, the release): src/lm_saes/sae.py, config.py. There
 a feature's activation is pre * |decoder row|, in later versions pre; they differ by a factor a feature.
@@ -66,12 +65,7 @@ class LlamaScope:
             weights = replace(weights, b_pre_D=weights.b_dec_O)
         if spec.selector != "jumprelu":
             return weights
-        threshold_F = torch.full_like(weights.b_enc_F, _threshold(settings))
-        if settings.flag("sparsity_include_decoder_norm", True):
-            threshold_F = threshold_F / weights.decoder.norm(dim=1)
-            # A feature without a decoder has the score 0, which is above no threshold.
-            threshold_F = torch.nan_to_num(threshold_F, nan=torch.inf, posinf=torch.inf)
-        return replace(weights, threshold_F=threshold_F)
+        return replace(weights, threshold_F=torch.full_like(weights.b_enc_F, _threshold(settings)))
 
 
 def _folder(path: Path) -> Path:
@@ -90,7 +84,8 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
     hook, hook_out = settings.text("hook_point_in"), settings.text("hook_point_out")
     is_transcoder = hook_out is not None and hook_out != hook
     subtracted = settings.flag("apply_decoder_bias_to_pre_encoder", True)
-    gate = selector == "topk" and settings.flag("sparsity_include_decoder_norm", True)
+    # Of what is positive a gate by a positive factor changes nothing.
+    gate = selector != "relu" and settings.flag("sparsity_include_decoder_norm", True)
     d_in = settings.count("d_model")
     _factors(settings)  # raises
     token_wise = (settings.text("norm_activation") or "token-wise") == "token-wise"

@@ -115,17 +115,13 @@ class Llamascopium:
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
         """Reads the tensors. Raises CheckpointError, also where the files are others than described."""
-        import torch
-
         settings, stored = read_settings(spec.path / CONFIG), _stored(spec.path)
         tensors = read_tensors(stored.path, stored.shapes(spec, settings), device)
         weights = stored.layout.weights(tensors)
-        threshold_F = None
+        threshold_F, norm_F = None, None
         if spec.selector == "jumprelu" and spec.calibration is None:
             threshold_F = tensors[stored.log_threshold].exp()
-            if settings.flag("sparsity_include_decoder_norm", True):
-                # A feature without a decoder has the score 0, which is above no threshold.
-                threshold_F = torch.nan_to_num(threshold_F / weights.decoder.norm(dim=1), nan=torch.inf)
+            norm_F = weights.decoder.norm(dim=1)  # as stored: thresholds are of that scale
         n_in, n_out = 1.0, 1.0
         if _normalisation(settings) == "dataset-wise":
             root = math.sqrt(spec.d_in)
@@ -142,6 +138,7 @@ class Llamascopium:
             w_dec_FO=weights.decoder / n_out,
             b_dec_O=weights.b_dec_O / n_out,
             threshold_F=threshold_F,
+            score_norm_F=norm_F if spec.decoder_norm_gate else None,
         )
 
 
@@ -176,8 +173,8 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
     token_wise = _normalisation(settings) == "token-wise"
     d_in, gate = settings.count("d_model"), settings.flag("sparsity_include_decoder_norm", True)
     transform: tuple[Transform, ...] = ("constant_norm",) if token_wise else ()
-    # Of the other selectors a gate by a positive factor changes nothing, or the stored threshold alone.
-    gated = gate and activation in ("topk", "batchtopk")
+    # Of what is positive a gate by a positive factor changes nothing.
+    gated = gate and activation != "relu"
     k = settings.count("top_k") if activation in ("topk", "batchtopk") else None
     calibration = Calibration("batch_topk", k) if activation == "batchtopk" and k is not None else None
     return DictionarySpec(

@@ -228,7 +228,8 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     """Of a repository's files, what is needed of a folder or file, and the configuration of the folders above.
 
     Of a folder: its configuration and its tensors, unless these are so many that each must be a dictionary.
-    A pickle only where it is the folder's one file of tensors. Else one must be named.
+    A pickle only where it is the folder's one file of tensors: in the folder itself, whatever checkpoints of the
+    same training lie below it, or else there. Else one must be named.
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
     near = {folder, folder / WEIGHTS_BELOW}
@@ -237,7 +238,7 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     if len(tensors) > MANY:
         tensors = []
     elif not tensors:
-        pickles = _among(files, near, PICKLED)
+        pickles = _among(files, {folder}, PICKLED) or _among(files, near, PICKLED)
         tensors = pickles if len(pickles) == 1 else []
     around = near | set(folder.parents)
     configuration = _among(files, around, CONFIGURATION)

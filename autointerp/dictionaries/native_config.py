@@ -32,6 +32,7 @@ OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
         "is_transcoder", "hook_out", "n_models", "without_value_bias",
+        "normalized_behind_gain",
     }
 )  # fmt: skip
 """What a meta-SAE has of its parent."""
@@ -94,6 +95,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
+        normalized_behind_gain=settings.flag("normalized_behind_gain", False),
         without_value_bias=settings.flag("without_value_bias", False),
         decoder_norm_gate=settings.flag("decoder_norm_gate", False),
         value_is_score=settings.flag("value_is_score", True),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-    "approximation", "notes", "has_signs", "n_models", "without_value_bias",
+    "approximation", "notes", "has_signs", "n_models", "without_value_bias", "normalized_behind_gain",
 )  # fmt: skip
 
 
@@ -85,6 +85,10 @@ def _tensors(spec: DictionarySpec, weights: Weights) -> dict[str, Tensor]:
     if spec.selector == "jumprelu" and spec.calibration is None:
         assert weights.threshold_F is not None
         tensors["threshold"] = weights.threshold_F
+        if weights.score_norm_F is not None:  # there scores have the norms of the rows that are written
+            ratio_F = weights.decoder.norm(dim=1) / weights.score_norm_F
+            # A feature whose norm is 0 has the score 0, which is above no threshold.
+            tensors["threshold"] = weights.threshold_F * ratio_F.nan_to_num(nan=1.0, posinf=1.0)
     if weights.w_skip_DO is not None:
         tensors["skip"] = weights.w_skip_DO
     return tensors

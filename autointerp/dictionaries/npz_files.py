@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
-
 from autointerp.dictionaries.checkpoint import listed, shortened
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.zip_files import is_zip, opened
 from autointerp.errors import CheckpointError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy is imported where it is used: of most dictionaries no .npz file is looked at
+    import numpy as np
     from torch import Tensor
 
 MAX_HEADER_BYTES: Final = 4_096
@@ -37,6 +36,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 
 def load(path: Path, names: Iterable[str], device: str) -> dict[str, Tensor]:
     """These arrays as they are stored, on `device`; `read_headers` has found them. Raises CheckpointError."""
+    import numpy as np
     import torch
 
     tensors: dict[str, Tensor] = {}
@@ -70,6 +70,8 @@ def _header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Te
 
 def _shape_and_dtype(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Raises ValueError where the header is no header."""
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

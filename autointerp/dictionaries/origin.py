@@ -18,7 +18,11 @@ def named(path: Path, pattern: str) -> re.Match[str] | None:
     return next((match for match in matches if match), None)
 
 
-HUB_NAMES: Final = {"gpt2-small": "gpt2"}
+HUB_NAMES: Final = {
+    "gpt2-small": "gpt2",
+    "mistral-7b": "mistralai/Mistral-7B-v0.1",
+    **{f"qwen3-{size.lower()}": f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")},
+}
 HUB_OWNERS: Final = {"pythia-": "EleutherAI", "gemma-": "google"}
 """TransformerLens' names of models that are no hub ids, as far as they are common."""
 

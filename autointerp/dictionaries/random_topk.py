@@ -12,15 +12,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from autointerp import draw
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.types import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME: Final = re.compile(r"random-topk:(\d+):(\d+)(?::(\d+))?")
 _MOST_NUMBERS: Final = 2**20
@@ -91,6 +91,11 @@ def _read(text: str) -> tuple[int, int, int]:
 
 def unit_rows(width: int, d_in: int, seed: int) -> NDArray[np.float32]:
     """[F, D], each row uniform on the sphere: normal numbers (Box and Muller 1958), scaled to length 1."""
+    # Here, not above: names are looked up in this module, and `sae inspect` needs no numpy, half of its time.
+    import numpy as np
+
+    from autointerp import draw
+
     rows_FD = np.empty((width, d_in), np.float32)
     column_D = np.arange(d_in, dtype=np.uint64)
     keys = [draw.key(seed, "random-topk", half) for half in ("radius", "angle")]

@@ -16,16 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from autointerp.dictionaries.checkpoint import listed
+from autointerp.dictionaries.checkpoint import listed, shortened
 from autointerp.dictionaries.origin import hub_name
+from autointerp.dictionaries.saelens_config import TRANSFORMS
 from autointerp.dictionaries.spec import DictionarySpec, Expected
 from autointerp.errors import CheckpointError
 from autointerp.types import Json
 
 PACKAGE: Final = "sae_lens"
 LIST: Final = "pretrained_saes.yaml"
+NORMALISATION: Final = "normalize_activations"
 KNOWN_OVERRIDES: Final = frozenset(
-    {"dataset_path", "model_name", "hook_name", "model_from_pretrained_kwargs"}
+    {"dataset_path", "model_name", "hook_name", "model_from_pretrained_kwargs", NORMALISATION}
 )
 
 
@@ -51,24 +53,40 @@ class Registered:
                 f"SAELens overrides {listed(sorted(unknown))} of {self.place}, which is not read. Download it and "
                 "set these in its configuration."
             )
+        if NORMALISATION in self.overrides:
+            spec = self._normalised(spec, self.overrides[NORMALISATION])
         if spec.input_factor is None and self.factor is not None:
-            # It decides what an activation is, so it is part of what the dictionary is.
-            named = hashlib.blake2b(f"{spec.identity} {self.factor!r}".encode(), digest_size=16)
             note = f"inputs are multiplied by {self.factor:.6g} (norm_scaling_factor in SAELens' list)"
-            spec = replace(
-                spec, input_factor=self.factor, identity=named.hexdigest(), notes=(*spec.notes, note)
-            )
+            spec = _changed(replace(spec, input_factor=self.factor), repr(self.factor), note)
         kwargs = cast(Json, self.overrides.get("model_from_pretrained_kwargs") or {})
         return replace(
             spec,
             model=spec.model or hub_name(self.model),
             corpus=self.overrides.get("dataset_path") or spec.corpus,
             model_was_centred=spec.model_was_centred or bool(kwargs.get("center_writing_weights", False)),
+            normalized_behind_gain=spec.normalized_behind_gain and not kwargs.get("fold_ln", False),
             expected=Expected(
                 l0=spec.expected.l0 if self.expected.l0 is None else self.expected.l0,
                 fvu=spec.expected.fvu if self.expected.fvu is None else self.expected.fvu,
             ),
         )
+
+    def _normalised(self, spec: DictionarySpec, value: object) -> DictionarySpec:
+        """With another `normalize_activations` than its own configuration has."""
+        if spec.format != "saelens" or not isinstance(value, str) or value not in TRANSFORMS:
+            raise CheckpointError(
+                f"SAELens overrides {NORMALISATION} of {self.place} with {shortened(value)}. Read are, of "
+                f"checkpoints in SAELens' layout: {listed(sorted(TRANSFORMS))}. Download it and set it in its "
+                "configuration."
+            )
+        changed = replace(spec, transform=TRANSFORMS[value], input_factor=1.0)
+        return _changed(changed, f"{NORMALISATION} {value}", f"{NORMALISATION}: {value} (SAELens' list)")
+
+
+def _changed(spec: DictionarySpec, by: str, note: str) -> DictionarySpec:
+    """What decides what an activation is is part of what the dictionary is."""
+    named = hashlib.blake2b(f"{spec.identity} {by}".encode(), digest_size=16)
+    return replace(spec, identity=named.hexdigest(), notes=(*spec.notes, note))
 
 
 def registered(text: str) -> Registered | None:
@@ -95,7 +113,7 @@ def _registered(release: Json, one: Json) -> Registered:
             f"SAELens' list has norm_scaling_factor {factor} for {one.get('id')}: expected a number above 0."
         )
     return Registered(
-        place=f"{release['repo_id']}:{one['path']}",
+        place=f"{release['repo_id']}:{_path(one['path'])}",
         model=release.get("model"),
         expected=Expected(
             l0=None if one.get("l0") is None else float(one["l0"]),
@@ -104,6 +122,11 @@ def _registered(release: Json, one: Json) -> Registered:
         factor=None if factor is None else float(factor),
         overrides=cast(Json, (release.get("config_overrides") or {}) | (one.get("config_overrides") or {})),
     )
+
+
+def _path(stated: object) -> str:
+    """In the repository. A number is a layer of a cross-layer transcoder of circuit-tracer's."""
+    return f"W_enc_{stated}.safetensors" if isinstance(stated, int) else str(stated)
 
 
 def _list() -> Path | None:

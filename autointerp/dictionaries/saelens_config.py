@@ -103,6 +103,7 @@ def configured(folder: Path) -> DictionarySpec:
         transform=_transform(settings),
         input_factor=factor(settings),
         model_was_centred=_was_centred(origin),
+        normalized_behind_gain=_is_behind_gain(origin),
         decoder_norm_gate=gate,
         pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
@@ -216,6 +217,13 @@ def _was_centred(origin: Settings) -> bool:
     return origin.section("model_from_pretrained_kwargs").flag("center_writing_weights", False)
 
 
+def _is_behind_gain(origin: Settings) -> bool:
+    """SAELens has TransformerLens before version 4, and loads models with from_pretrained_no_processing, where
+    LayerNorm's hook_normalized (components/layer_norm.py) sees what has gain and bias, unless folding took these."""
+    folded = origin.section("model_from_pretrained_kwargs").flag("fold_ln", False)
+    return (_hook(origin) or "").endswith(".hook_normalized") and not folded
+
+
 def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
     """From `matryoshka_widths`, which are sums: 4, 16, 64 are levels of 4, 12 and 48 features."""
     ends = settings.values.get("matryoshka_widths")
@@ -251,6 +259,8 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append(f"inputs are whitened ({FILE})")
     if _was_centred(origin):
         notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
+    if _is_behind_gain(origin):
+        notes.append("in models with LayerNorm, hook_normalized is behind gain and bias (no fold_ln)")
     return tuple(notes)
 
 

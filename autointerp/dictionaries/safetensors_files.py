@@ -20,8 +20,9 @@ from autointerp.types import Json
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER_BYTES: Final = 100_000_000
-"""As safetensors itself. A dictionary's header has well under a kilobyte."""
+MAX_HEADER_BYTES: Final = 8 * 2**20
+"""safetensors takes 100 MB, which as JSON can be gigabytes of objects and a quarter of a minute. A dictionary's
+header has well under a kilobyte; this is room for some 80,000 tensors, more than a file of any model has."""
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
@@ -34,7 +35,12 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            if size >= 8 and MAX_HEADER_BYTES < length <= size - 8:
+                raise CheckpointError(
+                    f"{path}: the safetensors header has {length:,} bytes, and none of more than "
+                    f"{MAX_HEADER_BYTES:,} is read: no dictionary has so many tensors. Is it another file?"
+                )
+            if size < 8 or length > size - 8:
                 raise CheckpointError(
                     f"{path} is not a whole safetensors file: it has {size:,} bytes and says that its header "
                     f"has {length:,}. Copy or download it again."

@@ -121,11 +121,15 @@ class DictionarySpec:
     """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
     written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
     one, `centre` is put in front of `transform` (centring.py)."""
+    normalized_behind_gain: bool = False
+    """Its hook is called `hook_normalized`, and was TransformerLens' before version 4, without `fold_ln`: where the
+    model turns out to have LayerNorm that is behind gain and bias, which a site of that name is not, and it reads
+    there (places.py); its RMSNorm has the hook in front of the gain."""
     without_value_bias: bool = False
     """Of a dictionary of z: trained where TransformerLens' `fold_value_biases` had taken out of z what biases add to
     it; where the model is here it is taken out again (stages/loading.py)."""
     decoder_norm_gate: bool = False
-    """The selector sees scores: pre-activations times the norm of the feature's decoder row."""
+    """The selector sees scores: pre-activations times the norm of its decoder row (`Weights.score_norms`)."""
     value_is_score: bool = True
     """With `decoder_norm_gate`: whether a feature's activation is its score (SAELens), or the pre-activation
     again (Llamascopium)."""
@@ -230,6 +234,9 @@ class Weights:
     threshold_F: Tensor | None = None
     """For jumprelu; compared with the score where there is a `decoder_norm_gate`. None before a run has
     calibrated it."""
+    score_norm_F: Tensor | None = None
+    """With a `decoder_norm_gate`: what pre-activations are multiplied with, where that is another norm than that of
+    the rows in `w_dec_FO`."""
     gate: Gate | None = None
     """For gated."""
     w_skip_DO: Tensor | None = None
@@ -250,6 +257,11 @@ class Weights:
         """`w_dec_FO`, where there is one."""
         assert self.w_dec_FO is not None
         return self.w_dec_FO
+
+    @property
+    def score_norms(self) -> Tensor:
+        """[F], for a `decoder_norm_gate`."""
+        return self.decoder.norm(dim=1) if self.score_norm_F is None else self.score_norm_F
 
     def directions(self, features: Sequence[int]) -> Tensor:
         """Decoder rows [Q, O]."""

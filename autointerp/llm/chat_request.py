@@ -7,6 +7,7 @@ from typing import Any
 from autointerp.llm.chat_format import N_TOP, messages
 from autointerp.llm.dialects import Dialect, Options
 from autointerp.llm.protocol import LLMIdentity, Request
+from autointerp.llm.seeds import seed_of
 from autointerp.types import Json, digest
 
 
@@ -32,7 +33,7 @@ def chat_body(model: str, dialect: Dialect, request: Request) -> Json:
         "messages": messages(request.prompt, system_role=dialect.system_role),
         dialect.max_tokens_field: request.max_tokens,
         "temperature": request.temperature,
-        "seed": request.seed,
+        "seed": seed_of(request),
     }
     if request.label_tokens and dialect.logprobs:
         body |= {"logprobs": True, "top_logprobs": N_TOP}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 import orjson
 
+from autointerp.errors import LLMUnavailable
 from autointerp.llm import chat_format
 from autointerp.llm.pacing import Pace, Turn
 from autointerp.llm.retries import Passing
@@ -39,8 +40,14 @@ T = TypeVar("T")
 MAX_CONNECT_S: Final = 10.0
 TOKENS_A_CHARACTER: Final = 0.3
 """Of English with some markup, until the server's own counts are known."""
+DOWN_AFTER: Final = 3
+"""Failures in a row after which an address is taken to be down; one at which nothing listens is at once."""
 DOWN_S: Final = 5.0
-"""An address at which nothing listens gets no requests for so long, while others do."""
+"""One that is down gets no requests for so long, while others do; then one at a time, until it answers."""
+
+
+class LeftQueue(Exception):
+    """(signal) The server went down while a request waited for its turn, and another one is up."""
 
 
 class Endpoint:
@@ -54,7 +61,7 @@ class Endpoint:
         self.has_answered = False
         self._timeout_s, self._connect_s = timeout_s, min(timeout_s, MAX_CONNECT_S)
         self._tokens_a_character = TOKENS_A_CHARACTER
-        self._down_until = 0.0
+        self._n_failed, self._down_until = 0, 0.0
         local = is_this_machine(server.url)
         # Loading certificates takes 50 ms, and http needs none. (A redirect to https would fail, safely.)
         tls = True if server.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -70,26 +77,51 @@ class Endpoint:
 
     @property
     def is_down(self) -> bool:
-        return time.monotonic() < self._down_until
+        return self._n_failed >= DOWN_AFTER and (time.monotonic() < self._down_until or self.n_waiting > 0)
 
     @property
     def n_waiting(self) -> int:
         return self.pace.n_waiting
 
-    async def ask(self, path: str, body: Json, n_characters: int, read: Callable[[Json, float], T]) -> T:
+    async def ask(
+        self,
+        path: str,
+        body: Json,
+        n_characters: int,
+        read: Callable[[Json, float], T],
+        elsewhere: Callable[[], bool] = lambda: False,
+    ) -> T:
         """`read(answer, seconds)` of the answer to one POST, when it is its turn. `n_characters`: of the prompt.
+        `elsewhere`: whether another address would take it.
 
-        Raises Passing, or what `server_errors` makes of the answer."""
+        Raises Passing, LeftQueue, or what `server_errors` makes of the answer."""
+        was_down = self._n_failed >= DOWN_AFTER
         answers = sum(body.get(name, 0) for name in ("max_tokens", "max_completion_tokens"))
         async with self.pace.turn(n_characters * self._tokens_a_character + answers) as turn:
-            answer, seconds = await self._post(path, body, turn)
+            if self._n_failed >= DOWN_AFTER and not was_down and elsewhere():
+                turn.used(0)
+                raise LeftQueue
+            try:
+                answer, seconds = await self._post(path, body, turn)
+            except (Passing, LLMUnavailable) as failure:
+                if not turn.is_refused:
+                    at_once = isinstance(failure, LLMUnavailable) or failure.unconnected
+                    self._failed(DOWN_AFTER if at_once else 1)
+                raise
             self._count(answer, n_characters, turn)
         try:
             value = read(answer, seconds)
         except chat_format.NotAnAnswer as fault:
+            self._failed(1)
             raise Passing(f"its answer can't be read: {fault}") from None
-        self.has_answered = True
+        self.has_answered, self._n_failed = True, 0
         return value
+
+    def _failed(self, n: int) -> None:
+        """Counts as `n` failures in a row."""
+        self._n_failed += n
+        if self._n_failed >= DOWN_AFTER:
+            self._down_until = time.monotonic() + DOWN_S
 
     async def _post(self, path: str, body: Json, turn: Turn) -> tuple[Json, float]:
         import aiohttp
@@ -107,8 +139,6 @@ class Endpoint:
             # The transport calls every lost connection a timeout; the causes tell them apart.
             causes = causes_of(error)
             unconnected = any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes)
-            if unconnected:
-                self._down_until = time.monotonic() + DOWN_S
             raise Passing(self.server.shown(said(causes[-1])), unconnected=unconnected) from None
         seconds = time.monotonic() - start
         if not response.is_success:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeVar
 from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
-from autointerp.llm.endpoints import Endpoint
+from autointerp.llm.endpoints import Endpoint, LeftQueue
+from autointerp.llm.left_out import Learned
 from autointerp.llm.pacing import Pace
 from autointerp.llm.protocol import (
     ANYWHERE,
@@ -28,6 +29,7 @@ from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of
+from autointerp.llm.sockets import room
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -120,6 +122,7 @@ class Openai:
         """Raises LLMStopped for a missing key, an address that is none, or a faulty table of dialects."""
         addresses = self.addresses()
         key = key_of(self.api_key_env, self.model, required=not all(map(is_this_machine, addresses)))
+        highest = room(max(place.n_servers, len(addresses)))
         endpoints = [
             Endpoint(
                 Server(address, self.model, self.api_key_env, key),
@@ -129,35 +132,35 @@ class Openai:
                     n_in_flight=place.n_in_flight,
                     requests_per_second=self.requests_per_second,
                     tokens_per_minute=self.tokens_per_minute,
+                    highest=highest,
                 ),
             )
             for address in addresses
         ]
-        return OpenaiLLM(self, self.dialect(), endpoints)
+        return OpenaiLLM(self, Learned(self.dialect(), place.folder, str(self.identity())), endpoints)
 
 
 class OpenaiLLM(ByRequest):
     """A connected server, or several of one model."""
 
-    def __init__(self, options: Openai, dialect: Dialect, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, options: Openai, learned: Learned, endpoints: Sequence[Endpoint]) -> None:
         self.identity = options.identity()
         self._options = options
-        self._dialect = dialect
+        self._learned = learned
         self._endpoints = endpoints
-        self._left_out: list[str] = []
 
     @property
     def capabilities(self) -> Capabilities:
         """`logprobs` is False although `label_tokens` are answered: a continuation can't be scored here."""
         return Capabilities(
-            label_logprobs=self._dialect.logprobs,
+            label_logprobs=self._learned.dialect.logprobs,
             embed=True,
-            prices=self._dialect.prices,
-            left_out=tuple(self._left_out),
+            prices=self._learned.dialect.prices,
+            left_out=self._learned.names,
         )
 
     async def answer(self, request: Request) -> Reply:
-        """See `LLM`. `index` is not sent: where the temperature is 0, one more try needs another prompt.
+        """See `LLM`. `index` goes into the seed: where the temperature is 0, one more try needs another prompt.
 
         `latency_s` is that of the try that succeeded. A setting that the server refuses is left out from then
         on, and named in `capabilities.left_out`. A prompt that a content filter refuses is answered by nothing, as
@@ -168,26 +171,17 @@ class OpenaiLLM(ByRequest):
             return chat_format.read_reply(answer, seconds, request.label_tokens)
 
         while True:
-            dialect = self._dialect
+            dialect = self._learned.dialect
             body = chat_request.chat_body(self._options.model, dialect, request)
             try:
                 reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:
-                if self._dialect is dialect:  # else another request has learned it meanwhile
-                    self._leave_out(refused)
+                self._learned.leave_out(refused, body, dialect)
                 continue
             except LLMFiltered:
                 return chat_format.FILTERED
+            self._learned.took(body)
             return with_cost(reply, dialect.prices)
-
-    def _leave_out(self, refused: RefusedSetting) -> None:
-        """Raises LLMStopped where that has been tried."""
-        other = self._dialect.without(refused.name)
-        # A server that refuses both names of one field would be asked for ever.
-        if other is None or {refused.name, *self._left_out} >= {"max_tokens", "max_completion_tokens"}:
-            raise refused.stopped from None
-        self._dialect = other
-        self._left_out.append(refused.name)
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
         """Raises LLMBadRequest: chat servers don't score a given continuation."""
@@ -206,18 +200,33 @@ class OpenaiLLM(ByRequest):
         for endpoint in self._endpoints:
             await endpoint.close()
 
+    def _is_another_up(self, endpoint: Endpoint) -> bool:
+        return any(not other.is_down for other in self._endpoints if other is not endpoint)
+
     # --- one request ---------------------------------------------------------------------------------
 
     async def _ask(self, path: str, body: Json, texts: list[str], read: Callable[[Json, float], T]) -> T:
         """`read(answer, seconds)` of the answer to `body`, whose `texts` cost tokens; tried again while the
-        failure may pass, each time at the address whose turn it is."""
+        failure may pass, elsewhere if another address is up."""
         n_characters = sum(map(len, texts))
         asked: list[Endpoint] = []
 
         async def once() -> T:
-            endpoint = place_of(texts, self._endpoints)
-            asked.append(endpoint)
-            return await endpoint.ask(path, body, n_characters, read)
+            while True:
+                endpoint = place_of(texts, self._endpoints, asked[-1] if asked else None)
+                asked.append(endpoint)
+                elsewhere = partial(self._is_another_up, endpoint)
+                try:
+                    return await endpoint.ask(path, body, n_characters, read, elsewhere)
+                except LeftQueue:
+                    continue
+                except RefusedSetting as refused:
+                    self._learned.check(refused, body)
+                    raise
+                except LLMUnavailable as error:
+                    if not elsewhere():
+                        raise
+                    raise Passing(str(error), wait_s=0.0) from None
 
         options = self._options
         try:

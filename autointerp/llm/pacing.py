@@ -31,10 +31,10 @@ class Level:
     """How many requests are in flight. It doubles while that brings more answers a second, goes back where it
     doesn't, and halves when the server refuses. Pure: it is told the time."""
 
-    def __init__(self, fixed: int | None = None) -> None:
-        """`fixed`: so many, fewer only while the server refuses."""
-        self.limit = fixed or FIRST_LEVEL
-        self._highest = fixed or HIGHEST_LEVEL
+    def __init__(self, fixed: int | None = None, highest: int = HIGHEST_LEVEL) -> None:
+        """`fixed`: so many, fewer only while the server refuses. `highest`: never more."""
+        self.limit = min(fixed or FIRST_LEVEL, highest)
+        self._highest = min(fixed or HIGHEST_LEVEL, highest)
         self._factor = 2.0
         self._before: tuple[int, float] | None = None
         """The level that this one has grown from, and its answers a second."""
@@ -123,6 +123,8 @@ class Turn:
         self._pace = pace
         self._n_tokens = n_tokens
         self.number = 0
+        self.is_refused = False
+        """The server said that it is asked too much: it is at work."""
 
     def used(self, n_tokens: int) -> None:
         """What the server counted, prompt and answer."""
@@ -130,6 +132,7 @@ class Turn:
 
     def refused(self, wait_s: float | None) -> None:
         """The server is asked too much; nobody asks it before `wait_s` have passed."""
+        self.is_refused = True
         self._pace.refused(self.number, wait_s)
 
 
@@ -142,11 +145,13 @@ class Pace:
         n_in_flight: int | None = None,
         requests_per_second: float | None = None,
         tokens_per_minute: float | None = None,
+        highest: int = HIGHEST_LEVEL,
     ) -> None:
-        """None: no limit of ours; of requests in flight as many as make the server faster."""
+        """None: no limit of ours; of requests in flight as many as make the server faster, and never more than
+        `highest`."""
         self.n_waiting = 0
         """Requests at the door or in flight."""
-        self._level = Level(n_in_flight)
+        self._level = Level(n_in_flight, highest)
         self._throttler = _throttler(requests_per_second)
         self._bucket = Bucket(tokens_per_minute, time.monotonic()) if tokens_per_minute else None
         self._n_in_flight = 0

@@ -255,6 +255,8 @@ class Place:
     engine: EngineResources = EngineResources()
     n_sharing: int = 1
     """LLMs on the same cards, this one included."""
+    n_servers: int = 1
+    """Addresses of all LLMs together: they divide the sockets that this process may have open."""
     n_in_flight: int | None = None
     """Requests at once to a server. None: as many as make it faster."""
     folder: Path | None = None

@@ -27,12 +27,14 @@ class Copy(Protocol):
 C = TypeVar("C", bound=Copy)
 
 
-def place_of(turns: Sequence[str], copies: Sequence[C]) -> C:
+def place_of(turns: Sequence[str], copies: Sequence[C], failed: C | None = None) -> C:
     """Prompts that begin alike go to one copy, whose prefix cache has their beginning, unless that one has
-    much more to do than others; one that is down gets none while others are up."""
+    much more to do than others; one that is down gets none while others are up, nor does the one that has just
+    `failed` at this prompt."""
     if len(copies) == 1:
         return copies[0]
-    living = [copy for copy in copies if not copy.is_down] or copies
+    up = [copy for copy in copies if not copy.is_down]
+    living = [copy for copy in up if copy is not failed] or up or copies
     beginning = "\0".join([*turns[:-1], turns[-1][:LIKE_N_CHARACTERS]]).encode()
     place = int.from_bytes(hashlib.blake2b(beginning, digest_size=8).digest()) % len(living)
     idlest = min(living, key=lambda copy: copy.n_waiting)

@@ -6,6 +6,7 @@ template, on a CPU too. For many long answers `vllm` is the faster one. This pro
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from autointerp.llm.protocol import (
     Request,
     Usage,
 )
+from autointerp.llm.seeds import seed_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -90,6 +92,7 @@ class TransformersLLM(ByRequest):
         """See `LLM`. Answers are not constrained: `choices` and `schema` do nothing, callers parse anyway. Where
         the temperature is above 0, seed and index choose the answer: the same ones give the same."""
         start = time.monotonic()
+        seeded = request if request.seed is not None else dataclasses.replace(request, seed=0)
         answer = await self._engine.ask(
             {
                 "kind": "generate",
@@ -97,7 +100,7 @@ class TransformersLLM(ByRequest):
                 "max_tokens": request.max_tokens,
                 "temperature": request.temperature,
                 "label_tokens": request.label_tokens,
-                "seed": [request.seed or 0, request.index],
+                "seed": seed_of(seeded),
             }
         )
         counts = {name: answer[name] for name in ("prompt_tokens", "completion_tokens")}

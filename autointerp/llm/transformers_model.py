@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from autointerp.llm.label_tokens import Spellings
 from autointerp.types import Json
 
@@ -206,7 +204,7 @@ class Model:
         self._check_length(len(ids), most)
         prompt_1T = torch.tensor([ids], device=self.model.device)
         # A stream of its own for each request, whatever was drawn before: this process answers nothing else.
-        torch.manual_seed(int.from_bytes(orjson.dumps(request["seed"])) % 2**63)
+        torch.manual_seed(request["seed"])
         drawn: Json = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if request["temperature"] > 0:
             drawn = {"do_sample": True, "temperature": request["temperature"], "top_p": 1.0, "top_k": 0}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
-from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
+from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
@@ -33,6 +33,7 @@ from autointerp.llm.protocol import (
     Usage,
 )
 from autointerp.llm.routing import place_of
+from autointerp.llm.seeds import seed_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 
@@ -155,7 +156,7 @@ class VllmLLM(ByRequest):
         self._engines = engines
 
     async def answer(self, request: Request) -> Reply:
-        """See `LLM`. `index` changes nothing: where the temperature is 0, one more try needs another prompt.
+        """See `LLM`. `index` goes into the seed: where the temperature is 0, one more try needs another prompt.
 
         With `label_tokens`, `choices` and `schema` do nothing: under a grammar probabilities are those among
         the allowed answers alone. They are exact, summed over all tokens that spell the label.
@@ -170,7 +171,7 @@ class VllmLLM(ByRequest):
                 "choices": request.choices,
                 "schema": request.schema,
                 "label_tokens": request.label_tokens,
-                "seed": request.seed,
+                "seed": seed_of(request),
             }
         )
         text = without_thought(answer["text"])
@@ -209,7 +210,15 @@ class VllmLLM(ByRequest):
         await asyncio.gather(*(engine.close() for engine in self._engines))
 
     async def _ask(self, request: Json) -> Json:
+        """What an engine was asked when it died is asked of another one, once: a request that itself was the cause
+        ends two engines and no more."""
         turns = [turn["content"] for turn in request["messages"]]
+        engine = place_of(turns, self._engines)
+        try:
+            return await engine.ask(request)
+        except LLMUnavailable:
+            if not engine.is_down or all(other.is_down for other in self._engines):
+                raise
         return await place_of(turns, self._engines).ask(request)
 
 

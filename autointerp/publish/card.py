@@ -11,6 +11,7 @@ from typing import Final
 
 import yaml
 
+from autointerp.llm.left_out import left_out
 from autointerp.publish.local import public, public_recipe
 from autointerp.publish.manifest import Manifest
 from autointerp.publish.metadata import metadata
@@ -66,6 +67,7 @@ def card(run: Run, manifest: Manifest, published: Published, *, jobs: int = 1) -
         dates=_dates(run),
         spent=in_all(spent_by),
         spent_by=spent_by,
+        left_out=left_out(run.path),
         controls=list(beside_all(summaries)),
         no_explainer=NO_EXPLAINER,
         recipe_text=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),

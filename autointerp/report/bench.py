@@ -105,7 +105,11 @@ def print_llm_bench(console: Console, benches: LLMBenches) -> None:
 
 def print_view_bench(console: Console, bench: ViewBench) -> None:
     built, browsed = bench.built, bench.browsed
-    kept = "all windows" if built.n_windows is None else f"{built.n_windows} windows of each split"
+    kept = (
+        "all windows"
+        if built.n_windows is None
+        else f"{built.n_windows} windows of each split and wrong ones"
+    )
     title = f"The explorer of {built.n_features:,} features, {kept}, at most {bench.jobs} processes"
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("")

@@ -27,6 +27,8 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
     yield "path", str(spec.path)
     yield "model", known
     yield "reads", _place(spec.site, spec.hook)
+    if spec.further_sites:
+        yield "and reads", ", ".join(map(str, spec.further_sites))
     if spec.is_transcoder:
         yield "predicts", _place(spec.site_out, spec.hook_out)
     yield (
@@ -36,6 +38,10 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
     yield "input size", f"{spec.d_in:,}" if spec.is_sized else "as the model has"
     yield "selector", _selector(spec)
     yield "input first", ", then ".join(spec.transform) or "as it is"
+    if spec.model_was_centred:
+        yield "centred", "where the model has LayerNorm, what is written to its stream loses its mean first"
+    if not spec.reconstructs:
+        yield "reconstructs", "no: decoding its codes alone doesn't give what it was trained to give"
     if spec.calibration is not None:
         yield "thresholds", _calibration(spec.calibration)
     if spec.decoder_norm_gate:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
+from autointerp import plugins
 from autointerp.llm.spending import Spent
+from autointerp.recipe import Recipe
 from autointerp.report.funnel import Step, steps
 from autointerp.report.panel import BesideControl, beside_controls
 from autointerp.report.summary import ScoreSummary, Summary, summarise
@@ -16,7 +19,13 @@ from autointerp.scored import Instance, scored
 from autointerp.stages.spent import spent
 
 PAIR: Final = ("detection", "fuzzing")
-"""Scorers that are set against each other, feature by feature, where an explainer has both."""
+"""Scorers whose instances are set against each other, feature by feature, where an explainer has both."""
+
+
+def used(recipe: Recipe, scorer: str) -> str:
+    """The scorer behind an instance, whatever that is called. Of imported scores the instance's name says it."""
+    use: str = recipe.scorers[scorer]["use"]
+    return use if use in plugins.names("scorers") else scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,8 @@ class Charted:
     """One scorer on one explainer's explanations of one dictionary, of which at least one feature is scored."""
 
     score: ScoreSummary
+    use: str
+    """The scorer, whatever its instance is called."""
     beside: list[BesideControl]
     values: dict[str, float]
     """The headline by feature. Of a sequential scorer, of its panel: elsewhere it is biased."""
@@ -46,12 +57,11 @@ class Figures:
     charted: list[Charted]
 
     def pairs(self) -> Iterator[tuple[Charted, Charted]]:
-        """Those of `PAIR`, explainer by explainer."""
-        by = {(one.score.explainer, one.score.scorer): one for one in self.charted}
-        for explainer in dict.fromkeys(explainer for explainer, _ in by):
-            found = [by[explainer, scorer] for scorer in PAIR if (explainer, scorer) in by]
-            if len(found) == len(PAIR):
-                yield found[0], found[1]
+        """An instance of the first of `PAIR` and one of the second, all such, explainer by explainer."""
+        for explainer in dict.fromkeys(one.score.explainer for one in self.charted):
+            own = [one for one in self.charted if one.score.explainer == explainer]
+            first, second = ([one for one in own if one.use == use] for use in PAIR)
+            yield from product(first, second)
 
     def by_decile(self) -> list[Charted]:
         """Those that ask about windows of known activation."""
@@ -79,5 +89,6 @@ def _figures(run: Run, dictionary: str) -> Figures:
         found = scored(run, Instance(dictionary, score.explainer, score.scorer))
         if found.values:
             beside = beside_controls(score.explainer, score.scorer, summary.controls, summary.floors)
-            charted.append(Charted(score, list(beside), found.values, found.densities))
+            use = used(run.recipe, score.scorer)
+            charted.append(Charted(score, use, list(beside), found.values, found.densities))
     return Figures(summary, list(steps(summary)), charted)

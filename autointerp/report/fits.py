@@ -19,6 +19,11 @@ def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit
     for fit in fits:
         dead = f"{fit.n_dead / spec.n_columns:.1%}"
         table.add_row(fit.convention, f"{fit.l0:,.1f}", _number(fit.fvu), dead, _number(fit.norm_ratio))
+    expected = spec.expected
+    if expected.l0 is not None or expected.fvu is not None:
+        l0 = "not stated" if expected.l0 is None else f"{expected.l0:,.4g}"
+        fvu = "not stated" if expected.fvu is None else _number(expected.fvu)
+        table.add_row("as the checkpoint states", l0, fvu, "", "")
     console.print(table)
     for sentence in verdicts(spec, fits):
         console.print(sentence, markup=False)

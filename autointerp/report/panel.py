@@ -86,7 +86,7 @@ def control_summaries(run: Run, dictionary: str) -> Iterator[ControlSummary]:
         for scorer in run.recipe.scorers:
             own = _records(run, panel, "score", dictionary, explainer, scorer)
             for kind in controls.kinds:
-                place = _place(run, dictionary, explainer, scorer, kind)
+                place = place_of(run, dictionary, explainer, scorer, kind)
                 known = _records(run, panel, *place) if own and place else {}
                 lent: Mapping[str, str | None] = borrowed if kind == "shuffled" else dict.fromkeys(panel)
                 found = _summary(own, known, lent, run.recipe.seed)
@@ -94,10 +94,11 @@ def control_summaries(run: Run, dictionary: str) -> Iterator[ControlSummary]:
                     yield ControlSummary(explainer, scorer, kind, *found)
 
 
-def _place(
+def place_of(
     run: Run, dictionary: str, explainer: str, scorer: str, kind: ControlKind
 ) -> tuple[str, ...] | None:
-    """Of the journal that has the control's scores. None for an explainer that is the control."""
+    """Of the journal that has the control's scores of an explainer and scorer. None for an explainer that is the
+    control."""
     if kind == "shuffled":
         return ("control", dictionary, Control(kind, explainer, scorer).place)
     own = stand_in(run.recipe, kind)

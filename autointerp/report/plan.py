@@ -29,7 +29,7 @@ def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | No
         f"Plan: {plan.n_features:,} features of {names}{_all_there_are(run)}{model}; "
         f"{plan.n_tokens:,} tokens of {source.path if source else ''} "
         f"in contexts of {plan.context_length}; {_more(run)}"
-        f"about {sum(one.n_requests for one in expected):,} LLM requests; "
+        f"about {sum(one.n_requests for one in expected):,} LLM requests left; "
         f"about {plan.disk_bytes / 1e9:.2f} GB of disk in {run.path}{_llms(run)}"
     )
     yield from map(_asked, expected)

@@ -43,10 +43,16 @@ _OTHER_SIDE: Final[dict[Point, Point]] = {
     "mlp_in_normalized": "mlp_in",
     "attn_in": "attn_in_normalized",
     "attn_in_normalized": "attn_in",
+    "mlp_out": "mlp_raw",
+    "mlp_raw": "mlp_out",
+    "attn_out": "attn_raw",
+    "attn_raw": "attn_out",
 }
 _SIDES: Final[dict[Point, str]] = {
     **dict.fromkeys(("mlp_in", "attn_in"), "behind the norm's gain"),
     **dict.fromkeys(("mlp_in_normalized", "attn_in_normalized"), "before the norm's gain"),
+    **dict.fromkeys(("mlp_out", "attn_out"), "behind the norm that follows"),
+    **dict.fromkeys(("mlp_raw", "attn_raw"), "before the norm that follows"),
 }
 
 
@@ -119,8 +125,8 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
 
 
 def other_side(found: DictionaryFound, model: ModelFiles | None) -> Site | None:
-    """The same point on the other side of the norm's gain, where the model has it as a place of its own: releases
-    and libraries give one name to both."""
+    """The same point on the other side of the norm or its gain, where the model has it as a place of its own:
+    releases and libraries give one name to both."""
     site = found.site
     if model is None or found.further_sites or site.point not in _OTHER_SIDE:
         return None

@@ -6,6 +6,7 @@ lender has no explanation yet waits: its key stays open, and the next run scores
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +57,11 @@ async def run_controls(run: Run, llms: Mapping[str, Asked], progress: Progress, 
     finally:
         failed.close()
         progress.end()
+
+
+def controls_left(run: Run, dictionary: str, llms: Mapping[str, Asked]) -> Counter[Control]:
+    """How many features of the panel each control is still to be scored for. Raises RecipeChanged."""
+    return Counter(_Line(run, dictionary, llms).left())
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,10 @@ class _Line:
                 self._left.setdefault(unit, []).extend(left)
                 self.n_left += len(left)
                 self.n_done += len(works) - len(left)
+
+    def left(self) -> Iterator[Control]:
+        """One for each of its features that are left."""
+        return (work.of.control for works in self._left.values() for work in works)
 
     def units(self, vocabulary: Vocabulary) -> Iterator[Unit]:
         for unit, works in self._left.items():

@@ -61,7 +61,7 @@ def _unembedding(
         return NoUnembedding("the model's weights are random")
     site = found.site_out if found.spec.is_transcoder else found.inputs[-1]
     if site is None:
-        return NoUnembedding("the checkpoint doesn't say where the transcoder writes")
+        return NoUnembedding(f"the checkpoint doesn't say where the transcoder writes{found.unread_output}")
     return read_unembedding(resolved.model, site, n_tokens, device)
 
 

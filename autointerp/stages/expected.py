@@ -1,5 +1,5 @@
-"""What a run's LLM requests will take: a few features are explained and judged by nobody, and what would have
-been sent is counted.
+"""What the LLM requests that are left of a run will take: a few features are explained and judged by nobody, and what
+would have been sent is counted.
 
 The features are sampled ones where there are any, else windows of full size that could come from any run.
 Answers are the lexical backend's, which have the form that is asked for. Where the number of requests depends on the
@@ -18,7 +18,7 @@ from typing import Final, get_args
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
-from autointerp.evidence import needs_explanation, needs_of
+from autointerp.evidence import needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
 from autointerp.llm.protocol import Prices, Role
@@ -31,6 +31,7 @@ from autointerp.sequential import Sequential
 from autointerp.stages.cases import Case, cases
 from autointerp.stages.looks import by_look
 from autointerp.stages.metered import Metered
+from autointerp.stages.outstanding import Outstanding, outstanding
 from autointerp.stages.texts import texts_of
 
 EXPLAINING: Final = ("explainer", FALLBACK)
@@ -41,7 +42,7 @@ REFUSED: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Of one role, over all its features, if each has enough windows and every answer is readable."""
+    """Of one role, over all features that are left to it, if every answer is readable."""
 
     role: str
     llm: str
@@ -56,7 +57,7 @@ class Expected:
 
 async def expected(run: Run) -> list[Expected]:
     """For each role whose LLM costs something, and what it is asked about controls."""
-    n_features = sum(len(run.asked(name)) for name in run.recipe.dictionaries)
+    left = outstanding(run)
     tried = cases(run)
     found: list[Expected] = []
     sections = {role: run.recipe.llms.of(role) for role in get_args(Role)}
@@ -65,47 +66,55 @@ async def expected(run: Run) -> list[Expected]:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
+        weights = _Weights(left, len(tried), REFUSED if role == FALLBACK else 1.0)
         for number, case in enumerate(tried):
-            await _ask(run, role, metered, number, case)
+            await _ask(run, role, metered, number, case, weights)
         if metered.usages:
-            times = n_features / len(tried) * (REFUSED if role == FALLBACK else 1)
-            found.append(_scaled(role, backend.identity().model, metered, prices, times))
+            found.append(_summed(role, backend.identity().model, metered, prices))
         if role in EXPLAINING:
             continue
-        metered = await _controls(run, role, tried, cached_from)
+        metered = await _controls(run, role, tried, cached_from, weights)
         if metered.usages:
-            times = _n_on_panels(run) / len(tried)
-            found.append(_scaled(f"{role} of controls", backend.identity().model, metered, prices, times))
+            found.append(_summed(f"{role} of controls", backend.identity().model, metered, prices))
     return found
 
 
-async def _controls(run: Run, role: str, tried: Sequence[Case], cached_from: int | None) -> Metered:
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Features that each one tried stands for."""
+
+    left: Outstanding
+    n_tried: int
+    share: float
+    """Of them that the role is asked about."""
+
+    def of(self, n_left: int) -> float:
+        return n_left / self.n_tried * self.share
+
+
+async def _controls(
+    run: Run, role: str, tried: Sequence[Case], cached_from: int | None, weights: _Weights
+) -> Metered:
     """What is asked about control explanations."""
     metered = Metered(cached_from)
     for number, case in enumerate(tried):
-        asking = _asking(run, metered, number)
         for control in controls_of(run.recipe):
-            await _leniently(role, scorer_section(run.recipe, control), asking, case)
+            if weight := weights.of(weights.left.control[control]):
+                asking = _asking(run, metered.standing_for(weight), number)
+                await _leniently(role, scorer_section(run.recipe, control), asking, case)
     return metered
 
 
-def _n_on_panels(run: Run) -> int:
-    """Features, if all that are asked for have enough windows."""
-    controls = run.recipe.controls
-    most = 0 if controls is None else controls.panel
-    return sum(min(most, len(run.asked(name))) for name in run.recipe.dictionaries)
-
-
-def _scaled(role: str, llm: str, metered: Metered, prices: Prices | None, times: float) -> Expected:
+def _summed(role: str, llm: str, metered: Metered, prices: Prices | None) -> Expected:
     usages = metered.usages
     return Expected(
         role,
         llm,
-        n_requests=round(sum(share for _, share in usages) * times),
-        prompt_tokens=round(sum(usage.prompt_tokens * share for usage, share in usages) * times),
-        cached_tokens=round(sum(usage.cached_tokens * share for usage, share in usages) * times),
-        completion_tokens=round(sum(usage.completion_tokens * share for usage, share in usages) * times),
-        cost=None if prices is None else sum(prices.of(usage) * share for usage, share in usages) * times,
+        n_requests=round(sum(share for _, share in usages)),
+        prompt_tokens=round(sum(usage.prompt_tokens * share for usage, share in usages)),
+        cached_tokens=round(sum(usage.cached_tokens * share for usage, share in usages)),
+        completion_tokens=round(sum(usage.completion_tokens * share for usage, share in usages)),
+        cost=None if prices is None else sum(prices.of(usage) * share for usage, share in usages),
     )
 
 
@@ -113,22 +122,26 @@ def _asking(run: Run, metered: Metered, number: int) -> Asking:
     return Asking(metered, f"expected {number}", run.recipe.seed, run.prompts)
 
 
-async def _ask(run: Run, role: str, metered: Metered, number: int, case: Case) -> None:
-    """What one feature takes of one role."""
-    asking, nobody = _asking(run, metered, number), Metered(None)
-    if role in EXPLAINING:
-        for section in run.recipe.explainers.values():
-            is_judged = judge_of_candidates(run.recipe.llms, instance("explainers", section)) is not None
+async def _ask(run: Run, role: str, metered: Metered, number: int, case: Case, weights: _Weights) -> None:
+    """What one feature takes of one role, for as many features as it stands for."""
+    nobody, left = Metered(None), weights.left
+    for name, section in run.recipe.explainers.items():
+        is_judged = judge_of_candidates(run.recipe.llms, instance("explainers", section)) is not None
+        weight = weights.of(left.explain[name])
+        if not weight:
+            continue
+        asking = _asking(run, metered.standing_for(weight), number)
+        if role in EXPLAINING:
             judge = nobody if is_judged else None
             await _leniently(role, section, dataclasses.replace(asking, judge=judge), case)
-        return
-    for section in run.recipe.scorers.values():
-        for _ in range(_times(run, section)):
-            await _leniently(role, section, asking, case)
-    for section in run.recipe.explainers.values() if role == "judge" else ():
-        if judge_of_candidates(run.recipe.llms, instance("explainers", section)) is not None:
-            of_judge = dataclasses.replace(asking, llm=nobody, judge=metered)
-            await _leniently("explainer", section, of_judge, case)
+        elif role == "judge" and is_judged:
+            await _leniently(
+                "explainer", section, dataclasses.replace(asking, llm=nobody, judge=asking.llm), case
+            )
+    for place, n_left in left.score.items() if role not in EXPLAINING else ():
+        if weight := weights.of(n_left):
+            asking = _asking(run, metered.standing_for(weight), number)
+            await _leniently(role, run.recipe.scorers[place[1]], asking, case)
 
 
 async def _leniently(role: str, section: PluginSection, asking: Asking, case: Case) -> None:
@@ -138,11 +151,6 @@ async def _leniently(role: str, section: PluginSection, asking: Asking, case: Ca
             llm.forget()
     with contextlib.suppress(Unreadable, Refused, NoEvidence, LLMBadRequest):
         await _one(role, section, asking, case)
-
-
-def _times(run: Run, section: PluginSection) -> int:
-    """How often a scorer asks about a feature: about every explanation, if it needs any."""
-    return len(run.recipe.explainers) if needs_explanation(instance("scorers", section)) else 1
 
 
 async def _one(role: str, section: PluginSection, asking: Asking, case: Case) -> None:

@@ -11,6 +11,8 @@ from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
 from autointerp.llm.dialects import Addressed, written_out
+from autointerp.llm.left_out import FILE as LEFT_OUT
+from autointerp.llm.left_out import left_out, refused
 from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices, Role
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget, Budgeted, check_is_priced
@@ -118,9 +120,14 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     budget = _budget(run)
     resources = run.recipe.resources
     place = Place(
-        resources.engine, sum(backend.local for _, backend in backends), resources.n_in_flight, run.path
+        resources.engine,
+        n_sharing=sum(backend.local for _, backend in backends),
+        n_servers=sum(len(one.addresses()) for _, one in backends if isinstance(one, Addressed)),
+        n_in_flight=resources.n_in_flight,
+        folder=run.path,
     )
     living: list[LLM] = []
+    known = left_out(run.path)
     by_section: list[tuple[Any, Asked]] = []
     try:
         for section, backend in backends:
@@ -137,6 +144,11 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     finally:
         for llm in living:
             await llm.close()
+        for llm, names in left_out(run.path).items():
+            if names != known.get(llm):
+                progress.note(
+                    f"{refused(llm, names)} To have them tried again, delete {run.path / LEFT_OUT}."
+                )
 
 
 def _in_front_of(llm: LLM, backend: Backend, resources: recipes.Resources, budget: Budget | None) -> LLM:

@@ -51,7 +51,7 @@ class Metered(ByRequest):
         """One whose requests are counted among those of this one, each as a share of a request; both have one
         cache."""
         other = copy(self)
-        other._share = share
+        other._share = self._share * share
         return other
 
     def _use(self, usage: Usage) -> None:

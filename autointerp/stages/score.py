@@ -10,6 +10,7 @@ from autointerp import trials as trial_records
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeChanged
 from autointerp.journal import Journal
+from autointerp.llm.protocol import Capabilities
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.metrics.predicted import CONSTANT
@@ -35,6 +36,16 @@ def _weaker(run: Run) -> str:
     if corpus is None or corpus.document == "whole":
         return ""
     return f"; held out by {corpus.document} of a text, not by document (weaker)"
+
+
+def _unsent(capabilities: Capabilities) -> str:
+    """Settings that answers depend on and that the server would not take, but for log-probabilities: a scorer says
+    itself how it does without."""
+    names = [name for name in capabilities.left_out if name not in _SAID_OTHERWISE]
+    return f"; without {', '.join(names)}, which the server refuses" if names else ""
+
+
+_SAID_OTHERWISE: Final = ("logprobs", "top_logprobs", "max_tokens", "max_completion_tokens")
 
 
 def _replica(run: Run) -> str:
@@ -119,7 +130,7 @@ def stopping_of(trials: AnyTrials) -> Stopping | None:
 def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -> tuple[Scoring, Asked]:
     """What a scorer, which the recipe has under this name, does with an explanation, and whom it asks."""
     asked = asked if scorer.needs_llm else NOBODY
-    protocol = _replica(run) + scorer.protocol(asked.llm.capabilities) + _weaker(run)
+    before, behind = _replica(run), _weaker(run)
     llm = str(asked.llm.identity)
 
     async def work(windows: Windows, heldout: Heldout, sample: Json, text: str, asking: Asking) -> Json:
@@ -139,6 +150,9 @@ def scoring(run: Run, explainer: str, name: str, scorer: Scorer, asked: Asked) -
             status, metrics, reason = measured(trials, facts, run.recipe.headline)
         except LLMBadRequest as error:
             status, reason = "bad_request", str(error)
+        # Not before it was asked: what its server refuses may have been learned from these very requests.
+        capabilities = asked.llm.capabilities
+        protocol = before + scorer.protocol(capabilities) + _unsent(capabilities) + behind
         score = Score(
             feature=asking.feature,
             explainer=explainer,

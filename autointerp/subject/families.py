@@ -79,6 +79,9 @@ class Family:
         return list(dict.fromkeys(path for places in self.emitted.values() for path in places))
 
 
+BEFORE_A_NORM: Final[frozenset[Point]] = frozenset({"attn_raw", "mlp_raw"})
+"""Points at modules whose output is what they add to the stream in all other families."""
+
 _LAYER: Final[dict[Point, tuple[str, ...]]] = {"resid_pre": ("input",), "resid_post": ("output",)}
 
 UNKNOWN: Final = Family(_LAYER)
@@ -148,14 +151,26 @@ _OLMO: Final = Family(  # its norms have no gain
     }
 )
 _EXPERTS: Final = Family(
-    {**_PRE_NORM, "mlp_out": ("mlp.output",)},
+    {
+        **_PRE_NORM,
+        "mlp_in": (
+            *_PRE_NORM["mlp_in"],
+            "block_sparse_moe.input",
+        ),  # as Mixtral's MLP was called until transformers 5
+        "mlp_out": ("mlp.output", "block_sparse_moe.output"),
+    },
     {**_PRE_NORM_RMS, "experts": ("mlp.gate.output", "routing")},
 )
 _QWEN_EXPERTS: Final = Family(_DENSE, _EXPERTS.computed)  # some of its layers may be dense
 _GPT_OSS: Final = Family(_EXPERTS.emitted, {**_EXPERTS.computed, "experts": ("mlp.router.output", "routing")})
+_RAW: Final[dict[Point, tuple[str, ...]]] = {  # of families with a norm behind attention and MLP
+    "attn_raw": ("self_attn.output", "self_attn.o_proj.output"),
+    "mlp_raw": ("mlp.output", "mlp.down_proj.output"),
+}
 _SANDWICH: Final = Family(  # a norm before and a norm behind attention and MLP
     emitted={
         **_ATTENTION,
+        **_RAW,
         "resid_mid": ("pre_feedforward_layernorm.input",),
         "attn_out": ("post_attention_layernorm.output",),
         "mlp_in": ("pre_feedforward_layernorm.output", "mlp.input"),
@@ -169,6 +184,7 @@ _SANDWICH: Final = Family(  # a norm before and a norm behind attention and MLP
 )
 _POST_NORM: Final = Family(  # norms behind attention and MLP only: both read the stream as it is
     emitted={
+        **_RAW,
         "resid_pre": ("input",),
         "resid_post": ("output",),
         "attn_in": ("self_attn.input",),

@@ -15,7 +15,7 @@ from typing import Final, get_args
 
 from autointerp.errors import SiteError
 from autointerp.subject.architecture import Architecture
-from autointerp.subject.families import FAMILIES, UNKNOWN, ModuleSite, Place
+from autointerp.subject.families import BEFORE_A_NORM, FAMILIES, UNKNOWN, ModuleSite, Place
 from autointerp.types import Point, Site
 
 # --- where a model has a site ----------------------------------------------------------------------------
@@ -60,14 +60,8 @@ def locate_to_write(site: Site, model_type: str) -> Place:
     return place
 
 
-def check_site(site: Site, architecture: Architecture, hook: str | None = None) -> None:
-    """Raises SiteError where the model has no such site.
-
-    `hook`: the checkpoint's own spelling that `site` was had from, if it was. It is read again, now that
-    the family is known: `model.layers.3.mlp.output` is `mlp_out` in a Llama, but not in a Gemma 2. A name
-    that `parse_hook` refuses because releases use it for two places says nothing here: whoever had a site
-    from it knew the release.
-    """
+def check_site(site: Site, architecture: Architecture) -> None:
+    """Raises SiteError where the model has no such site."""
     if site.layer >= architecture.n_layers:
         raise SiteError(
             f"'{site}': the model has {architecture.n_layers} layers, counted from 0, so the last one is "
@@ -80,14 +74,30 @@ def check_site(site: Site, architecture: Architecture, hook: str | None = None) 
         )
     _check_experts(site, architecture)
     locate(site, architecture.model_type)
-    if hook is None or _below_layer(hook) in _REFUSED:
-        return
-    exact = parse_hook(hook, architecture.model_type, site.layer)
-    if exact != site:
-        raise SiteError(
-            f"the dictionary's hook '{hook}' was read as '{site}', but in a '{architecture.model_type}' "
-            f"model it is '{exact}'. Name the site yourself."
-        )
+
+
+def read_again(site: Site | None, hook: str | None, model_type: str) -> Site | None:
+    """What a checkpoint's `hook` is the name of, now that the family is known: `model.layers.3.mlp.output`
+    is `mlp_out` in a Llama, but `mlp_raw` in a Gemma 2. `site`: as it was read without.
+
+    A site that the name alone doesn't give stays as it is: of a name that releases use for two places, whoever had
+    a site from it knew the release. Raises SiteError for a name that this family has nothing for.
+    """
+    if hook is None or (site is not None and not _is_read_as(hook, site)):
+        return site
+    try:
+        return parse_hook(hook, model_type, None if site is None else site.layer)
+    except SiteError:
+        if site is not None:
+            locate(site, model_type)  # where it raises, it says what the family has
+        raise
+
+
+def _is_read_as(hook: str, site: Site) -> bool:
+    try:
+        return parse_hook(hook, layer=site.layer) == site
+    except SiteError:
+        return False
 
 
 def _check_experts(site: Site, architecture: Architecture) -> None:
@@ -120,6 +130,12 @@ def width_at(site: Site, architecture: Architecture) -> int:
         raise SiteError(f"'{site}': the model's config.json doesn't say how many {what}.")
     return width
 
+
+BEHIND_GAIN: Final[dict[Point, Point]] = {
+    "attn_in_normalized": "attn_in",
+    "mlp_in_normalized": "mlp_in",
+}
+"""Of points in front of a norm's gain and bias, those behind."""
 
 # --- what people write -----------------------------------------------------------------------------------
 
@@ -169,7 +185,8 @@ def parse_hook(text: str, model_type: str | None = None, layer: int | None = Non
     `.input` or `.output` behind it, output by default (`model.layers.3.mlp.down_proj.input`), or a layer's
     number alone (`3`), which is the residual stream behind it, as in dictionary_learning and Qwen-Scope. A
     canonical name wins over a path that reads the same: who knows that he holds a path appends the side.
-    Without `model_type` a path is read by what the families agree on; `check_site` reads it again.
+    Without `model_type` a path is read by what the families agree on, but for norms that some have behind
+    attention and MLP; `read_again` is for when it is known.
 
     `layer`: of a name that lacks one, such as circuit-tracer's `mlp.hook_in`, which is then a TransformerLens
     name or a module path; a name that has one must have this one. Raises SiteError.
@@ -218,7 +235,7 @@ def _point_of(module: ModuleSite, text: str, model_type: str | None) -> Point:
     readings: dict[Point, list[str]] = {}
     for name, family in families.items():
         point = family.point_at(module)
-        if point is not None:
+        if point is not None and (model_type is not None or point not in BEFORE_A_NORM):
             readings.setdefault(point, []).append(name)
     if len(readings) == 1:
         return next(iter(readings))

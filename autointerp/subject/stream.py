@@ -38,7 +38,7 @@ FINAL_NORMS: Final[dict[str, FinalNorm]] = {
 it is, so a family that is not here has no promoted vocabulary rather than a wrong one."""
 
 _WRITES_TO_STREAM: Final = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out")
-_THROUGH_A_PROJECTION: Final = ("neurons", "z")
+_THROUGH_A_PROJECTION: Final = ("neurons", "z", "attn_raw", "mlp_raw")
 _READ_ONLY: Final = "'{site}' is read from the residual stream, nothing there is written to it"
 _NOT_WRITTEN: Final[dict[Point, str]] = {
     "experts": "'{site}' holds the weights of the experts: what an expert writes to the residual stream is "

@@ -28,6 +28,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from autointerp.subject.families import BEFORE_A_NORM
 from autointerp.subject.largest import MAX_ELEMENTS, Keys, largest, ordered_sum, unit_rows
 from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.named_tensors import EMBEDDING, FLOATS, NamedTensors
@@ -160,7 +161,11 @@ def read_unembedding(
                 f"'{name}' of '{files.name}' is {tensor.dtype} of shape {shape}, not plain weights"
             )
     projection_DH = None
-    if site.point in _PROJECTIONS:
+    if site.point in BEFORE_A_NORM:
+        projection_DH = _gain_behind(tensors, site, files)
+        if projection_DH is None:
+            return NoUnembedding(f"the norm behind '{site}' was not found")
+    elif site.point in _PROJECTIONS:
         projection_DH = _projection(tensors, site, files)
         if projection_DH is None:
             whose = _PROJECTIONS[site.point][0]
@@ -189,11 +194,20 @@ def _projection(tensors: NamedTensors, site: Site, files: ModelFiles) -> Tensor 
     if weight_DH.dtype not in FLOATS or weight_DH.shape != (shape.d_model, width):
         return None
     weight_DH = weight_DH.to(torch.float64)
+    gain_DD = _gain_behind(tensors, site, files)
+    if gain_DD is not None:
+        weight_DH = weight_DH * gain_DD.diagonal()[:, None]
+    return weight_DH.contiguous()
+
+
+def _gain_behind(tensors: NamedTensors, site: Site, files: ModelFiles) -> Tensor | None:
+    """[D, D], diagonal: the gain of the norm behind the MLP or attention; None where there is no such norm."""
+    layer = rf"(.*\.)?layers\.{site.layer}\."
     behind = tensors.only(re.compile(rf"{layer}post_feedforward_layernorm\.weight"), in_layers=True)
-    if behind is not None and site.point == "z":
+    if behind is not None and site.point in ("z", "attn_raw"):
         # Elsewhere a norm of this name is the one in front of the MLP.
         behind = tensors.only(re.compile(rf"{layer}post_attention_layernorm\.weight"), in_layers=True)
-    if behind is not None:
-        offset = FINAL_NORMS[shape.model_type].offset
-        weight_DH = weight_DH * (tensors.read(behind).to(torch.float64) + offset)[:, None]
-    return weight_DH.contiguous()
+    if behind is None:
+        return None
+    offset = FINAL_NORMS[files.architecture.model_type].offset
+    return torch.diag(tensors.read(behind).to(torch.float64) + offset)

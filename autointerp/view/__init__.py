@@ -10,5 +10,6 @@ scripts that hold nothing but base64 of gzip of JSON. Corpus text is inside that
 
     packed     JSON -> base64           columns    arrays of the index
     windows    windows and trials       feature    what is known of one feature
+    controls   what a feature's scores are set against
     card       the run in numbers       page       index.html          folder    the whole
 """

@@ -10,6 +10,7 @@ import orjson
 from autointerp import __version__
 from autointerp.llm.protocol import Role
 from autointerp.publish.local import without_places
+from autointerp.report.figures import PAIR, used
 from autointerp.report.summary import MEANINGS, Summary
 from autointerp.run import ENVIRONMENT, NO_EXPLAINER, Run
 from autointerp.sections import PluginSection
@@ -53,6 +54,7 @@ def card(run: Run, summaries: list[Summary]) -> Json:
         ],
         "explainers": recipe.explainers,
         "scorers": recipe.scorers,
+        "against": [[name for name in recipe.scorers if used(recipe, name) == use] for use in PAIR],
         "llms": {role: _llm(recipe.llms.of(role)) for role in _ROLES},
         "summaries": [_summary(one) for one in summaries],
         "meanings": MEANINGS | STATUSES,

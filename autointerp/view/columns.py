@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from autointerp.sequential import counts_in_means
 from autointerp.types import FeatureId, Json
 from autointerp.view.packed import cut
 
@@ -48,9 +49,28 @@ def _doubles() -> array[float]:
     return array("d")
 
 
-Headline = tuple[str, float, float, float]
-"""Its name, its value and the ends of the interval; NaN where there is none."""
-_NO_SCORE: Final[Headline] = ("", math.nan, math.nan, math.nan)
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A score's headline."""
+
+    name: str = ""
+    value: float = math.nan
+    """NaN where there is none, as of the interval's ends."""
+    low: float = math.nan
+    high: float = math.nan
+    is_early: bool = False
+    """Whether a sequential test may have stopped it: then it is biased, and in no mean."""
+
+    @classmethod
+    def of(cls, record: Json) -> Headline:
+        """From a score's record."""
+        metrics: Json = record.get("metrics") or {}
+        found = metrics.get("values", {}).get(metrics.get("headline")) or {}
+        value, low, high = (found.get(end, math.nan) for end in ("value", "low", "high"))
+        return cls(metrics.get("headline") or "", value, low, high, not counts_in_means(record))
+
+
+_NO_SCORE: Final = Headline()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +102,8 @@ class Row:
                 name: (cut(one.get("label") or ""), cut(one.get("text") or ""))
                 for name, one in explained.items()
             },
-            {pair: _headline(record) for pair, record in scored.items()},
+            {pair: Headline.of(record) for pair, record in scored.items()},
         )
-
-
-def _headline(record: Json) -> Headline:
-    metrics: Json = record.get("metrics") or {}
-    found = metrics.get("values", {}).get(metrics.get("headline")) or {}
-    low, high = found.get("low", math.nan), found.get("high", math.nan)
-    return metrics.get("headline") or "", found.get("value", math.nan), low, high
 
 
 @dataclass(slots=True)
@@ -103,13 +116,25 @@ class Scored:
     value: array[float] = field(default_factory=_doubles)
     low: array[float] = field(default_factory=_doubles)
     high: array[float] = field(default_factory=_doubles)
+    early: array[int] = field(default_factory=lambda: array("B"))
 
     def add(self, headline: Headline) -> None:
-        name, value, low, high = headline
-        self.headline = name or self.headline
-        self.value.append(value)
-        self.low.append(low)
-        self.high.append(high)
+        self.headline = headline.name or self.headline
+        self.value.append(headline.value)
+        self.low.append(headline.low)
+        self.high.append(headline.high)
+        self.early.append(headline.is_early)
+
+    def column(self) -> Json:
+        return {
+            "explainer": self.explainer,
+            "scorer": self.scorer,
+            "headline": self.headline,
+            "value": decimals(self.value),
+            "low": decimals(self.low),
+            "high": decimals(self.high),
+            "early": numbers(self.early, "u1") if any(self.early) else None,
+        }
 
 
 @dataclass(slots=True)
@@ -183,15 +208,5 @@ class Index:
             "maximum": numbers(self._maximum, "f4"),
             "windows": numbers(self._windows, "u4"),
             "explained": [{"explainer": one.explainer, "labels": one.labels} for one in self._explained],
-            "scored": [
-                {
-                    "explainer": one.explainer,
-                    "scorer": one.scorer,
-                    "headline": one.headline,
-                    "value": decimals(one.value),
-                    "low": decimals(one.low),
-                    "high": decimals(one.high),
-                }
-                for one in self._scored
-            ],
+            "scored": [one.column() for one in self._scored],
         }

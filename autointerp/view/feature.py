@@ -19,8 +19,9 @@ from autointerp.stages.sample import window_stores
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.trials import to_4_digits
 from autointerp.types import EXPLAINABLE, Directions, FeatureId, Json, TokenEffects, Window
+from autointerp.view.controls import OwnControls
 from autointerp.view.packed import cut, cut_all
-from autointerp.view.windows import chosen, entry, trials_entry
+from autointerp.view.windows import chosen, entry, missed, trials_entry
 
 _OF_SAMPLE: Final = (
     "status", "contrast", "n_tokens", "n_fired", "n_rows", "n_documents", "n_windows", "rates",
@@ -36,7 +37,13 @@ class Unit:
     """The records of one unit of a dictionary. Memory: these."""
 
     def __init__(
-        self, run: Run, dictionary: str, unit: str, vocabulary: Vocabulary, rates: RandomRates | None
+        self,
+        run: Run,
+        dictionary: str,
+        unit: str,
+        vocabulary: Vocabulary,
+        rates: RandomRates | None,
+        controls: OwnControls,
     ) -> None:
         """Raises JournalCorrupt, RecipeChanged, and RunError where a window store is missing."""
         self._run, self._dictionary, self._rates = run, dictionary, rates
@@ -49,6 +56,7 @@ class Unit:
             name: run.existing("explain", dictionary, name).read(unit) for name in run.recipe.explainers
         }
         self._scored = {pair: run.existing("score", dictionary, *pair).read(unit) for pair in run.scored()}
+        self._controls = controls.of_unit(unit, self._scored)
         sampled = [key for key, record in self.samples.items() if record["status"] in EXPLAINABLE]
         self._windows = window_stores(located, sampled, vocabulary)
 
@@ -61,8 +69,11 @@ class Unit:
         return {pair: records[key] for pair, records in self._scored.items() if key in records}
 
     def entry(self, key: str, n_windows: int | None) -> Json:
-        """`n_windows`: at most so many of each split."""
+        """`n_windows`: at most so many of each split, and MORE times as many that judges were wrong about."""
         windows = self._windows.get(key)
+        scored = self.scored(key)
+        trials = [trials_entry(one["trials"], partial(self._heldout, key)) for one in scored.values()]
+        first = {"heldout": missed(trials)}
         cells = {} if windows is None else {split: windows.cells(key, split) for split in _SPLITS}
         return {
             "id": key,
@@ -74,16 +85,17 @@ class Unit:
             ],
             "windows": {}
             if windows is None
-            else {split: _entries(windows, key, split, chosen(cells[split], n_windows)) for split in _SPLITS},
+            else {
+                split: _entries(windows, key, split, chosen(cells[split], n_windows, first.get(split, ())))
+                for split in _SPLITS
+            },
             "n_windows": {split: len(of_split) for split, of_split in cells.items()},
             "scores": [
                 {"explainer": explainer, "scorer": scorer}
                 | _picked(record, _OF_SCORE)
-                | {
-                    "metrics": record["metrics"],
-                    "trials": trials_entry(record["trials"], partial(self._heldout, key)),
-                }
-                for (explainer, scorer), record in self.scored(key).items()
+                | {"metrics": record["metrics"], "trials": asked}
+                | {"controls": self._controls.get((key, explainer, scorer), [])}
+                for ((explainer, scorer), record), asked in zip(scored.items(), trials, strict=True)
             ],
             "effects": self._known_effects(key, windows),
         }

@@ -31,7 +31,8 @@ MOST_SHARDS: Final = 8_000
 SINGLE_UP_TO: Final = 200
 """Features of a run that is one file unless told otherwise."""
 ALL_WINDOWS_UP_TO: Final = 2_000
-"""Features of a run of which every window is kept unless told otherwise; of larger ones WINDOWS of each split."""
+"""Features of a run of which every window is kept unless told otherwise; of larger ones WINDOWS of each split, and
+more of those that a judge got wrong (`windows.py`): 17 kB a feature instead of 13."""
 WINDOWS: Final = 24
 PAGE: Final = "index.html"
 DATA: Final = "data"
@@ -46,7 +47,7 @@ class Viewed:
     n_files: int
     n_bytes: int
     n_windows: int | None
-    """At most so many windows of each split were kept; None: all."""
+    """At most so many windows of each split were kept, beside those that a judge got wrong; None: all."""
 
 
 def write_folder(
@@ -58,9 +59,10 @@ def write_folder(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Viewed:
-    """Replaces a page that is there. `n_windows`: kept of a feature and split; None: by the run's size. `single`:
-    one file or a folder; None: by the run's size. `jobs`: processes that make it, at most; more than one want a
-    script that calls this to have its `if __name__ == "__main__"`.
+    """Replaces a page that is there. `n_windows`: kept of a feature and split, beside held-out ones that a judge got
+    wrong, twice as many at most; None: by the run's size. `single`: one file or a folder; None: by the run's size.
+    `jobs`: processes that make it, at most; more than one want a script that calls this to have its
+    `if __name__ == "__main__"`.
 
     Raises RunError where nothing is sampled yet or `out` holds something else, and what reading a run raises.
     """

@@ -1,32 +1,34 @@
 "use strict";
 // The run's card: what it is, how far it is, what it found.
 
-function cardPane(index, { open, filter }) {
+// `dictionary`: whose plots come first, where there are several.
+function cardPane(index, { open, dictionary }) {
   const { card } = index;
   return [
     h("header", { class: "feature-head" }, h("p", { class: "crumbs" }, "run"), h("h2", null, card.name),
       card.replica ? h("p", { class: "chip" }, `a replica of ${card.replica}: its windows and splits, faults included`) : null,
       facts(card)),
     card.summaries.map((summary) => summaryOf(index, summary)),
-    charts(index, { open }),
-    recallByDecile(card),
+    plotsOfOne(index, { open, dictionary }),
     money(card.spent),
     protocols(card),
     settings(card),
   ];
 }
 
+const IDENTITY = 12; // characters of it that are shown; the whole is its title
+
 function facts(card) {
   const source = card.corpus ?? card.activations;
   const rows = [
-    ["model", `${card.model.path}${card.model.revision ? `@${card.model.revision}` : ""}${card.model.weights === "random" ? ", with random weights" : ""}`],
+    ["model", `${card.model.path}${card.model.revision ? `@${card.model.revision}` : ""}${card.model.weights === "random" ? ", with random weights" : ""}`, card.model.identity],
     ...card.dictionaries.map((one) => ["dictionary", `${one.path} at ${one.site}, ${count(one.width ?? 0)} features`, one.identity]),
     source ? [card.corpus ? "corpus" : "activations", `${source.path}${source.revision ? `@${source.revision}` : ""}, ${count(card.cache.n_tokens)} tokens in rows of ${card.cache.context_length}`, source.identity] : null,
     ["explainers", Object.entries(card.explainers).map(([name, one]) => (one.use === name ? name : `${name} (${one.use})`)).join(", ")],
     ["LLMs", Object.entries(card.llms).filter(([, one]) => one).map(([role, one]) => `${role}: ${one.model ?? one.use}${one.revision ? `@${one.revision}` : ""}`).join(", ")],
     ["made by", `autointerp ${card.made_by?.autointerp ?? card.package}, seed ${card.seed}`],
   ].filter(Boolean);
-  return h("dl", { class: "facts" }, rows.map(([name, value, identity]) => [h("dt", null, name), h("dd", { title: identity ? `identity ${identity}` : null }, visible(value))]));
+  return h("dl", { class: "facts" }, rows.map(([name, value, identity]) => [h("dt", null, name), h("dd", null, visible(value), identity ? h("code", { class: "identity", title: `identity ${visible(identity)}` }, visible(identity.slice(0, IDENTITY))) : null)]));
 }
 
 function summaryOf(index, summary) {
@@ -52,11 +54,10 @@ function meansTable(index, summary) {
   return h("div", { class: "wide" }, h("table", { class: "means" },
     h("tr", null, ["", "", "mean", "chance", ...controls, "trials", "unreadable", "above chance"].map((one) => h("th", null, one))),
     summary.scores.map((one) => {
-      const column = index.scored.find((other) => other.explainer === one.explainer && other.scorer === one.scorer);
-      const floors = index.floors(column, summary.dictionary);
+      const floors = index.floors(one, summary.dictionary);
       return h("tr", null,
         h("th", null, scoreName(one, card.no_explainer), h("span", { class: "note" }, ` ${words(one.headline)}`)),
-        h("td", null, one.value ? scoreBar({ ...one.value, chance: one.chance, floors: floors.map((floor) => floor.value) }, column.range) : null),
+        h("td", null, one.value ? scoreBar({ ...one.value, chance: one.chance, floors: floors.map((floor) => floor.value) }, index.column(one).range) : null),
         h("td", null, one.value ? [fixed(one.value.value, 3), one.value.low === null ? null : h("span", { class: "ends" }, ` ${fixed(one.value.low, 3)} to ${fixed(one.value.high, 3)}`)] : "–"),
         h("td", null, fixed(one.chance)),
         controls.map((name) => h("td", null, fixed(floors.find((floor) => floor.name === name)?.value, 3))),
@@ -65,42 +66,58 @@ function meansTable(index, summary) {
     })));
 }
 
-function charts(index, { open }) {
-  const scored = index.scored.filter((one) => one.value.some((value) => !Number.isNaN(value)));
+// The plots of a dictionary; where there are several, a choice above them.
+function plotsOfOne(index, { open, dictionary }) {
+  const plots = (name) => [charts(index, name, { open }), recallByDecile(index, name)].flat().filter(Boolean);
+  if (index.dictionaries.length === 1) return plots(dictionary);
+  const body = h("div", { class: "of-one" });
+  const show = (name) => {
+    for (const button of buttons) button.setAttribute("aria-pressed", button.textContent === name);
+    body.replaceChildren(...plots(name));
+  };
+  const buttons = index.dictionaries.map((name) => h("button", { onclick: () => show(name) }, name));
+  show(dictionary);
+  return [section("Plots", "of one dictionary", h("div", { class: "choices", role: "group", "aria-label": "Which dictionary" }, buttons)), body];
+}
+
+function charts(index, dictionary, { open }) {
+  const scored = index.scored
+    .map((one) => ({ ...one, value: index.within(one, dictionary) }))
+    .filter((one) => one.value.some((value) => !Number.isNaN(value)));
   if (!scored.length) return null;
   const name = (one) => scoreName(one, index.card.no_explainer);
+  const chance = (one) => index.chance(one, dictionary);
   const axis = (one) => `${name(one)}: ${words(one.headline)}`;
   const histograms = h("div", { class: "plots" }, scored.map((one) => histogram(one.value, {
     name: axis(one),
     marks: [
-      ...(index.chance(one) === null ? [] : [{ at: index.chance(one), text: "chance", kind: "chance" }]),
-      ...index.floors(one).map((floor) => ({ at: floor.value, text: floor.name, kind: "floor" })),
+      ...(chance(one) === null ? [] : [{ at: chance(one), text: "chance", kind: "chance" }]),
+      ...index.floors(one, dictionary).map((floor) => ({ at: floor.value, text: floor.name, kind: "floor" })),
     ],
   })));
   const density = index.numeric.get("density");
-  const againstDensity = h("div", { class: "plots" }, scored.map((one) => cloud(density, one.value, { xName: "density", yName: name(one), logX: true, open, mark: index.chance(one) ?? undefined })));
+  const againstDensity = h("div", { class: "plots" }, scored.map((one) => cloud(density, one.value, { xName: "density", yName: name(one), logX: true, open, mark: chance(one) ?? undefined })));
   const pairs = [...new Set(scored.map((one) => one.explainer))].flatMap((explainer) => {
-    const of = (scorer) => scored.find((one) => one.explainer === explainer && one.scorer === scorer);
-    return of("detection") && of("fuzzing") ? [[of("detection"), of("fuzzing")]] : [];
+    const [first, second] = index.card.against.map((names) => scored.filter((one) => one.explainer === explainer && names.includes(one.scorer)));
+    return first.flatMap((one) => second.map((other) => [one, other]));
   });
-  const marks = scored.some((one) => index.floors(one).length) ? "dashed: chance; dotted: controls" : "dashed: chance";
+  const marks = scored.some((one) => index.floors(one, dictionary).length) ? "dashed: chance; dotted: controls" : "dashed: chance";
+  const panel = scored.some((one) => one.early) ? "of sequential scorers the panel alone, which was asked everything: elsewhere stopping biases scores" : null;
+  const note = (...said) => said.filter(Boolean).join("; ");
   return [
-    section("Score histograms", marks, histograms),
-    section("Score against density", scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", againstDensity),
-    pairs.length ? section("Detection against fuzzing", null, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: name(one), yName: name(other), open })))) : null,
+    section("Score histograms", note(marks, panel), histograms),
+    section("Score against density", note(scored[0].value.length > POINTS_UP_TO ? "darker: more features" : "a point opens its feature", panel), againstDensity),
+    pairs.length ? section("Detection against fuzzing", panel, h("div", { class: "plots" }, pairs.map(([one, other]) => cloud(one.value, other.value, { xName: name(one), yName: name(other), open })))) : null,
   ];
 }
 
-function recallByDecile(card) {
-  return card.summaries.map((summary) => {
-    const scores = summary.scores.filter((one) => Object.keys(one.bands).length);
-    if (!scores.length) return null;
-    const n = 1 + Math.max(...scores.flatMap((one) => Object.keys(one.bands).map(Number)));
-    const names = Array.from({ length: n }, (_, at) => String(at + 1));
-    const series = scores.map((one) => ({ name: scoreName(one, card.no_explainer), values: names.map((_, at) => one.bands[at]?.value ?? null) }));
-    const note = `active windows by activation, 1 the strongest${card.summaries.length > 1 ? `, ${summary.dictionary}` : ""}`;
-    return section("Right by decile", note, h("div", { class: "with-legend" }, lines(series, { xName: "decile of activation", yName: "share right", xNames: names }), legend(series.map((one) => one.name))));
-  });
+function recallByDecile(index, dictionary) {
+  const scores = index.summary(dictionary).scores.filter((one) => Object.keys(one.bands).length);
+  if (!scores.length) return null;
+  const n = 1 + Math.max(...scores.flatMap((one) => Object.keys(one.bands).map(Number)));
+  const names = Array.from({ length: n }, (_, at) => String(at + 1));
+  const series = scores.map((one) => ({ name: scoreName(one, index.card.no_explainer), values: names.map((_, at) => one.bands[at]?.value ?? null) }));
+  return section("Right by decile", "active windows by activation, 1 the strongest", h("div", { class: "with-legend" }, lines(series, { xName: "decile of activation", yName: "share right", xNames: names }), legend(series.map((one) => one.name))));
 }
 
 function money(spent) {

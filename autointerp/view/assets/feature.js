@@ -33,13 +33,17 @@ function headlineOf(score) {
   return score.metrics?.values?.[score.metrics.headline] ?? null;
 }
 
-// Which explanation has the best headline of each scorer, where two or more have one.
+// Which explanation has the best headline of each scorer, where two or more have one and one is above all others.
 function bestOf(feature) {
   const best = new Map();
   for (const scorer of new Set(feature.scores.map((one) => one.scorer))) {
     const those = feature.scores.filter((one) => one.scorer === scorer && headlineOf(one));
     if (those.length < 2) continue;
-    best.set(scorer, those.reduce((one, other) => (headlineOf(other).value > headlineOf(one).value ? other : one)).explainer);
+    const most = Math.max(...those.map((one) => headlineOf(one).value));
+    const first = those.filter((one) => headlineOf(one).value === most);
+    if (first.length > 1) continue;
+    const isApart = those.every((one) => one === first[0] || headlineOf(one).high < headlineOf(first[0]).low);
+    best.set(scorer, { explainer: first[0].explainer, isApart });
   }
   return best;
 }
@@ -55,20 +59,21 @@ function explanationCards(feature, index) {
         ? h("p", { class: "explanation", dir: "auto" }, prose(one.text))
         : h("p", { class: "explanation none" }, `${words(one.status)}${one.reason ? `: ${prose(one.reason)}` : ""}`),
       one.refused_by ? h("p", { class: "note" }, `Declined by ${one.refused_by.join(", ")}`) : null,
-      scores.map((score) => scoreLine(score, index, best.get(score.scorer) === one.explainer)),
+      scores.map((score) => scoreLine(feature, score, index, best.get(score.scorer))),
       one.details ? detailsOf(one.details) : null);
   }));
 }
 
-function scoreLine(score, index, isBest) {
+function scoreLine(feature, score, index, best) {
   const value = headlineOf(score);
   const { chance } = score.metrics ?? {};
-  const column = index.scored.find((one) => one.explainer === score.explainer && one.scorer === score.scorer);
+  const column = index.column(score);
+  const floors = index.floors(score, dictionaryOf(feature.id)).map((one) => one.value);
   return h("div", { class: "score-line" },
     h("span", { class: "what", title: score.metrics ? words(score.metrics.headline) : "" }, words(score.scorer)),
-    scoreBar({ ...value, chance, floors: index.floors(column).map((one) => one.value) }, column?.range),
+    scoreBar({ ...value, chance, floors }, column.range),
     h("span", { class: "number" }, value ? interval(value) : words(score.status)),
-    isBest ? h("span", { class: "chip best", title: "The best of these explanations" }, "best") : null);
+    best?.explainer === score.explainer ? h("span", { class: "chip best", title: `The highest of these explanations${best.isApart ? "" : "; the intervals overlap"}` }, best.isApart ? "best" : "highest") : null);
 }
 
 function interval({ value, low, high }) {
@@ -120,10 +125,6 @@ function nearest(directions, index, open) {
     })));
 }
 
-function scoreName(score, noExplainer) {
-  return score.explainer === noExplainer ? words(score.scorer) : `${score.explainer} · ${words(score.scorer)}`;
-}
-
 function trialsSection(feature, scores) {
   if (!scores.length) return null;
   const { no_explainer: none } = index.card;
@@ -142,21 +143,22 @@ function scoresSection(feature, index) {
   if (!feature.scores.length) return null;
   const { no_explainer: none } = index.card;
   return section("Scores", "95% intervals", feature.scores.map((score) => {
-    const column = index.scored.find((one) => one.explainer === score.explainer && one.scorer === score.scorer);
     const { metrics } = score;
     if (!metrics) return h("p", null, `${scoreName(score, none)}: ${words(score.status)}${score.reason ? `, ${prose(score.reason)}` : ""}`);
     const value = headlineOf(score);
+    const floors = index.floors(score, dictionaryOf(feature.id));
     const facts = [
       `${metrics.n} trials`, metrics.n_unreadable ? `${metrics.n_unreadable} unreadable` : null,
       metrics.n_unreadable && metrics.bounds ? `between ${fixed(metrics.bounds[0])} and ${fixed(metrics.bounds[1])} whatever they were` : null,
       metrics.chance === null ? null : `chance ${fixed(metrics.chance)}`, metrics.p_value === null ? null : `p ${short(metrics.p_value, 2)}`,
       score.sequential ? `sequential test: ${score.sequential.decision}${score.sequential.in_panel ? ", of the panel that was asked everything" : ""}` : null,
-      ...index.floors(column).map((one) => `${one.name} ${fixed(one.value)}`), ...metrics.flags,
+      ...floors.map((one) => `${one.name} ${fixed(one.value)} on average`), ...metrics.flags,
     ].filter(Boolean);
     return h("details", { class: "score-card" },
-      h("summary", null, h("b", null, scoreName(score, none)), h("span", { class: "note" }, words(metrics.headline)), scoreBar({ ...value, chance: metrics.chance, floors: index.floors(column).map((one) => one.value) }, column?.range), h("span", { class: "number" }, value ? interval(value) : "–")),
+      h("summary", null, h("b", null, scoreName(score, none)), h("span", { class: "note" }, words(metrics.headline)), scoreBar({ ...value, chance: metrics.chance, floors: floors.map((one) => one.value) }, index.column(score).range), h("span", { class: "number" }, value ? interval(value) : "–")),
       h("p", { class: "note" }, facts.join(" · ")),
       h("div", { class: "numbers" }, numbersTable("", Object.entries(metrics.values).filter(([, one]) => one)),
+        numbersTable("controls on this feature", score.controls.map((one) => [one.lender ? `${one.name}, of ${one.lender}` : one.name, one.value, one.n])),
         Object.entries(metrics.groups).map(([by, group]) => numbersTable(GROUPS[by] ?? words(by), Object.entries(group).filter(([, one]) => one.value).map(([name, one]) => [groupLabel(by, name), one.value, one.n])))),
       h("p", { class: "note" }, `${score.protocol} · ${score.llm}`));
   }));

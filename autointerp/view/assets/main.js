@@ -9,29 +9,6 @@ let asked = 0; // counts requests for a feature: a slow one that is overtaken sh
 const $ = (id) => document.getElementById(id);
 const MOST_COLUMNS = 3;
 
-// --- what the index says of scores ---
-
-Index.prototype.chance = function (column) {
-  return this.facts(column).chance;
-};
-
-// Means of the controls, where there are some: [{name, value}]. Control runs, and control explanations.
-Index.prototype.floors = function (column, dictionary = this.dictionaries[0]) {
-  const summary = column && this.card.summaries.find((one) => one.dictionary === dictionary);
-  if (!summary) return [];
-  const isOf = (one) => one.explainer === column.explainer && one.scorer === column.scorer;
-  const runs = summary.floors.filter((row) => isOf(row.instance)).flatMap((row) => row.floors).filter((one) => one.mean);
-  return [
-    ...runs.map((one) => ({ name: one.control, value: one.mean.value })),
-    ...summary.controls.filter(isOf).map((one) => ({ name: words(one.kind), value: one.control.value })),
-  ];
-};
-
-Index.prototype.facts = function (column) {
-  column.known ??= this.card.summaries.flatMap((one) => one.scores).find((one) => one.explainer === column.explainer && one.scorer === column.scorer) ?? {};
-  return { chance: column.known.chance ?? null };
-};
-
 function columnsShown() {
   if (state.columns) return index.scored.filter((one) => state.columns.includes(one.key));
   const by = state.explainer || index.explained[0]?.explainer;
@@ -60,7 +37,7 @@ async function showPane() {
   let content;
   if (!wanted) {
     await painted(); // the list first: the card's plots look at every feature
-    content = cardPane(index, { open: openRow });
+    content = cardPane(index, { open: openRow, dictionary: index.dictionaries.includes(state.dictionary) ? state.dictionary : index.dictionaries[0] });
   } else if (row < 0) content = [h("p", { class: "empty" }, `There is no feature ${wanted} in this run's page.`)];
   else {
     try {

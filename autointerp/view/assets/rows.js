@@ -22,6 +22,7 @@ class Index {
       value: numbersOf(one.value),
       low: numbersOf(one.low),
       high: numbersOf(one.high),
+      early: one.early ? numbersOf(one.early) : null, // 1: a sequential test may have stopped it
     }));
     this.numeric = new Map([
       ["density", numbersOf(content.density)],
@@ -116,17 +117,17 @@ class Index {
     return found;
   }
 
-  // All rows, sorted; rows without a value last, equal ones in the order of the index.
-  order(column, descending) {
-    const key = `${descending ? "-" : ""}${column}`;
+  // All rows, sorted; rows without a value last, equal ones in the order of the index. `explainer`: whose labels.
+  order(column, descending, explainer) {
+    const key = JSON.stringify([column, descending, column === "label" ? explainer : ""]);
     if (!this.orders.has(key)) {
       if (this.orders.size > 8) this.orders.clear();
-      this.orders.set(key, this.sorted(column, descending));
+      this.orders.set(key, this.sorted(column, descending, explainer));
     }
     return this.orders.get(key);
   }
 
-  sorted(column, descending) {
+  sorted(column, descending, explainer) {
     const rows = new Uint32Array(this.n);
     for (let row = 0; row < this.n; row++) rows[row] = row;
     const values = this.numeric.get(column);
@@ -136,13 +137,16 @@ class Index {
       for (let row = 0; row < this.n; row++) keys[row] = Number.isNaN(values[row]) ? Infinity : sign * values[row];
       return rows.sort((one, other) => (keys[one] === keys[other] ? one - other : keys[one] < keys[other] ? -1 : 1));
     }
-    if (column === "label") {
-      const labels = Array.from(rows, (row) => this.label(row, "").toLowerCase());
+    const texts = {
+      label: () => Array.from(rows, (row) => this.label(row, explainer).toLowerCase()),
+      status: () => Array.from(rows, (row) => this.statuses[this.status[row]]),
+    }[column]?.();
+    if (texts) {
       const sign = descending ? -1 : 1;
       return rows.sort((one, other) => {
-        if (labels[one] === labels[other]) return one - other;
-        if (!labels[one] || !labels[other]) return labels[one] ? -1 : 1;
-        return labels[one] < labels[other] ? -sign : sign;
+        if (texts[one] === texts[other]) return one - other;
+        if (!texts[one] || !texts[other]) return texts[one] ? -1 : 1;
+        return texts[one] < texts[other] ? -sign : sign;
       });
     }
     return descending ? rows.reverse() : rows;
@@ -170,7 +174,7 @@ class Index {
 
   rows(state) {
     const keep = this.matching(state);
-    return this.order(state.sort, state.descending).filter((row) => keep[row]);
+    return this.order(state.sort, state.descending, state.explainer).filter((row) => keep[row]);
   }
 }
 

@@ -25,7 +25,7 @@ class Table {
     this.columns = columns;
     this.space.style.height = `${Math.min(TALLEST, rows.length * ROW)}px`;
     this.scroll.setAttribute("aria-rowcount", rows.length);
-    const grid = `4.6rem minmax(5.6rem, 1fr) repeat(${columns.length}, minmax(var(--score), 6.6rem)) 4.4rem`;
+    const grid = `${index.dictionaries.length > 1 ? "6.4rem" : "4rem"} minmax(5.6rem, 1fr) repeat(${columns.length}, minmax(var(--score), 6rem)) 3.8rem 3.3rem`;
     document.documentElement.style.setProperty("--grid", grid);
     this.head.style.paddingRight = `${12 + this.scroll.offsetWidth - this.scroll.clientWidth}px`; // the scroll bar
     this.drawHead(sort);
@@ -46,6 +46,7 @@ class Table {
       cell("label", "label", "By label"),
       ...this.columns.map((one) => cell(one.key, words(one.scorer), `${words(one.explainer)} · ${words(one.scorer)}: ${words(one.headline)}, 95% interval`)),
       cell("density", "density", "Share of tokens on which it fires"),
+      cell("status", "status", "Whether it has windows enough to be explained and tested"),
     );
   }
 
@@ -95,16 +96,18 @@ class Table {
     const row = this.rows[place];
     const index = this.index;
     const id = index.id(row);
+    const dictionary = dictionaryOf(id);
     const label = index.label(row, this.state.explainer);
     const status = index.statuses[index.status[row]];
     const isOpen = this.state.feature === id;
     return h("div", { class: isOpen ? "row open" : "row", role: "row", "aria-selected": isOpen, "aria-rowindex": place + 1, "data-row": row, onclick: () => this.open(row) },
-      h("span", { class: "id", title: id }, index.shortId(row)),
-      h("span", { class: label ? "label" : "label none", dir: "auto", title: visible(label) }, label ? visible(label) : words(status)),
+      h("span", { class: "id", title: id }, index.dictionaries.length > 1 ? h("span", { class: "of" }, `${dictionary}/`) : null, index.shortId(row)),
+      h("span", { class: label ? "label" : "label none", dir: "auto", title: visible(label) }, label ? visible(label) : "no explanation"),
       this.columns.map((one) => h("span", { class: "score" },
-        scoreBar({ value: one.value[row], low: one.low[row], high: one.high[row], chance: index.chance(one) }, one.range),
+        scoreBar({ value: one.value[row], low: one.low[row], high: one.high[row], chance: index.chance(one, dictionary) }, one.range),
         h("span", { class: "number" }, fixed(one.value[row])))),
-      h("span", { class: "number" }, densityText(index.numeric.get("density")[row])));
+      h("span", { class: "number" }, densityText(index.numeric.get("density")[row])),
+      h("span", { class: `status ${status}`, title: index.card.meanings[status] }, words(status)));
   }
 
   placeOf(row) {

@@ -1,0 +1,111 @@
+"""What a server turns out to refuse: learned from its answers, not sent from then on, kept in the run.
+
+Kept, because the check before a run and each `resume` are other processes: what one has learned, and paid a
+request for, the next one knows from its first request on, and says of its scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from autointerp.files import write_atomically
+from autointerp.llm.dialects import Dialect
+from autointerp.llm.retries import Passing
+from autointerp.llm.server_errors import RefusedSetting
+from autointerp.types import Json
+
+FILE: Final = "usage/left_out.json"
+"""In a run's folder. Whoever deletes it has the settings tried again."""
+_LIMIT: Final = {"max_tokens", "max_completion_tokens"}
+_SETTINGS: Final = ("seed", "logprobs", "top_logprobs", *_LIMIT, "response_format", "structured_outputs")
+
+
+def left_out(folder: Path) -> dict[str, list[str]]:
+    """By LLM, the settings that were left out in the run of this folder, in the order they were refused."""
+    path = folder / FILE
+    return orjson.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def refused(llm: str, names: Sequence[str]) -> str:
+    """For a person."""
+    return f"{llm} refuses {', '.join(names)}: its requests go without, and scores say so where it matters."
+
+
+class Learned:
+    """How a server is asked, by all that it refused so far."""
+
+    def __init__(self, dialect: Dialect, folder: Path | None, llm: str) -> None:
+        """`dialect`: as it is asked where it refuses nothing. `folder`: the run's; None: nothing is kept."""
+        self.dialect = dialect
+        self._plain = dialect
+        self._folder, self._llm = folder, llm
+        self._refused: dict[str, str] = {}
+        """By name, the setting as it was when it was refused; empty where another process learned it."""
+        self._taken: set[str] = set()
+        """Settings of requests that were answered."""
+        if folder is not None:
+            self._refused = dict.fromkeys(left_out(folder).get(llm, ()), "")
+            self._apply()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is left out, in the order it was refused."""
+        return tuple(self._refused)
+
+    def check(self, refused: RefusedSetting, body: Json) -> None:
+        """Raises Passing where the server has taken that setting before: then this request met a fault, or, behind
+        a gateway, another server."""
+        if _setting(refused.name, body) in self._taken:
+            raise Passing(f"it took '{refused.name}' before and now refuses it: {refused.stopped}") from None
+
+    def leave_out(self, refused: RefusedSetting, body: Json, asked: Dialect) -> None:
+        """From now on. `asked`: the dialect that `body` is written in. Raises LLMStopped where that has been
+        tried."""
+        if self.dialect is not asked:
+            return  # another request has learned it meanwhile
+        # A server that refuses both names of one field would be asked for ever.
+        if asked.without(refused.name) is None or {refused.name, *self._refused} >= _LIMIT:
+            raise refused.stopped from None
+        self._refused[refused.name] = _setting(refused.name, body)
+        self._apply()
+        self._keep()
+
+    def took(self, body: Json) -> None:
+        """The server answered this. What it refused meanwhile of another request it does take, then."""
+        new = _settings(body) - self._taken
+        if not new:
+            return
+        self._taken |= new
+        if not new.isdisjoint(self._refused.values()):
+            self._refused = {name: setting for name, setting in self._refused.items() if setting not in new}
+            self._apply()
+            self._keep()
+
+    def _apply(self) -> None:
+        self.dialect = self._plain
+        for name in self._refused:
+            self.dialect = self.dialect.without(name) or self.dialect
+
+    def _keep(self) -> None:
+        if self._folder is not None:
+            known = left_out(self._folder) | {self._llm: list(self._refused)}
+            path = self._folder / FILE
+            write_atomically(path, orjson.dumps({llm: names for llm, names in known.items() if names}))
+
+
+def _settings(body: Json) -> set[str]:
+    found = {name for name in _SETTINGS if name in body}
+    if "temperature" in body:
+        found.add(_setting("temperature", body))
+    if body["messages"][0]["role"] == "system":
+        found.add("system")
+    return found
+
+
+def _setting(name: str, body: Json) -> str:
+    """Servers that take one temperature refuse others; of other fields they take all values or none."""
+    return f"temperature {body.get(name)}" if name == "temperature" else name

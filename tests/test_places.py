@@ -1,0 +1,112 @@
+"""Where a recipe's dictionaries read and write a model, once its family is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import tiny_families
+from autointerp import recipe as recipes
+from autointerp.resolve import resolve
+from autointerp.sources import DictionaryFound
+from autointerp.stages.cache import target_of
+from tiny_families import D_MODEL
+
+F = 8
+
+
+def sparsify(folder: Path, **config: object) -> Path:
+    """A sparsify dictionary, whose place is its folder's name."""
+    folder.mkdir(parents=True)
+    tensors = {"encoder.weight": torch.ones(F, D_MODEL), "encoder.bias": torch.ones(F)}
+    tensors |= {"W_dec": torch.ones(F, D_MODEL), "b_dec": torch.ones(D_MODEL)}
+    save_file(tensors, folder / "sae.safetensors")
+    (folder / "cfg.json").write_text(json.dumps({"d_in": D_MODEL, "num_latents": F, "k": 4} | config))
+    return folder
+
+
+def saelens(folder: Path, hook: str, **kwargs: bool) -> Path:
+    folder.mkdir(parents=True)
+    tensors = {"W_enc": torch.ones(D_MODEL, F), "W_dec": torch.ones(F, D_MODEL)}
+    save_file(
+        tensors | {"b_enc": torch.ones(F), "b_dec": torch.ones(D_MODEL)}, folder / "sae_weights.safetensors"
+    )
+    metadata = {"hook_name": hook, "model_from_pretrained_kwargs": kwargs}
+    config = {"architecture": "standard", "d_in": D_MODEL, "d_sae": F, "metadata": metadata}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+def found_in(model: Path, sae: Path, hook: str | None = None) -> DictionaryFound:
+    mapping: dict[str, Any] = {
+        "dictionaries": {"auto": {"path": str(sae), "hook": hook}},
+        "model": {"path": str(model)},
+        "corpus": {"path": "stdlib"},
+        "llms": {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}},
+        "cache": {"context_length": 16, "n_tokens": 2000},
+        "sampling": {"width": 8, "overlap": 2, "context_before": 0},
+    }
+    ((name, found),) = resolve(recipes.parse(recipes.over_default_plugins(mapping))).dictionaries.items()
+    assert name == found.place
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "mlp", "attention"),
+    [
+        ("gemma2", "layers.1.mlp_raw", "layers.1.attn_raw"),
+        ("olmo2", "layers.1.mlp_raw", "layers.1.attn_raw"),
+        ("llama", "layers.1.mlp", "layers.1.attn"),
+    ],
+)
+def test_a_module_path_is_the_modules_own_output(name: str, mlp: str, attention: str, tmp_path: Path) -> None:
+    """sparsify's folders are module paths. Where a norm follows the module they are not what it adds to the stream,
+    neither for what a dictionary reads, nor for what a transcoder predicts, nor in --hook."""
+    model = tiny_families.write(name, tmp_path / "model")
+    of_mlp = sparsify(tmp_path / "layers.1.mlp")
+    assert str(found_in(model, of_mlp).site) == mlp
+    assert str(found_in(model, sparsify(tmp_path / "layers.1.self_attn")).site) == attention
+    assert str(found_in(model, of_mlp, "model.layers.1.mlp.output").site) == mlp
+    assert str(found_in(model, of_mlp, "layers.1.mlp").site) == "layers.1.mlp"
+    transcoder = found_in(model, sparsify(tmp_path / "run" / "layers.1.mlp", transcode=True))
+    assert (str(transcoder.site), str(transcoder.site_out)) == ("layers.1.mlp_in", mlp)
+
+
+def test_an_output_that_is_not_understood_costs_the_comparison_alone(tmp_path: Path) -> None:
+    """The transcoder's input is known; nothing is captured behind it, so that no FVU is measured."""
+    model = tiny_families.write("llama", tmp_path / "model")
+    sae = sparsify(tmp_path / "layers.1.mlp.up_proj", transcode=True)
+    found = found_in(model, sae, "layers.1.mlp_in")
+    assert (found.site_out, target_of(found, from_model=True)) == (None, None)
+    assert found.sites == (found.site,)
+    with pytest.raises(Exception, match=r"understood \(it says 'layers.1.mlp.up_proj.output'\)"):
+        _ = found.writes
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "site"),
+    [
+        ("gpt2", {}, "layers.1.mlp_in"),
+        ("pythia", {"center_unembed": True}, "layers.1.mlp_in"),
+        ("gpt2", {"fold_ln": True}, "layers.1.mlp_in_normalized"),
+        ("llama", {}, "layers.1.mlp_in_normalized"),
+        ("gemma2", {}, "layers.1.mlp_in_normalized"),
+    ],
+)
+def test_saelens_hook_normalized_is_behind_the_gain_of_a_layer_norm(
+    name: str, kwargs: dict[str, bool], site: str, tmp_path: Path
+) -> None:
+    """TransformerLens 2 and 3 fire it on x w + b in LayerNorm, and before the gain in RMSNorm and after folding. A
+    user's own --hook is taken as this package means it."""
+    model = tiny_families.write(name, tmp_path / "model")
+    sae = saelens(tmp_path / "sae", "blocks.1.ln2.hook_normalized", **kwargs)
+    found = found_in(model, sae)
+    assert str(found.site) == site
+    assert any("behind gain and bias" in note for note in found.spec.notes) == ("fold_ln" not in kwargs)
+    asked = found_in(model, sae, "blocks.1.ln2.hook_normalized")
+    assert str(asked.site) == "layers.1.mlp_in_normalized"
