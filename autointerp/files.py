@@ -7,13 +7,20 @@ import errno
 import hashlib
 import os
 import shutil
+import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from autointerp.errors import DiskFull, TooManyFiles
-from autointerp.types import Json
+import orjson
+
+from autointerp.errors import DiskFull, RunError, TooManyFiles
+from autointerp.types import Json, digest
 
 _DIGEST_BYTES: Final = 16
+LINE_SEAL: Final = "crc32"
+"""The last field of a journal's lines, which no record has of its own."""
+_LINE_SEAL_BYTES: Final = len(f',"{LINE_SEAL}":"00000000"}}')
+_CHECKSUM: Final = "checksum"
 TOO_MANY: Final = (errno.EMFILE, errno.ENFILE)
 """Of an OSError: no more files can be opened, by this process or on this machine."""
 
@@ -70,6 +77,41 @@ def seal_of(path: Path) -> Json:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES))
         return {"bytes": file.tell(), "checksum": digest.hexdigest()}
+
+
+def sealed_line(line: bytes) -> bytes:
+    """A JSON object on a line, with the checksum of the rest as its last field; one that has it stays."""
+    if holds(line) is not None:
+        return line
+    return b'%b,"%b":"%08x"}' % (line[:-1], LINE_SEAL.encode(), zlib.crc32(line))
+
+
+def holds(line: bytes) -> bool | None:
+    """Whether a line is still what was sealed; None where it has no seal."""
+    body, seal = line[:-_LINE_SEAL_BYTES], line[-_LINE_SEAL_BYTES:]
+    if not seal.startswith(b',"%b":"' % LINE_SEAL.encode()):
+        return None
+    return seal == sealed_line(body + b"}")[len(body) :]
+
+
+def sealed_json(content: Json) -> bytes:
+    """For people to read, with the digest of its content: `read_sealed_json` compares."""
+    return orjson.dumps(content | {_CHECKSUM: digest(content)}, option=orjson.OPT_INDENT_2)
+
+
+def read_sealed_json(path: Path, way_on: str) -> Json:
+    """What `sealed_json` was given. Raises RunError, which ends in `way_on`, where it is not that; files from
+    before there were seals are read without."""
+    try:
+        content: Any = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{path} is not what was written there: {error}. {way_on}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is not what was written there: a {type(content).__name__}. {way_on}")
+    checksum: object = content.pop(_CHECKSUM, None)
+    if checksum not in (None, digest(content)):
+        raise RunError(f"{path} is not what was written there: its checksum differs. {way_on}")
+    return content
 
 
 def carry(source: Path, target: Path) -> None:

@@ -7,7 +7,9 @@
 A *unit* is a fixed range of work (256 features, one shard of rows). Every process that works on a unit
 writes a part of its own, with the first free attempt number; nobody appends to or truncates another's
 file. So a torn line can only be the last of its file, and readers pass over it; a bad line anywhere else
-is an error that names it. Where two parts hold the same key, the lowest attempt wins.
+is an error that names it. The last field of each line is a checksum of the rest, which `cache verify` looks at and
+readers take away; parts from before there were such are read alike. Where two parts hold the same key, the
+lowest attempt wins.
 
 `fill.py` has the resumable, bounded, concurrent map on top: it runs what has no record yet.
 """
@@ -24,7 +26,7 @@ from typing import Any, Final
 import orjson
 
 from autointerp.errors import DiskFull, JournalCorrupt, RecipeChanged, RunError
-from autointerp.files import disk_errors, write_atomically
+from autointerp.files import LINE_SEAL, disk_errors, sealed_line, write_atomically
 from autointerp.types import Json, digest
 
 SCHEMA: Final = 1
@@ -113,7 +115,7 @@ class Part:
     def _write(self, line: bytes) -> None:
         if self._fd is None:
             raise RunError(f"{self.path} was closed; its unit goes on in a new file with the next run.")
-        line += b"\n"
+        line = sealed_line(line) + b"\n"
         try:
             with disk_errors(self.path):
                 while line:
@@ -252,6 +254,7 @@ def parse_line(path: Path, number: int, line: bytes) -> Json:
         raise _unreadable(path, number, line) from error
     if not isinstance(record, dict):
         raise _unreadable(path, number, line)
+    record.pop(LINE_SEAL, None)
     return record
 
 

@@ -23,7 +23,7 @@ import orjson
 
 from autointerp.activations.passes import COLUMNS
 from autointerp.errors import RunError
-from autointerp.files import carry
+from autointerp.files import carry, read_sealed_json
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.llm.batch_requests import round_digest, round_folders, take_round
@@ -37,6 +37,7 @@ from autointerp.verify import STAGES
 _MAY_DIFFER: Final = ("requests", "usage", "failed")
 """What an LLM said when, and what it cost: runs need not agree on it."""
 _MANIFEST: Final = "manifest.json"
+_MENDED: Final = "`autointerp cache verify --repair` on its run sets it aside; then merge again."
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def _manifest_notes(runs: list[Run]) -> list[str]:
             path = run.cache(dictionary).folder / _MANIFEST
             if not path.is_file():
                 continue
-            frozen: Json = orjson.loads(path.read_bytes())
+            frozen: Json = read_sealed_json(path, _MENDED)
             before_at, before = first.setdefault(dictionary, (path, frozen))
             for name in ("dtype", "device"):
                 if frozen[name] != before[name]:
@@ -198,7 +199,7 @@ def _tolerated(place: Path, key: str, merged: Merged, part: Path) -> bool:
     if key != CHECK:
         return False
     frozen = part.parent / _MANIFEST
-    if not frozen.is_file() or orjson.loads(frozen.read_bytes())["device"] == "cpu":
+    if not frozen.is_file() or read_sealed_json(frozen, _MENDED)["device"] == "cpu":
         return False
     merged.notes.append(
         f"{part} differs from that of another portion: GPUs round differently; the first counts"

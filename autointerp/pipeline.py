@@ -35,6 +35,7 @@ from autointerp.progress import Progress, Silent, Stop, until_stopped
 from autointerp.recipe import DictionarySection, Recipe
 from autointerp.resolve import Resolved, hub_of, local, resolve, resolve_published
 from autointerp.run import Run
+from autointerp.run.names import IDENTITIES, RECIPE
 from autointerp.stages.asked import Asked
 from autointerp.stages.control import run_controls
 from autointerp.stages.delayed import answers_between, delayed_of, open_all
@@ -207,7 +208,7 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     RecipeChanged where that run holds results of other settings.
     """
     recipes.check_shape(mapping)
-    before = Run.open(out) if (out / "recipe.yaml").is_file() else None
+    before = Run.open(out) if all((out / name).is_file() for name in (RECIPE, IDENTITIES)) else None
     if before is not None:
         check_made_here(before)
         mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))

@@ -17,14 +17,14 @@ import orjson
 from autointerp import __version__
 from autointerp.activations.passes import COLUMNS, begun
 from autointerp.errors import JournalCorrupt, RunError
-from autointerp.files import carry, disk_errors, write_atomically
+from autointerp.files import carry, disk_errors, sealed_line, write_atomically
 from autointerp.journal import MADE_FROM, SCHEMA, Journal, lines_of, parse_line
 from autointerp.pipeline import Stage, run_line
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.types import Json
-from autointerp.verify import STAGES, Fault, Verified
+from autointerp.verify import MANIFEST, STAGES, Fault, Verified
 
 SET_ASIDE: Final = "set-aside"
 _OF_THE_CACHE: Final = {"rows", "cache", "top-up"}
@@ -109,7 +109,8 @@ def repair(run: Run, found: Verified, progress: Progress, stop: Stop) -> Repaire
         Run.of(run.path, resolve(run.recipe)).check()
     repaired = Repaired()
     with run.lock():
-        for path in found.leftovers:
+        manifests = [fault.path for fault in found.faults if fault.path.name == MANIFEST]
+        for path in (*found.leftovers, *manifests):  # who caches next writes another manifest
             _set_aside(run, path, repaired)
         _found_again(run, {fault.path for fault in found.faults if fault.path.name == MADE_FROM}, repaired)
         parts: dict[Path, set[int]] = {}
@@ -149,7 +150,7 @@ def _without_spoiled(run: Run, part: Path, lines: set[int], repaired: Repaired) 
     repaired.moved[part] = aside
     if 1 in lines:
         kept.insert(0, _header(part))
-    write_atomically(part, b"".join(line + b"\n" for line in kept))
+    write_atomically(part, b"".join(sealed_line(line) + b"\n" for line in kept))
 
 
 def _without_passes(run: Run, folder: Path, numbers: set[str], repaired: Repaired) -> None:

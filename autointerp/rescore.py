@@ -18,7 +18,7 @@ import orjson
 
 from autointerp import __version__
 from autointerp.errors import RunError
-from autointerp.files import write_atomically
+from autointerp.files import sealed_line, write_atomically
 from autointerp.journal import Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
 from autointerp.results import Facts, Metrics
@@ -109,7 +109,7 @@ def _rescore_part(run: Run, journal: Journal, part: Path, found: Rescored, *, dr
             lines[number] = orjson.dumps(new)
     if len(found.changes) > n_before and not dry_run:
         first = orjson.dumps(parse_line(part, 1, header) | {"package": __version__})
-        write_atomically(part, b"".join(line + b"\n" for line in (first, *lines)))
+        write_atomically(part, b"".join(sealed_line(line) + b"\n" for line in (first, *lines)))
 
 
 def _anew(run: Run, part: Path, record: Json) -> Json:

@@ -17,8 +17,8 @@ from typing import Any, Final
 import orjson
 
 from autointerp.activations.passes import Pass
-from autointerp.errors import JournalCorrupt
-from autointerp.files import seal_of
+from autointerp.errors import JournalCorrupt, RunError
+from autointerp.files import holds, read_sealed_json, seal_of
 from autointerp.journal import MADE_FROM, Journal, lines_of, parse_line
 from autointerp.progress import Progress, Silent
 from autointerp.run import ALL_ROWS, Run
@@ -30,6 +30,8 @@ STAGES: Final = (
 )  # fmt: skip
 """Folders of journals, in the order of the line."""
 
+MANIFEST: Final = "manifest.json"
+"""Of a dictionary's cache (`stages/frozen.py`)."""
 _OF_SHARDS: Final = ("rows", "cache", "top-up")
 
 _OF_A_PART: Final = re.compile(r"(.+\.\d{4})\.(\w+)")
@@ -99,6 +101,8 @@ class _Look:
                 known |= self._part(path, made_from)
             elif path.suffix == ".json":
                 self._count(path)
+            if path.name == MANIFEST:
+                self._manifest(path)
         for path in files:
             of_part = _OF_A_PART.fullmatch(path.name)
             if _PARTIAL.fullmatch(path.name) or (of_part and of_part[2] != "jsonl" and path not in known):
@@ -127,14 +131,20 @@ class _Look:
         self._fault(path, "is not what was written: its digest is not that of its content")
         return None
 
+    def _manifest(self, path: Path) -> None:
+        try:
+            read_sealed_json(path, "")
+        except RunError:
+            self._fault(path, "is not what was written: its checksum is not that of its content")
+
     def _part(self, path: Path, made_from: str | None) -> set[Path]:
         """Checks a part and its files; files that need no further look."""
         self._count(path)
-        lines = lines_of(path)
+        lines = _lines_of(path)
         if len(lines) < 2:
             self.found.leftovers.append(path)
             return set()
-        parsed = [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+        parsed = _parsed(path, lines)
         header = parsed[0]
         if header is not None and made_from is not None and header.get("digest") != made_from:
             header = parsed[0] = None
@@ -199,8 +209,21 @@ class _Look:
                 self._fault(folder / f"{unit}.0001.jsonl", "is missing, and no other part has its record")
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Json | None:
-    try:
-        return parse_line(path, number, line)
-    except JournalCorrupt:
-        return None
+def _lines_of(path: Path) -> list[bytes]:
+    """Whole lines, and a last one whose newline is another byte now: nothing torn ends so."""
+    lines, tail = lines_of(path), path.read_bytes().rpartition(b"\n")[2]
+    return [*lines, tail] if holds(tail[:-1]) else lines
+
+
+def _parsed(path: Path, lines: list[bytes]) -> list[Json | None]:
+    """Each line of a part; None where it is not what was written. All lines are sealed, or none is: parts from
+    before there were seals."""
+    is_whole = [holds(line) for line in lines]
+    is_sealed = any(whole is not None for whole in is_whole)
+    parsed: list[Json | None] = []
+    for number, (line, whole) in enumerate(zip(lines, is_whole, strict=True), start=1):
+        try:
+            parsed.append(parse_line(path, number, line) if whole or not is_sealed else None)
+        except JournalCorrupt:
+            parsed.append(None)
+    return parsed

@@ -120,6 +120,15 @@ def test_bands_are_drawn_from_evenly() -> None:
         assert np.bincount(band[choose.over_bands(found, n, 10, 1, None)], minlength=10).tolist() == counts
 
 
+@pytest.mark.parametrize(("n", "n_bands"), [(300, 1), (600, 2), (2_500, 10)])
+def test_as_many_windows_are_taken_as_are_asked_for(n: int, n_bands: int) -> None:
+    """More of a band than are compared with what was shown where few are asked for; every third is refused."""
+    band = np.repeat(np.arange(n_bands), 1_000)
+    keys = np.tile(np.arange(1_000, dtype=np.uint64), n_bands)
+    found = Candidates(np.arange(len(band)), np.zeros(len(band), np.int64), band, keys)
+    assert len(choose.over_bands(found, n, n_bands, 1, lambda at: at % 3 > 0)) == n
+
+
 def test_a_weighted_draw_is_proportional() -> None:
     """Of weights 1 and 3 the first of the draw is the second kind three times in four."""
     rng = np.random.default_rng(0)

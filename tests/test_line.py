@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,13 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import judge
 from autointerp import pipeline
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeChanged, RunBusy, RunNotFound
 from autointerp.run import Run
+from autointerp.sampling import cofiring
 from autointerp.types import Json
 from here import device_processes, records, state
 from tiny import WIDTH, Tiny
@@ -86,6 +90,36 @@ def test_features_in_two_steps_and_in_another_order_give_the_same_records(
     eight = {"n_in_flight": 8}
     pipeline.explain(made.recipe(llms=SCRIPTED_LLMS, resources=eight), out=tmp_path / "run")
     assert records(tmp_path / "run") == records(unbroken)
+
+
+def test_a_sliceable_run_that_grew_has_the_samples_of_one_made_at_once(
+    made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many columns are cached so far says nothing of where windows lie in which a feature alike fires."""
+    for name, value in (("FEWEST_TOKENS", 100), ("SAMPLED_FIRINGS", 20_000), ("SLICEABLE_TOKENS", 1_000)):
+        monkeypatch.setattr(cofiring, name, value)
+    sae = tmp_path / "relu"
+    shutil.copytree(made.sae, sae)
+    config = json.loads((sae / "cfg.json").read_text())
+    del config["k"]
+    (sae / "cfg.json").write_text(json.dumps(config | {"architecture": "standard"}))
+    weights = load_file(sae / "sae_weights.safetensors")
+    weights["b_enc"] -= 12.0  # sparse enough for silent windows
+    save_file(weights, sae / "sae_weights.safetensors")
+    sampling = {"contrast": "silent", "width": 8, "context_before": 3, "overlap": 6, "minimum": 20}
+
+    def sampled(out: str, *ids: str) -> list[bytes]:
+        recipe = made.recipe(
+            dictionaries={"auto": {"path": str(sae)}}, features={"ids": list(ids)}, sampling=sampling
+        )
+        pipeline.explain(recipe, out=tmp_path / out, until="sample")
+        return records(tmp_path / out, "sample")["sample/layers.1"]
+
+    first = sampled("grown", "0-2")
+    grown = sampled("grown", "0-2", "50-70")
+    assert {*first} <= {*grown}
+    assert grown == sampled("at once", "0-2", "50-70")
+    assert b'"neighbour"' in b"".join(grown)
 
 
 def test_another_batch_size_gives_nearly_the_same_firings(unbroken: Path, made: Tiny, tmp_path: Path) -> None:

@@ -223,7 +223,9 @@ def test_a_firing_takes_seven_bytes(tmp_path: Path) -> None:
 def test_a_cap_is_shared_by_shards_but_not_to_the_last_row() -> None:
     assert share(40_000, 1) == 40_000
     assert share(40_000, 38) == 1_053  # 40,000 / 38 = 1,052.6
-    assert share(40_000, 10_000) == FEWEST_ROWS == 64
+    assert share(40_000, 625) == 64
+    assert share(40_000, 3_815) == 11  # 1e9 tokens: all keep 41,965 rows
+    assert share(40_000, 100_000) == FEWEST_ROWS == 2
 
 
 def test_which_rows_are_drawn_depends_on_neither_seed_nor_order() -> None:

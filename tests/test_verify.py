@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
-from autointerp.errors import RecipeChanged, RunBusy
+from autointerp.errors import RecipeChanged, RunBusy, RunError
 from autointerp.progress import Silent, Stop
 from autointerp.repair import repair
 from autointerp.run import Run
+from autointerp.stages.frozen import read_frozen
 from autointerp.verify import verify
 from here import SHARDS, contents, device_here
 from tiny import Tiny
@@ -243,3 +245,81 @@ def test_a_verification_reads_in_pieces(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+STAGES = (
+    "rows/0*", "rows/all.*", "rows/vocabulary.*", "cache/*/0*", "cache/*/check.*", "directions/*/*", "sample/*/*",
+    "explain/*/*/*", "score/*/*/*/*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", STAGES)
+def test_a_flipped_bit_of_a_record_is_found(copy: Path, pattern: str) -> None:
+    """Also one that leaves a record of other numbers, which any reader takes."""
+    path = sorted(copy.glob(f"{pattern}.jsonl"))[-1]
+    content = path.read_bytes()
+    line_of = [1 + content[:at].count(b"\n") for at in range(len(content))]
+    digits = [at for at, byte in enumerate(content) if byte in b"0123456789"]
+    run = Run.open(copy)
+    for at in {*digits[:: max(1, len(digits) // 6)], digits[-1], len(content) - 1}:
+        spoiled = bytearray(content)
+        spoiled[at] ^= 1
+        path.write_bytes(spoiled)
+        found = [fault for fault in verify(run).faults if fault.path == path]
+        assert len(found) == 1 and line_of[at] in found[0].lines, (at, content[at - 20 : at + 5])
+
+
+def test_the_spoiled_numbers_of_a_sample_are_made_anew(copy: Path, whole: Path) -> None:
+    path = one(copy, "sample/*/*.jsonl")
+    content = path.read_bytes()
+    at = content.index(b'"n_fired":') + len(b'"n_fired":')
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    code, output = check(copy)
+    assert code == 1 and f"{path.relative_to(copy)}" in output and "line 2" in output
+    assert check(copy, "--repair")[0] == 0
+    assert path.read_bytes() == (whole / path.relative_to(copy)).read_bytes()
+
+
+def test_parts_from_before_lines_were_sealed_are_whole(copy: Path, whole: Path) -> None:
+    for path in copy.rglob("*.jsonl"):
+        lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        for line in lines:
+            del line["crc32"]
+        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    for path in copy.rglob("manifest.json"):
+        content = orjson.loads(path.read_bytes())
+        del content["checksum"]
+        path.write_bytes(orjson.dumps(content))
+    run = Run.open(copy)
+    assert not verify(run).faults
+    assert pipeline.run_line(run).run.features() == Run.open(whole).features()
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_spoiled_manifest_is_named_and_its_like_comes_back(
+    copy: Path, whole: Path, damage: Callable[[Path], None]
+) -> None:
+    """With the next shard that is made; here one is missing."""
+    path = one(copy, "cache/*/manifest.json")
+    damage(path)
+    with pytest.raises(RunError, match=r"manifest\.json is not what was written.*--repair") as caught:
+        read_frozen(Run.open(copy))
+    assert str(copy) in str(caught.value)
+    for shard in copy.glob("cache/layers.1/000000032.*"):
+        shard.unlink()
+    code, output = check(copy)
+    assert code == 1 and "cache/layers.1/manifest.json is not what was written" in output
+    assert check(copy, "--repair")[0] == 0
+    assert path.read_bytes() == (whole / path.relative_to(copy)).read_bytes()
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.write_bytes(b"[]")])
+def test_spoiled_identities_are_named_with_the_way_on(copy: Path, damage: Callable[[Path], None]) -> None:
+    before = contents(copy)
+    damage(copy / "identities.json")
+    with pytest.raises(RunError, match=r"identities\.json.* writes it anew") as caught:
+        Run.open(copy)
+    assert f"--recipe {copy / 'recipe.yaml'} --out {copy}" in str(caught.value)
+    (copy / "identities.json").unlink()
+    pipeline.explain(copy / "recipe.yaml", out=copy)
+    assert contents(copy) == before

@@ -19,10 +19,9 @@ from autointerp.activations.histogram import N_BINS, histograms
 from autointerp.activations.rows import Rows
 from autointerp.activations.shards import Sorted
 
-FEWEST_ROWS: Final = 64
-"""A shard keeps so many rows of a feature, however many shards share the cap: a feature that is rare but
-comes in bursts is not cut short."""
-
+FEWEST_ROWS: Final = 2
+"""A shard keeps so many rows of a feature, however many shards share the cap: one of the strongest, and one of the
+others, which stands for them all."""
 
 _SEED: Final = 0
 """Not the recipe's: another seed draws other windows, which shall not cost a new pass of the model."""
@@ -30,7 +29,8 @@ _SEED: Final = 0
 
 def share(max_rows: int, n_shards: int) -> int:
     """Rows of a feature that one shard of `n_shards` may keep. It depends on nothing another shard holds,
-    so that shards can be made in any order and by any process."""
+    so that shards can be made in any order and by any process; all together keep `max_rows`, rounded up in
+    each, however many tokens there are."""
     return max(FEWEST_ROWS, -(-max_rows // n_shards))
 
 

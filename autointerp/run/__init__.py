@@ -28,7 +28,7 @@ import pydantic
 from autointerp import judges, tables
 from autointerp.environment import environment
 from autointerp.errors import RunError, RunNotFound
-from autointerp.files import write_atomically
+from autointerp.files import read_sealed_json, sealed_json, write_atomically
 from autointerp.identities import Identities
 from autointerp.lock import locked
 from autointerp.recipe import dump, parse, read_file
@@ -87,7 +87,12 @@ class Run(Contents):
             )
         recipe = parse(read_file(str(path / RECIPE)), check_plugins=False)
         try:
-            identities = pydantic.TypeAdapter(Identities).validate_json((path / IDENTITIES).read_bytes())
+            content = read_sealed_json(
+                path / IDENTITIES,
+                f"Delete that file; `autointerp explain --recipe {path / RECIPE} --out {path}` writes it anew, and "
+                f"no result is lost.",
+            )
+            identities = pydantic.TypeAdapter(Identities).validate_python(content)
         except pydantic.ValidationError as error:
             raise RunError(
                 f"{path / IDENTITIES} can't be read ({fault(error.errors()[0])}). A run "
@@ -109,7 +114,7 @@ class Run(Contents):
     def write(self) -> None:
         """Recipe and identities, unchecked: of results that no plug-in here made."""
         write_atomically(self.path / RECIPE, dump(self.recipe).encode())
-        write_atomically(self.path / IDENTITIES, orjson.dumps(self.identities, option=orjson.OPT_INDENT_2))
+        write_atomically(self.path / IDENTITIES, sealed_json(dataclasses.asdict(self.identities)))
         if not (self.path / ENVIRONMENT).exists():
             content = orjson.dumps(environment(), option=orjson.OPT_INDENT_2)
             write_atomically(self.path / ENVIRONMENT, content)

@@ -7,7 +7,7 @@ from typing import Final
 CACHE_VERSION: Final = "2"
 TOP_UP_VERSION: Final = "1"
 DIRECTIONS_VERSION: Final = "1"
-SAMPLE_VERSION: Final = "2"
+SAMPLE_VERSION: Final = "3"
 INTERVENE_VERSION: Final = "1"
 PROBE_VERSION: Final = "1"
 CALIBRATION_VERSION: Final = "1"

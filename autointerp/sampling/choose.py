@@ -21,7 +21,8 @@ Check = Callable[[Ints], NDArray[np.bool_]]
 """Which of these windows (indices among all active ones) may be taken."""
 
 MOST_CANDIDATES: Final = 200
-"""So many windows a band and split are compared with what was shown; far more than any split takes."""
+"""So many windows a band and split are compared with what was shown, or `TIMES_THE_QUOTA` where that is more."""
+TIMES_THE_QUOTA: Final = 4
 ONE: Final = 2**16
 """Weights are counted in these parts. Sums of whole numbers are exact: they don't depend on what other
 features were added up before."""
@@ -103,7 +104,7 @@ def over_bands(found: Candidates, n: int, n_bands: int, n_groups: int, check: Ch
     # Quotas differ by one where n is no multiple: the strongest bands get the odd ones.
     quota = n // n_bands + (found.band < n % n_bands)
     chosen = np.zeros(len(found.at), bool)
-    able = np.flatnonzero(rank < MOST_CANDIDATES)
+    able = np.flatnonzero(rank < np.maximum(MOST_CANDIDATES, TIMES_THE_QUOTA * quota))
     cell = found.group[able] * n_bands + found.band[able]
     chosen[able[_first_good(able, cell, quota[able], checked)]] = True
     missing = n - np.bincount(found.group[chosen], minlength=n_groups)

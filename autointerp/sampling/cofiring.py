@@ -19,6 +19,10 @@ from autointerp.sampling.text import Ints, Text
 FEWEST_TOKENS: Final = 100_000
 SAMPLED_FIRINGS: Final = 1_000_000
 """So many firings are kept in memory, 40 bytes each, or those on `FEWEST_TOKENS` where that is more."""
+SLICEABLE_TOKENS: Final = 200_000
+"""Sampled of a dictionary that is cached as far as it is asked for: how many firings there are depends on what
+else was asked for, and a feature's windows must not. 200,000 tokens * 100 firings * 40 bytes = 0.8 GB at most
+where all of it is asked for."""
 FEWEST_TOGETHER: Final = 2
 """Two features that fired together once may have done so by chance."""
 _PRODUCTS_AT_ONCE: Final = 4_000_000
@@ -30,10 +34,13 @@ class Codes:
     """What fires on a keyed-hash sample of tokens. Rows in which a capped feature's firings were dropped
     count as if it did not fire there, so such features look a little less alike than they are."""
 
-    def __init__(self, firings: FiringStore, text: Text) -> None:
-        """Reads the places of all firings once."""
-        a_token = firings.n_kept() / max(1, text.n_tokens)
-        tokens = _sampled_tokens(text, max(FEWEST_TOKENS, int(SAMPLED_FIRINGS / max(a_token, 1e-9))))
+    def __init__(self, firings: FiringStore, text: Text, *, is_whole: bool = True) -> None:
+        """Reads the places of all firings once. `is_whole`: the dictionary is always cached whole."""
+        n_tokens = SLICEABLE_TOKENS
+        if is_whole:
+            a_token = firings.n_kept() / max(1, text.n_tokens)
+            n_tokens = max(FEWEST_TOKENS, int(SAMPLED_FIRINGS / max(a_token, 1e-9)))
+        tokens = _sampled_tokens(text, n_tokens)
         is_wanted = np.zeros(text.rows.n_rows * text.context_length, bool)
         is_wanted[tokens] = True
         feature, token = firings.codes_at(is_wanted)

@@ -108,13 +108,13 @@ def slots_of(active: Placed, hashes: draw.Hashes, n: int, keys: draw.Hashes) -> 
 def fill(
     slots: Slots,
     propose: Proposals,
-    is_good: Callable[[Slots, Places, int], NDArray[np.bool_]],
+    is_good: Callable[[Slots, Places], NDArray[np.bool_]],
     taken: Placed,
     n_groups: int,
 ) -> Places:
     """A place for each slot; its row is -1 where none was found.
 
-    `is_good(slots, places, attempt)` judges places one by one. `taken`: windows that none may overlap.
+    `is_good(slots, places)` judges places one by one. `taken`: windows that none may overlap.
     """
     found = Places(np.full(len(slots), -1, np.int64), slots.twin.start.copy(), slots.twin.length.copy())
     able = pending = np.flatnonzero(propose.can(n_groups)[slots.group])
@@ -123,7 +123,7 @@ def fill(
             break
         asked = slots[pending]
         places = propose(asked, attempt)
-        good = np.flatnonzero(is_good(asked, places, attempt))
+        good = np.flatnonzero(is_good(asked, places))
         at = pending[good]
         found.row[at], found.start[at] = places.row[good], places.start[good]
         found.length[at] = places.length[good]

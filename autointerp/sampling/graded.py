@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp import draw
 from autointerp.sampling.choose import ONE
 from autointerp.sampling.contrast import Slots
 from autointerp.sampling.silence import Known
@@ -48,8 +47,6 @@ class LowerHalf:
     """[N], ascending, of all blocks with a firing."""
     is_weak: NDArray[np.bool_]
     """[N], which of them lie in the lower half."""
-    heaviest: NDArray[np.float32]
-    """[P], the largest weight of any row."""
 
     @classmethod
     def of(
@@ -60,25 +57,20 @@ class LowerHalf:
         blocks: Active,
         before: Ints,
         n_all: int,
-        heaviest: NDArray[np.float32],
     ) -> LowerHalf:
         """`before` [N]: the weight of all stronger blocks of the feature; `n_all`: blocks of the corpus."""
         keys = _keys(blocks.group, blocks.places, text)
-        return cls(known, text, width, keys, before * 2 >= n_all * ONE, heaviest)
+        return cls(known, text, width, keys, before * 2 >= n_all * ONE)
 
-    def __call__(self, slots: Slots, places: Places, attempt: int) -> NDArray[np.bool_]:
+    def __call__(self, slots: Slots, places: Places) -> NDArray[np.bool_]:
         good = self.known.is_known(slots.group, places)
         good &= np.minimum(self.width, self.text.length[places.row] - places.start) == places.length
         at = np.flatnonzero(good)
         if not len(self.block_keys):
             return good
-        group, row = slots.group[at], places.row[at]
-        key = _keys(group, places[at], self.text)
+        key = _keys(slots.group[at], places[at], self.text)
         found = np.minimum(np.searchsorted(self.block_keys, key), len(self.block_keys) - 1)
-        # A row that stands for several comes up as often as one that stands for itself.
-        lot = draw.unit_interval(draw.mix(4, slots.hashes(attempt)[at]))
-        is_drawn = lot * self.heaviest[group] < self.known.row_weight(group, row)
-        good[at] = np.where(self.block_keys[found] == key, self.is_weak[found], True) & is_drawn
+        good[at] = np.where(self.block_keys[found] == key, self.is_weak[found], True)
         return good
 
 

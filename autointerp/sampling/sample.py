@@ -82,7 +82,7 @@ class Sampler:
             "shown": settings.shown_hard[1],
             "heldout": settings.n_neighbour + settings.n_density,
         }
-        self._codes = (codes or Codes(firings, text)) if settings.needs_codes else None
+        self._codes = (codes or Codes(firings, text, is_whole=is_whole)) if settings.needs_codes else None
         self._shared = Shared(
             text=text,
             settings=settings,

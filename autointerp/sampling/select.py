@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from autointerp import draw
 from autointerp.activations.firings import Firings
 from autointerp.sampling import choose, graded, pools
+from autointerp.sampling.any_place import AnyPlace
 from autointerp.sampling.cofiring import Codes
 from autointerp.sampling.contrast import Placed, Proposals, Slots, fill, slots_of
 from autointerp.sampling.described import Described
@@ -26,7 +27,6 @@ from autointerp.sampling.selected import STRATA, Selected, gathered
 from autointerp.sampling.settings import Rule, SamplingSettings
 from autointerp.sampling.silence import Known
 from autointerp.sampling.strata import (
-    AnyPlace,
     Around,
     DonorPlaces,
     Neighbour,
@@ -39,7 +39,7 @@ from autointerp.sampling.thresholds import thresholds
 from autointerp.sampling.windows import Active, Places, active_windows, firing_keys
 from autointerp.types import Contrast, Stratum
 
-IsGood = Callable[[Slots, Places, int], NDArray[np.bool_]]
+IsGood = Callable[[Slots, Places], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +132,8 @@ def _graded(
     order = choose.strongest_first(blocks, _window_hashes(text, blocks, feature_keys))
     before, _ = choose.places_in_line(blocks, order, n_groups)
     n_all = graded.n_blocks(text, shared.settings.width)
-    heaviest = np.ones(n_groups, np.float32)
-    np.maximum.at(heaviest, blocks.group, blocks.weight)
     strong = graded.in_top_decile(before, n_all) & (blocks.maximum > threshold[blocks.group])
-    weak = LowerHalf.of(known, text, shared.settings.width, blocks, before, n_all, heaviest)
+    weak = LowerHalf.of(known, text, shared.settings.width, blocks, before, n_all)
     return weak, blocks[np.flatnonzero(strong)]
 
 
@@ -211,9 +209,9 @@ class _Strata:
         """Windows of each stratum of a split. `hashes`: of the active windows. Later strata make way for
         earlier ones, so the headline does not depend on how many of the others are asked for."""
 
-        def is_good(slots: Slots, places: Places, attempt: int) -> NDArray[np.bool_]:
+        def is_good(slots: Slots, places: Places) -> NDArray[np.bool_]:
             judge: IsGood = self.lower_half or self._is_silent
-            good = judge(slots, places, attempt)
+            good = judge(slots, places)
             at = np.flatnonzero(good)
             if name != "shown":
                 good[at] = ~seen.holds(slots.group[at], places[at])
@@ -232,7 +230,7 @@ class _Strata:
             pieces.append(piece)
         return pieces
 
-    def _is_silent(self, slots: Slots, places: Places, _: int) -> NDArray[np.bool_]:
+    def _is_silent(self, slots: Slots, places: Places) -> NDArray[np.bool_]:
         if self.shared.settings.silence == "assumed":
             return self.known.is_known(slots.group, places)
         return self.known.is_silent(slots.group, places)
@@ -255,7 +253,7 @@ class _Strata:
         shared, settings = self.shared, self.shared.settings
         text = shared.text
         rows = text.rows_of[SPLITS.index(name)] if settings.pool == "split" else np.arange(text.rows.n_rows)
-        any_place = AnyPlace(rows)
+        any_place = AnyPlace.of(rows, self.firings, text.context_length)
         counts = {
             "shown": settings.n_shown_silent,
             "select": settings.n_select,

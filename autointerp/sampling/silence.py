@@ -21,7 +21,6 @@ class Known:
 
     def __init__(self, firings: Firings, keys: Ints, text: Text) -> None:
         """`keys`: of `windows.firing_keys`."""
-        self._firings = firings
         self._keys = np.append(keys, _FAR)
         self._text = text
         self._span = token_span(text)
@@ -56,16 +55,6 @@ class Known:
         """[N] first and one behind the last firing of the feature in each place."""
         begin = self._begin(group, places)
         return np.searchsorted(self._keys, begin), np.searchsorted(self._keys, begin + places.length)
-
-    def row_weight(self, group: Ints, row: Ints) -> NDArray[np.float32]:
-        """[N]: for how many rows each stands; 1 where the feature does not fire in it."""
-        length = self._text.context_length
-        begin = group * self._span + row * length
-        at = np.searchsorted(self._keys, begin)
-        fires = self._keys[at] < begin + length
-        weight = np.ones(len(row), np.float32)
-        weight[fires] = self._firings.weights[at[fires]]
-        return weight
 
     def _begin(self, group: Ints, places: Places) -> Ints:
         return group * self._span + places.row * self._text.context_length + places.start

@@ -1,6 +1,6 @@
 """The strata: how a window is proposed that a feature's active windows are set against.
 
-    random         any place of the split's rows, at the twin's position and of its length
+    random         any place of the split's rows, at the twin's position and of its length (`any_place.py`)
     same_token     a window around one of the feature's top tokens, cut as active windows are
     neighbour      a window around a token on which a donor fires, a feature like this one
     density        the same of a feature of similar density
@@ -8,7 +8,9 @@
     embedding      those whose text is nearest to the active ones (`embedding.py`)
     graded         as `random`, for windows that fire weakly or not at all
 
-Each proposes with the same odds whatever was refused before. Shape letters: P features, S slots, D donors.
+Each proposes with the same odds whatever was refused before. Of a capped feature only `random` and `graded`
+windows are drawn as if no row had been dropped; the others come more often from its strongest rows, which are
+all kept. Shape letters: P features, S slots, D donors.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from autointerp import draw
 from autointerp.sampling.cofiring import Codes
-from autointerp.sampling.contrast import FEW_TRIES, TRIES, Slots
+from autointerp.sampling.contrast import FEW_TRIES, Slots
 from autointerp.sampling.index import TokenIndex
 from autointerp.sampling.settings import SamplingSettings, WindowKind
 from autointerp.sampling.text import Ints, Text
@@ -33,23 +35,6 @@ from autointerp.sampling.windows import (
     has_room,
     is_whole,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class AnyPlace:
-    """`random` and `graded`."""
-
-    rows: Ints
-    """Of the split."""
-
-    tries: ClassVar[int] = TRIES
-
-    def can(self, n_groups: int) -> NDArray[np.bool_]:
-        return np.full(n_groups, len(self.rows) > 0)
-
-    def __call__(self, slots: Slots, attempt: int) -> Places:
-        row = self.rows[draw.below(slots.hashes(attempt), len(self.rows))]
-        return Places(row, slots.twin.start, slots.twin.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-import orjson
 import torch
 
-from autointerp.errors import ModelError
-from autointerp.files import write_atomically
+from autointerp.errors import ModelError, RunError
+from autointerp.files import read_sealed_json, sealed_json, write_atomically
 from autointerp.run import CALIBRATION, Run
 from autointerp.subject.model import Dtype
 
@@ -58,15 +57,18 @@ class Frozen:
             calibration = run.cache(name).read(CALIBRATION).get(CALIBRATION)
             if calibration is not None:
                 content[CALIBRATION] = calibration
-            write_atomically(_manifest(run, name), orjson.dumps(content, option=orjson.OPT_INDENT_2))
+            write_atomically(_manifest(run, name), sealed_json(content))
 
 
 def read_frozen(run: Run) -> Frozen | None:
-    """Of the first dictionary that has any; a dictionary added later is cached alike."""
+    """Of the first dictionary that has any; a dictionary added later is cached alike. Raises RunError."""
     for name in run.recipe.dictionaries:
         if (path := _manifest(run, name)).is_file():
-            content = orjson.loads(path.read_bytes())
+            way_on = f"`autointerp cache verify --repair {run.path}` sets it aside, and the run finds a batch anew."
+            content = read_sealed_json(path, way_on)
             content.pop(CALIBRATION, None)  # for whoever reads the manifest; the journal's record counts
+            if {"halved", *content} != {field.name for field in dataclasses.fields(Frozen)}:
+                raise RunError(f"{path} holds other fields than a manifest: {', '.join(content)}. {way_on}")
             return Frozen(**content)
     return None
 

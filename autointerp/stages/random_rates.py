@@ -25,7 +25,7 @@ from autointerp.resolve import Resolved
 from autointerp.run import CHECK, Run
 from autointerp.sources import DictionaryFound
 from autointerp.stages.calibrating import weights_of
-from autointerp.stages.frozen import Frozen, read_frozen, within_memory
+from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, within_memory
 from autointerp.stages.sources import open_source
 from autointerp.subject.tokenizer import bos_of, load_tokenizer
 from autointerp.types import FeatureId
@@ -43,9 +43,14 @@ def run_random_rates(
     if asked is None or not missing:
         return
     frozen = read_frozen(run)
+    if vectors is None:
+        source = open_source(run, resolved, device, frozen, progress)
+        vectors = source.vectors
+        assert vectors is not None
+        if frozen is None:  # the manifest was spoiled and set aside
+            batch_tokens = run.recipe.resources.batch_tokens or CPU_BATCH
+            frozen = Frozen(batch_tokens, source.dtype, vectors.device.type, torch.__version__)
     assert frozen is not None and resolved.model is not None  # the cache is there, and made by a model
-    vectors = vectors or open_source(run, resolved, device, frozen, progress).vectors
-    assert vectors is not None
     tokenizer = load_tokenizer(resolved.model)
     features = {name: _counted(resolved.dictionaries[name], of) for name, of in missing.items()}
     attached = {

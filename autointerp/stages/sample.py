@@ -61,11 +61,12 @@ def _sample_missing(
 ) -> None:
     settings, seed, first = run.recipe.sampling, run.recipe.seed, run.first_position
     identities = run.identities
+    is_whole = not identities.sliceable[dictionary]
     base = _Known.of(run, [run.rows()], [run.cache(dictionary)])
     codes: Codes | None = None
     if settings.needs_codes:
         text = Text(base.rows, base.firings.masked, seed=seed, first=first, shares=settings.shares)
-        codes = Codes(base.firings, text)
+        codes = Codes(base.firings, text, is_whole=is_whole)
     token_embedding = np.load(run.token_embedding) if settings.n_embedding else None
     for known, features in _by_what_is_known(run, dictionary, missing, base):
         sampler = Sampler(
@@ -75,7 +76,7 @@ def _sample_missing(
             seed=seed,
             first=first,
             neighbours=_neighbours(run, dictionary, features),
-            is_whole=not identities.sliceable[dictionary],
+            is_whole=is_whole,
             n_poles=identities.poles[dictionary],
             codes=codes,
             token_embedding=token_embedding,
