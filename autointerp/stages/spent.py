@@ -54,10 +54,10 @@ def _places(folder: Path) -> list[str]:
     return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")})
 
 
-def of_journal(usage: Journal) -> Spent:
+def of_journal(journal: Journal) -> Spent:
     """What is noted in one of them."""
     total = Spent()
-    for record in usage.records():
+    for record in journal.records():
         if record.get(REUSED):
             total.n_reused += 1
         else:
