@@ -35,6 +35,7 @@ from tiny import CONTEXT, D_MODEL, Tiny
 
 D, F, HEADS, SCALE = 6, 12, 2, 0.25
 HERE = Site("resid_post", 4)
+CPU = torch.device("cpu")
 MAPS = ("k_ctx", "q_target", "v_ctx", "c_proj")
 TOPK = {"sae_diff_type": "topk", "kval_topk": 3}
 
@@ -144,7 +145,7 @@ def through(
 ) -> tuple[Array, Array]:
     """(codes [N, F], reconstruction [N, D]) of the tokens from position `first` on, as a run has them."""
     look_BT = (np.arange(x_BTD.shape[1]) >= first) & (np.arange(x_BTD.shape[1]) < np.array(lengths)[:, None])
-    inputs = LookedAt({HERE: torch.tensor(x_BTD)}, np.array(lengths), look_BT).inputs(encoder, [HERE])
+    inputs = LookedAt({HERE: torch.tensor(x_BTD)}, np.array(lengths), look_BT, CPU).inputs(encoder, [HERE])
     codes = encoder.encode(inputs.encoded)
     found = np.zeros((len(inputs.x_ND), encoder.spec.width))
     found[codes.token_M, codes.feature_M] = codes.value_M
@@ -219,7 +220,7 @@ def test_a_slice_of_a_relu_dictionary_gives_its_own_columns(tmp_path: Path) -> N
     codes, _ = through(whole, x_BTD, [7, 3])
     look = np.array([[True] * 7, [True] * 3 + [False] * 4])
     some = whole.sliced([2, 9])
-    inputs = LookedAt({HERE: torch.tensor(x_BTD)}, np.array([7, 3]), look).inputs(some, [HERE])
+    inputs = LookedAt({HERE: torch.tensor(x_BTD)}, np.array([7, 3]), look, CPU).inputs(some, [HERE])
     found = some.encode(inputs.encoded)
     assert set(found.feature_M.tolist()) == {2, 9}
     dense = np.zeros((10, F))

@@ -235,7 +235,7 @@ class Collector:
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
         captured = self._vectors.capture(sent(ids_BT, self._vectors.device), sites, row_B)
-        return LookedAt(captured, lengths, look_BT), token_N
+        return LookedAt(captured, lengths, look_BT, self._vectors.device), token_N
 
 
 def _read(entry: Attached) -> tuple[Site, ...]:

@@ -46,15 +46,22 @@ class LookedAt:
     """One batch, behind the forward pass."""
 
     def __init__(
-        self, captured: Mapping[Site, Tensor], lengths: NDArray[np.int64], look_BT: NDArray[np.bool_]
+        self,
+        captured: Mapping[Site, Tensor],
+        lengths: NDArray[np.int64],
+        look_BT: NDArray[np.bool_],
+        device: torch.device,
     ) -> None:
-        """`captured`: [B, T, D] by site, anything behind a row's end. `look_BT`: which tokens are looked at."""
+        """`captured`: [B, T, D] by site, anything behind a row's end; each on its layer's device, of which a model
+        spread over several cards has several. `look_BT`: which tokens are looked at. `device`: the
+        dictionaries'."""
         self._captured, self._lengths = captured, lengths
+        self._device = device
         self._look_N = torch.from_numpy(np.flatnonzero(look_BT))
         self._at: dict[Site, Tensor] = {}
 
     def at(self, site: Site) -> Tensor:
-        """[N, D], on the device of the site."""
+        """[N, D], on the dictionaries' device."""
         if site not in self._at:
             self._at[site] = self._chosen(self._captured[site])
         return self._at[site]
@@ -64,11 +71,12 @@ class LookedAt:
         x_ND = joined({site: self.at(site) for site in sites}, sites)
         if not encoder.spec.needs_sequence:
             return Inputs(x_ND)
-        x_BTD = joined({site: self._captured[site] for site in sites}, sites)
+        x_BTD = joined({site: self._captured[site].to(self._device) for site in sites}, sites)
         return Inputs(x_ND, self._chosen(encoder.predicted(x_BTD, self._lengths.tolist())))
 
     def _chosen(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.flatten(0, 1).index_select(0, sent(self._look_N, x_BTD.device))
+        chosen_ND = x_BTD.flatten(0, 1).index_select(0, sent(self._look_N, x_BTD.device))
+        return chosen_ND.to(self._device, non_blocking=True)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

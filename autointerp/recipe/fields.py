@@ -182,7 +182,7 @@ class Resources:
     """`0/4`: of the cache the first of four portions, made by a process with a folder of its own; `merge`
     unites them. None: all of it."""
     device_map: str | None = None
-    """`auto` spreads a subject model over several cards."""
+    """`auto` spreads a subject model over several cards, by accelerate (the extra `cards`)."""
     batch_tokens: int | None = None
     """Tokens a forward pass. None: 2,048 on a CPU (its caches are small); on a GPU as many as make it fast,
     tried once."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Final, Literal, cast
 
 import torch
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from autointerp import draw
-from autointerp.errors import ModelError, SiteError
+from autointerp.errors import ModelError, PackageMissing, SiteError
 from autointerp.subject.architecture import Architecture
 from autointerp.subject.computed import replaced, value_of
 from autointerp.subject.families import Place
@@ -74,8 +75,14 @@ class Subject:
         `n_layers`: load only so many, where nothing behind them is looked at; None: all.
         `device_map`: accelerate's, to spread a model over several cards ("auto", "balanced"); of `device`
         then only its kind matters, for the dtype. Raises ModelError where transformers doesn't know the
-        model, weights are missing or of other shapes than config.json says, or the device has no room.
+        model, weights are missing or of other shapes than config.json says, or the device has no room;
+        PackageMissing for a device map without accelerate.
         """
+        if device_map is not None and find_spec("accelerate") is None:
+            raise PackageMissing(
+                f"resources.device_map={device_map} spreads the model by accelerate, which is not installed: pip "
+                f"install '.[cards]', or leave it out: --set resources.device_map=null"
+            )
         folder = files.with_weights()
         chosen = _dtype(dtype, device)
         try:
