@@ -16,8 +16,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from typing import Final
 
 from autointerp.bench.size import Size
+
+FEWEST_TOKENS: Final = 2_000
+"""More than one document of the made-up corpus, which a run insists on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,33 @@ class CacheBench:
     bytes_a_firing: float
     peak_rss: int
     """Bytes, of the whole process."""
+    peak_rss_quarter: int | None = None
+    """The same for a quarter of the tokens; None beside the bare work, whose memory is not caching's."""
 
     @property
     def ratio(self) -> float | None:
         """cached / bare."""
         return self.cached / self.bare if self.bare else None
 
+    @property
+    def growth(self) -> float | None:
+        """Peak memory with four times the tokens: 1 where it doesn't grow. (It does until two shards are full: one
+        is written while the next is filled.)"""
+        return self.peak_rss / self.peak_rss_quarter if self.peak_rss_quarter else None
+
 
 def bench_cache(n_tokens: int, size: Size, *, compare: bool = True) -> CacheBench:
-    """Runs a measurement in a child. Raises subprocess.CalledProcessError where that fails."""
+    """Measures in a child; without `compare` a quarter of the tokens too, for what memory grows by.
+
+    Raises subprocess.CalledProcessError where that fails."""
+    whole = _in_a_child(n_tokens, size, compare=compare)
+    if compare:
+        return whole
+    quarter = _in_a_child(max(FEWEST_TOKENS, n_tokens // 4), size, compare=False)
+    return dataclasses.replace(whole, peak_rss_quarter=quarter.peak_rss)
+
+
+def _in_a_child(n_tokens: int, size: Size, *, compare: bool) -> CacheBench:
     with tempfile.TemporaryDirectory() as folder:
         asked = [folder, str(n_tokens), str(int(compare)), json.dumps(dataclasses.asdict(size))]
         done = subprocess.run(

@@ -68,7 +68,8 @@ def print_cache_bench(console: Console, found: CacheBench, size: Size) -> None:
     if found.ratio is not None:
         table.add_row("cached / bare", f"{found.ratio:.3f}", "")
     table.add_row("disk", f"{found.bytes_a_firing:.2f} B", "a firing")
-    table.add_row("peak memory", f"{found.peak_rss / 1e9:.2f} GB", "")
+    grown = f"{found.growth:.2f} x that of a quarter of the tokens" if found.growth is not None else ""
+    table.add_row("peak memory", f"{found.peak_rss / 1e9:.2f} GB", grown)
     console.print(table)
 
 
