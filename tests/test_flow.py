@@ -422,7 +422,7 @@ def used(run: Run) -> tuple[int, int]:
     lines = [
         line for path in (run.path / "usage").rglob("*.jsonl") for line in path.read_bytes().splitlines()[1:]
     ]
-    n_reused = sum(orjson.loads(line).keys() == {"key", "reused"} for line in lines)
+    n_reused = sum(orjson.loads(line).keys() == {"key", "reused", "crc32"} for line in lines)
     return len(lines) - n_reused, n_reused
 
 

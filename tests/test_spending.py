@@ -18,7 +18,7 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMStopped, LLMUnavailable
 from autointerp.journal import Journal
-from autointerp.llm import chat_format, meter
+from autointerp.llm import chat_format, metering
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import (
     LLM,
@@ -78,15 +78,15 @@ class Priced(ByRequest):
 
     async def answer(self, request: Request) -> Reply:
         for _ in range(6):
-            await meter.current().may_try()
+            await metering.current().may_try()
             usage = await self._try(request)
             if self._draws.random() < self._silent:
                 self.n_silent += 1
-                usage = meter.UNCOUNTED
+                usage = metering.UNCOUNTED
             if self._draws.random() >= self._lost:
                 return Reply("ok", usage=usage)
             self.n_lost += 1
-            meter.current().use(usage)
+            metering.current().use(usage)
             await asyncio.sleep(self._draws.uniform(0.0, 0.002))
         raise LLMUnavailable("no answer after 6 tries")
 

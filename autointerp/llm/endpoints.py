@@ -19,7 +19,7 @@ import orjson
 
 from autointerp.errors import LLMUnavailable
 from autointerp.llm import chat_format
-from autointerp.llm.meter import UNCOUNTED
+from autointerp.llm.metering import UNCOUNTED
 from autointerp.llm.pacing import Pace, Turn
 from autointerp.llm.protocol import Usage
 from autointerp.llm.retries import Passing

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import chat_format, chat_request, meter
+from autointerp.llm import chat_format, chat_request, metering
 from autointerp.llm.dialects import (
     OPENAI,
     Constrain,
@@ -213,7 +213,7 @@ class OpenaiLLM(ByRequest):
         finally:
             # Together, since what may be used was set aside for all of them.
             if used:
-                meter.current().use(meter.total(used))
+                metering.current().use(metering.total(used))
         return vectors
 
     async def close(self) -> None:
@@ -232,7 +232,7 @@ class OpenaiLLM(ByRequest):
         asked: list[Endpoint] = []
 
         async def once() -> T:
-            await meter.current().may_try()
+            await metering.current().may_try()
             while True:
                 endpoint = place_of(texts, self._endpoints, asked[-1] if asked else None)
                 asked.append(endpoint)
@@ -250,7 +250,7 @@ class OpenaiLLM(ByRequest):
                     raise Passing(str(error), wait_s=0.0) from None
                 except Passing as error:
                     if error.billed is not None:
-                        meter.current().use(priced(error.billed, self._learned.dialect.prices))
+                        metering.current().use(priced(error.billed, self._learned.dialect.prices))
                     raise
 
         options = self._options

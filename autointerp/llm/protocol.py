@@ -152,7 +152,7 @@ class Request:
 
 class LLM(Protocol):
     """A connected LLM. Methods may be called concurrently from one event loop. What they use and no Reply tells of
-    goes to `meter.current()`.
+    goes to `metering.current()`.
 
     All raise LLMUnavailable (no answer after all tries), LLMBadRequest (never this request), LLMStopped
     (never any request) or Pending (the answer comes by other means).

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from autointerp.journal import Journal, Part
 from autointerp.llm.front import InFront
-from autointerp.llm.meter import Meter, metered_by, total
+from autointerp.llm.metering import Meter, metered_by, total
 from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Request, Usage
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest

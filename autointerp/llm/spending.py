@@ -19,7 +19,7 @@ from typing import Final
 
 from autointerp.errors import BudgetReached, LLMStopped, Pending
 from autointerp.llm.front import InFront
-from autointerp.llm.meter import UNCOUNTED, Meter, current, metered_by
+from autointerp.llm.metering import UNCOUNTED, Meter, current, metered_by
 from autointerp.llm.protocol import LLM, Prices, Reply, Request, Usage
 from autointerp.llm.replay import request_key
 from autointerp.prompting import Prompt

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, RecipeError
-from autointerp.llm import local_model, meter
+from autointerp.llm import local_model, metering
 from autointerp.llm.chat_format import encodable, messages
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.protocol import (
@@ -131,7 +131,9 @@ class TransformersLLM(ByRequest):
         """An answer without text, whose use is told to the meter."""
         start = time.monotonic()
         answer = await self._engine.ask(request)
-        meter.current().use(Usage(prompt_tokens=answer["prompt_tokens"], latency_s=time.monotonic() - start))
+        metering.current().use(
+            Usage(prompt_tokens=answer["prompt_tokens"], latency_s=time.monotonic() - start)
+        )
         return answer
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

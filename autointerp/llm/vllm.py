@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm import local_model, meter
+from autointerp.llm import local_model, metering
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
 from autointerp.llm.gpus import visible_gpus
@@ -226,7 +226,7 @@ class VllmLLM(ByRequest):
         start = time.monotonic()
         answer = await self._ask(request)
         counts = {name: answer[name] for name in ("prompt_tokens", "completion_tokens")}
-        meter.current().use(Usage(**counts, latency_s=time.monotonic() - start))
+        metering.current().use(Usage(**counts, latency_s=time.monotonic() - start))
         return answer
 
 

@@ -151,15 +151,16 @@ _OLMO: Final = Family(  # its norms have no gain
     }
 )
 _EXPERTS: Final = Family(
+    {**_PRE_NORM, "mlp_out": ("mlp.output",)},
+    {**_PRE_NORM_RMS, "experts": ("mlp.gate.output", "routing")},
+)
+_MIXTRAL: Final = Family(  # its MLP was called block_sparse_moe until transformers 5
     {
         **_PRE_NORM,
-        "mlp_in": (
-            *_PRE_NORM["mlp_in"],
-            "block_sparse_moe.input",
-        ),  # as Mixtral's MLP was called until transformers 5
+        "mlp_in": (*_PRE_NORM["mlp_in"], "block_sparse_moe.input"),
         "mlp_out": ("mlp.output", "block_sparse_moe.output"),
     },
-    {**_PRE_NORM_RMS, "experts": ("mlp.gate.output", "routing")},
+    _EXPERTS.computed,
 )
 _QWEN_EXPERTS: Final = Family(_DENSE, _EXPERTS.computed)  # some of its layers may be dense
 _GPT_OSS: Final = Family(_EXPERTS.emitted, {**_EXPERTS.computed, "experts": ("mlp.router.output", "routing")})
@@ -204,7 +205,7 @@ FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys(("gemma2", "gemma3", "gemma3_text"), _SANDWICH),
     "olmo": _OLMO,
     **dict.fromkeys(("olmo2", "olmo3"), _POST_NORM),
-    "mixtral": _EXPERTS,
+    "mixtral": _MIXTRAL,
     "qwen3_moe": _QWEN_EXPERTS,
     "gpt_oss": _GPT_OSS,
 }
