@@ -26,7 +26,7 @@ from autointerp.publish.card import Published, card
 from autointerp.publish.dates import written
 from autointerp.publish.local import public_recipe
 from autointerp.publish.manifest import CARD, NAME, File, Manifest, Options, read_manifest, sha256_of
-from autointerp.publish.publication import keep, kept, publication_of
+from autointerp.publish.publication import Publication, keep, kept, publication_of
 from autointerp.publish.rows import Rows
 from autointerp.publish.schema import schema_of
 from autointerp.publish.secrets import Guard
@@ -91,9 +91,9 @@ def build(
     tables were looked through, DiskFull, Interrupted. What was made stays, and is not made again.
     """
     progress, stop, guard = progress or Silent(), stop or Stop(), Guard()
-    publication = kept(run.path)
+    before = kept(run.path)
     spans = {
-        name: span_of(run, name, publication.spans.get(name) if publication else None)
+        name: span_of(run, name, before.spans.get(name) if before else None)
         for name in run.recipe.dictionaries
     }
     pieces = [piece for name, span in spans.items() for piece in shards(run, name, span)]
@@ -102,10 +102,7 @@ def build(
             f"{run.path} holds no sampled feature yet, so there is nothing to publish. First: autointerp resume "
             f"{run.path}"
         )
-    publication = publication_of(run.path)
-    if publication.spans != spans:
-        publication = dataclasses.replace(publication, spans=spans)
-        keep(run.path, publication)
+    publication = _publication(run, spans)
     if replace:
         (folder / NAME).unlink(missing_ok=True)
     else:
@@ -131,13 +128,27 @@ def build(
     )
     text = card(run, manifest, Published(to, licence), jobs=jobs)
     write_atomically(folder / CARD, text.encode())
+    _look_through(folder, manifest, guard)
+    guard.check()
+    manifest.save(folder)
+    return Built(folder, manifest, n_made, text, guard)
+
+
+def _look_through(folder: Path, manifest: Manifest, guard: Guard) -> None:
+    """All text beside the tables, for secrets."""
     for name in (CARD, RECIPE, IDENTITIES, CONTROLS, f"{RUN}/{ENVIRONMENT}"):
         if (folder / name).is_file():
             guard.look((folder / name).read_text(encoding="utf-8"), name, "anywhere in it")
     guard.look(orjson.dumps(manifest.journals).decode(), "manifest.json", "journals")
-    guard.check()
-    manifest.save(folder)
-    return Built(folder, manifest, n_made, text, guard)
+
+
+def _publication(run: Run, spans: dict[str, int]) -> Publication:
+    """What the run is known by, with these spans kept."""
+    publication = publication_of(run.path)
+    if publication.spans != spans:
+        publication = dataclasses.replace(publication, spans=spans)
+        keep(run.path, publication)
+    return publication
 
 
 def _check_ours(folder: Path, run: str) -> None:
