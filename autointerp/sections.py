@@ -17,7 +17,8 @@ PluginSection = dict[str, Any]
 """`{"use": name, **options}`"""
 
 FALLBACK: Final = "fallback"
-"""Beside the options of the LLM that explains: the section of another one, asked where the first refuses."""
+"""Beside the options of the LLM that explains: the section of another one, asked where the first refuses. It may
+hold one itself."""
 
 
 def without_fallback(section: PluginSection) -> PluginSection:
@@ -28,6 +29,14 @@ def without_fallback(section: PluginSection) -> PluginSection:
 def fallback_of(section: PluginSection | None) -> PluginSection | None:
     """The section of the LLM that is asked where the first refuses, if there is one."""
     return None if section is None else section.get(FALLBACK)
+
+
+def fallbacks_of(section: PluginSection | None) -> dict[str, PluginSection]:
+    """The LLMs that are asked in turn where all before refuse: `fallback`, `fallback 2` and so on."""
+    found: dict[str, PluginSection] = {}
+    while (section := fallback_of(section)) is not None:
+        found[f"{FALLBACK} {len(found) + 1}" if found else FALLBACK] = without_fallback(section)
+    return found
 
 
 def instance(kind: plugins.Kind, section: PluginSection) -> Any:

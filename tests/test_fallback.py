@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import zlib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,42 @@ def test_the_second_is_asked_where_the_first_refuses(tmp_path: Path) -> None:
     )
 
 
+def _declines(*remainders: int) -> Callable[[Prompt, int], str]:
+    """A quarter of the features for each remainder."""
+
+    def declines(prompt: Prompt, index: int) -> str:
+        is_refused = zlib.crc32(prompt.messages[-1].content.encode()) % 4 in remainders
+        return "I must decline." if is_refused else "EXPLANATION: it\nLABEL: it"
+
+    return declines
+
+
+declines_most, declines_half, declines_some = _declines(0, 1, 2), _declines(0, 1), _declines(0)
+
+
+def test_fallbacks_are_asked_in_turn(tmp_path: Path) -> None:
+    """Each about what all before it refused; what the last refuses stays refused."""
+    chain: Json = {}
+    for model in ("some", "half", "most"):
+        chain = section(function=f"test_fallback:declines_{model}", model=model) | (
+            {"fallback": chain} if chain else {}
+        )
+    run = make_run(tmp_path / "run", 60, llms={"explainer": chain, "judge": {"use": "lexical"}})
+    assert asyncio.run(_planned(run)) == {"explainer": 60, "fallback": 3, "fallback 2": 0}  # 5%, .25%
+    pipeline.run_line(run, until="explain")
+    records = list(run.explain(DICTIONARY, "plain").records())
+    found = Counter((record["status"], record["llm"], *record.get("refused_by", ())) for record in records)
+    n_by_place = [
+        found["ok", "most"],
+        found["ok", "half", "most"],
+        found["ok", "some", "most", "half"],
+        found["refused", "some", "most", "half", "some"],
+    ]
+    assert min(n_by_place) > 0 and sum(n_by_place) == 60
+    identity = run.explain(DICTIONARY, "plain").made_from["llms"]["explainer"]
+    assert identity["fallback"]["fallback"]["model"] == "some"
+
+
 def test_without_one_a_refusal_stays_a_refusal(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 12, llms={"explainer": section(), "judge": {"use": "lexical"}})
     pipeline.run_line(run, until="explain")
@@ -137,10 +176,17 @@ def test_the_plan_counts_it_and_another_fallback_is_another_run(tmp_path: Path) 
                     "fallback": {"use": "openai", "model": "m", "base_url": "http://127.0.0.1:2/v1"},
                 }
             },
-            "llms.explainer.fallback: it is the LLM that refused",
+            "llms.explainer.fallback: it is an LLM that has refused",
         ),
         ({"explainer": section(fallback="mild")}, "llms.explainer.fallback: must be the section of an LLM"),
-        ({"explainer": section(fallback=FALLBACK | {"fallback": FALLBACK})}, "has none of its own"),
+        (
+            {"explainer": section(fallback=FALLBACK | {"fallback": {"use": "opnai"}})},
+            "llms.explainer.fallback.fallback: .*Did you mean 'openai'",
+        ),
+        (
+            {"explainer": section(fallback=FALLBACK | {"fallback": section()})},
+            "llms.explainer.fallback.fallback: it is an LLM that has refused",
+        ),
         (
             {"explainer": section(fallback={"use": "opnai"})},
             "llms.explainer.fallback: .*Did you mean 'openai'",

@@ -127,23 +127,30 @@ def _all_plugin_faults(recipe: Recipe) -> Iterator[str]:
         section = getattr(recipe.llms, role)
         if section is not None:
             yield from _plugin_faults("llm", f"llms.{role}", section)
-            yield from _fallback_faults(role, section)
+            yield from _fallback_faults(role, f"llms.{role}", [section])
 
 
-def _fallback_faults(role: str, section: PluginSection) -> Iterator[str]:
-    if FALLBACK not in section:
+def _fallback_faults(role: str, place: str, refused: list[PluginSection]) -> Iterator[str]:
+    """Of the last section of `refused`, whose fallback is asked when all of them have been."""
+    if FALLBACK not in refused[-1]:
         return
-    place, other = f"llms.{role}.{FALLBACK}", section[FALLBACK]
+    place, other = f"{place}.{FALLBACK}", refused[-1][FALLBACK]
     if role != "explainer":
         yield f"{place}: only the LLM that explains can have one; a judge that refuses leaves its answer unreadable"
     elif not isinstance(other, Mapping):
-        yield f"{place}: must be the section of an LLM, e.g. {{use: openai, model: MODEL}} (found {other!r})"
-    elif FALLBACK in other:
-        yield f"{place}.{FALLBACK}: a fallback has none of its own"
-    elif faults := list(_plugin_faults("llm", place, typing.cast(PluginSection, other))):
-        yield from faults
-    elif _is_same_llm(section, typing.cast(PluginSection, other)):
-        yield f"{place}: it is the LLM that refused, whose answers are kept under its name; name another model"
+        yield (
+            f"{place}: must be the section of an LLM, e.g. {{use: openai, model: MODEL}}, which may have a "
+            f"{FALLBACK} itself (found {other!r})"
+        )
+    else:
+        next_one = typing.cast(PluginSection, other)
+        yield from _plugin_faults("llm", place, next_one)
+        if any(_is_same_llm(one, next_one) for one in refused):
+            yield (
+                f"{place}: it is an LLM that has refused, whose answers are kept under its name; name another model"
+            )
+        else:
+            yield from _fallback_faults(role, place, [*refused, next_one])
 
 
 def _is_same_llm(section: PluginSection, other: PluginSection) -> bool:

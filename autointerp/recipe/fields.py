@@ -159,7 +159,7 @@ def none_if_off(given: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class LLMSections:
     """Who explains and who judges: `{use: openai, model: ...}`. None: not needed, or asked for. The one who explains
-    may have a `fallback`, another such section: who is asked where the first one refuses."""
+    may have a `fallback`, another such section: who is asked where the first one refuses; it may have one, too."""
 
     explainer: PluginSection | None = None
     judge: PluginSection | None = None

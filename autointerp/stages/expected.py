@@ -26,7 +26,7 @@ from autointerp.panel import controls_of, scorer_section
 from autointerp.run import Run
 from autointerp.run.made_from import judge_of_candidates
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance
+from autointerp.sections import PluginSection, fallbacks_of, instance
 from autointerp.sequential import Sequential
 from autointerp.stages.cases import Case, cases
 from autointerp.stages.looks import by_look
@@ -34,10 +34,10 @@ from autointerp.stages.metered import Metered
 from autointerp.stages.outstanding import Outstanding, outstanding
 from autointerp.stages.texts import texts_of
 
-EXPLAINING: Final = ("explainer", FALLBACK)
-"""Roles that are asked by explainers; the others are by scorers, and the judge by explainers that choose, too."""
+SCORING: Final = ("judge", "embedder")
+"""Roles that are asked by scorers, and the judge by explainers that choose, too; the others are by explainers."""
 REFUSED: Final = 0.05
-"""Share of features that the first LLM is taken to refuse, where there is a fallback: nobody knows before."""
+"""Share of features that an LLM is taken to refuse, where there is a fallback: nobody knows before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,20 @@ async def expected(run: Run) -> list[Expected]:
     left = outstanding(run)
     tried = cases(run)
     found: list[Expected] = []
-    sections = {role: run.recipe.llms.of(role) for role in get_args(Role)}
-    for role, section in (sections | {FALLBACK: fallback_of(run.recipe.llms.explainer)}).items():
+    llms = run.recipe.llms
+    sections = [(role, llms.of(role), 1.0) for role in get_args(Role)]
+    fallbacks = enumerate(fallbacks_of(llms.explainer).items(), start=1)
+    for role, section, share in [*sections, *((name, one, REFUSED**n) for n, (name, one) in fallbacks)]:
         if section is None or not (backend := instance("llm", section)).paid:
             continue
         prices, cached_from = _known(backend)
         metered = Metered(cached_from)
-        weights = _Weights(left, len(tried), REFUSED if role == FALLBACK else 1.0)
+        weights = _Weights(left, len(tried), share)
         for number, case in enumerate(tried):
             await _ask(run, role, metered, number, case, weights)
         if metered.usages:
             found.append(_summed(role, backend.identity().model, metered, prices))
-        if role in EXPLAINING:
+        if role not in SCORING:
             continue
         metered = await _controls(run, role, tried, cached_from, weights)
         if metered.usages:
@@ -131,14 +133,14 @@ async def _ask(run: Run, role: str, metered: Metered, number: int, case: Case, w
         if not weight:
             continue
         asking = _asking(run, metered.standing_for(weight), number)
-        if role in EXPLAINING:
+        if role not in SCORING:
             judge = nobody if is_judged else None
             await _leniently(role, section, dataclasses.replace(asking, judge=judge), case)
         elif role == "judge" and is_judged:
             await _leniently(
                 "explainer", section, dataclasses.replace(asking, llm=nobody, judge=asking.llm), case
             )
-    for place, n_left in left.score.items() if role not in EXPLAINING else ():
+    for place, n_left in left.score.items() if role in SCORING else ():
         if weight := weights.of(n_left):
             asking = _asking(run, metered.standing_for(weight), number)
             await _leniently(role, run.recipe.scorers[place[1]], asking, case)
@@ -154,7 +156,7 @@ async def _leniently(role: str, section: PluginSection, asking: Asking, case: Ca
 
 
 async def _one(role: str, section: PluginSection, asking: Asking, case: Case) -> None:
-    if role in EXPLAINING:
+    if role not in SCORING:
         explainer: Explainer = instance("explainers", section)
         if explainer.needs_llm:
             await explainer.explain(case.evidence(explainer), asking)

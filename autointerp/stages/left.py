@@ -12,7 +12,7 @@ from autointerp.journal import Journal
 from autointerp.run import NO_EXPLAINER, Run
 from autointerp.run.made_from import judge_of_candidates
 from autointerp.scorers.protocol import Scorer, role_of
-from autointerp.sections import FALLBACK, fallback_of, instance
+from autointerp.sections import fallbacks_of, instance
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.explain import Explaining, explaining
 from autointerp.stages.sample import by_unit
@@ -82,8 +82,8 @@ class Line:
 
     def __init__(self, run: Run, dictionary: str, llms: Mapping[str, Asked], *, with_scores: bool) -> None:
         self.run, self.dictionary = run, dictionary
-        self.fallbacks = [llms[FALLBACK]] if fallback_of(run.recipe.llms.explainer) else []
-        """Asked where the LLM that explains refuses."""
+        self.fallbacks = [llms[name] for name in fallbacks_of(run.recipe.llms.explainer)]
+        """Asked in turn where the LLM that explains refuses."""
         self.explainers = {
             name: Explains(
                 plugin := instance("explainers", section),

@@ -21,7 +21,14 @@ from autointerp.recipe import Recipe
 from autointerp.resolve import local
 from autointerp.run import Run
 from autointerp.scorers.protocol import role_of
-from autointerp.sections import FALLBACK, PluginSection, fallback_of, instance, without_fallback
+from autointerp.sections import (
+    FALLBACK,
+    PluginSection,
+    fallback_of,
+    fallbacks_of,
+    instance,
+    without_fallback,
+)
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.spent import spent_in_all
 
@@ -107,12 +114,12 @@ N_IN_FLIGHT: Final = 64
 
 @asynccontextmanager
 async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, Asked]]:
-    """The run's LLMs by role; two roles with the same section share one connection."""
-    named: dict[str, PluginSection | None] = {role: run.recipe.llms.of(role) for role in get_args(Role)}
-    named[FALLBACK] = fallback_of(run.recipe.llms.explainer)
-    sections = {
+    """The run's LLMs by role or as fallbacks; two with the same section share one connection."""
+    named = {role: run.recipe.llms.of(role) for role in get_args(Role)}
+    sections: dict[str, PluginSection | None] = {
         role: None if section is None else without_fallback(section) for role, section in named.items()
     }
+    sections |= fallbacks_of(run.recipe.llms.explainer)
     backends: list[tuple[Any, Backend]] = []
     for section in sections.values():
         if section is not None and all(section != known for known, _ in backends):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from autointerp.panel import Control, controls_of
 from autointerp.run import NO_EXPLAINER, Run
-from autointerp.sections import FALLBACK
 from autointerp.stages.asked import NOBODY, Asked
 from autointerp.stages.control import controls_left
 from autointerp.stages.left import Left, Line
 from autointerp.stages.sample import by_unit
 
-_NOBODY: Final[Mapping[str, Asked]] = dict.fromkeys(("explainer", "judge", "embedder", FALLBACK), NOBODY)
+_NOBODY: Final[Mapping[str, Asked]] = defaultdict(lambda: NOBODY)
+"""Whatever the role."""
 
 
 @dataclass(slots=True)
