@@ -5,7 +5,7 @@
     forward  the whole model, logits included
 
 Shard by shard in turn, so that a machine that slows down slows all alike. Run in a process of its own, which
-also tells the peak memory: `python -m autointerp.bench.cache_child FOLDER N_TOKENS COMPARE SIZE`.
+also tells the peak memory: `python -m autointerp.bench.cache_child FOLDER RECIPE COMPARE`.
 """
 
 from __future__ import annotations
@@ -67,11 +67,18 @@ def bench_cache(n_tokens: int, size: Size, *, compare: bool = True) -> CacheBenc
 
 def _in_a_child(n_tokens: int, size: Size, *, compare: bool) -> CacheBench:
     with tempfile.TemporaryDirectory() as folder:
-        asked = [folder, str(n_tokens), str(int(compare)), json.dumps(dataclasses.asdict(size))]
-        done = subprocess.run(
-            [sys.executable, "-m", "autointerp.bench.cache_child", *asked],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    return CacheBench(**json.loads(done.stdout.splitlines()[-1]))
+        # What the material takes is not caching's.
+        recipe = _last_line("material", folder, json.dumps(dataclasses.asdict(size)), str(n_tokens))
+        measured = _last_line("cache_child", folder, recipe, str(int(compare)))
+    return CacheBench(**json.loads(measured))
+
+
+def _last_line(module: str, *arguments: str) -> str:
+    """Of what a module prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"autointerp.bench.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]

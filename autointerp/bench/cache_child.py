@@ -1,5 +1,5 @@
-"""The process that `bench/cache.py` measures in: `python -m autointerp.bench.cache_child FOLDER N_TOKENS COMPARE
-SIZE`, which also tells the peak memory."""
+"""The process that `bench/cache.py` measures in: `python -m autointerp.bench.cache_child FOLDER RECIPE
+COMPARE`, which also tells the peak memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,7 @@ from autointerp.activations.collect import Collector, batches
 from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import FromModel
 from autointerp.bench.cache import CacheBench
-from autointerp.bench.material import make_material
 from autointerp.bench.memory import peak_rss
-from autointerp.bench.size import Size
 from autointerp.pipeline import prepare
 from autointerp.progress import Silent, Stop
 from autointerp.stages.cache import Opened, choose_device, open_cache
@@ -27,8 +26,8 @@ from autointerp.stages.collecting import Target, collect_shards
 from autointerp.subject.model import Subject
 
 
-def _measure(folder: Path, n_tokens: int, compare: bool, size: Size) -> CacheBench:
-    resolved, run = prepare(make_material(folder, size, n_tokens), folder / "run", until="cache")
+def _measure(folder: Path, recipe: dict[str, Any], compare: bool) -> CacheBench:
+    resolved, run = prepare(recipe, folder / "run", until="cache")
     run.save()
     opened = open_cache(run, resolved, choose_device("auto"), Silent(), Stop())
     assert isinstance(opened, Opened) and resolved.model is not None
@@ -117,7 +116,5 @@ def _device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    _found = _measure(
-        Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1", Size(**json.loads(sys.argv[4]))
-    )
+    _found = _measure(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] == "1")
     sys.stdout.write(json.dumps(dataclasses.asdict(_found)) + "\n")

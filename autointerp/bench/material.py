@@ -1,8 +1,10 @@
-"""A model, a TopK dictionary and a corpus of a given size, made up: what `bench cache` runs on."""
+"""A model, a TopK dictionary and a corpus of a given size, made up: what `bench cache` runs on. Made in a process of
+its own: `python -m autointerp.bench.material FOLDER SIZE N_TOKENS`, which prints the recipe."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,3 +80,8 @@ def _make_corpus(path: Path, n_tokens: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         for _ in range(-(-n_tokens // 900)):
             file.write(" " + " ".join(rng.choice(words, 1_000)) + "<|endoftext|>")
+
+
+if __name__ == "__main__":
+    _recipe = make_material(Path(sys.argv[1]), Size(**json.loads(sys.argv[2])), int(sys.argv[3]))
+    sys.stdout.write(json.dumps(_recipe) + "\n")

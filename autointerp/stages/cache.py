@@ -174,7 +174,7 @@ def open_cache(
     shards = list(row_shards(run.rows()))
     collector = Collector(vectors, whole, masking, batch_tokens)
     checks = _checks(run, collector, names, shards, progress)
-    run_directions(run, resolved, device, progress, stop)
+    run_directions(run, resolved, device, progress, stop, weights)
     passes = _passes(run, found)
     attached, norms = _attached(whole, passes), _norms(checks, passes)
     collector = collector.turned_to(attached)

@@ -7,8 +7,9 @@ model. Every result is exact, so that it is the same on every device, in every o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Final
 
 from torch import Tensor
@@ -25,13 +26,21 @@ from autointerp.subject.unembedding import NoUnembedding, Unembedding, read_unem
 from autointerp.subject.vocabulary import Vocabulary
 from autointerp.types import Directions, FeatureId, TokenEffects
 
+NONE_LOADED: Final[Mapping[str, Weights]] = MappingProxyType({})
 _AT_ONCE: Final = 1_024
 """Features of one pass over the dictionary: more cost memory, fewer cost passes. A kill loses one pass."""
 
 
-def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress, stop: Stop) -> None:
-    """Writes the records that are missing. The run's vocabulary must be there. Raises CheckpointError,
-    ModelError, DiskFull, Interrupted."""
+def run_directions(
+    run: Run,
+    resolved: Resolved,
+    device: str,
+    progress: Progress,
+    stop: Stop,
+    loaded: Mapping[str, Weights] = NONE_LOADED,
+) -> None:
+    """Writes the records that are missing. The run's vocabulary must be there. Of dictionaries that are not
+    `loaded` the tensors are read. Raises CheckpointError, ModelError, DiskFull, Interrupted."""
     missing = {
         name: features for name in run.recipe.dictionaries if (features := run.without_directions(name))
     }
@@ -43,7 +52,7 @@ def run_directions(run: Run, resolved: Resolved, device: str, progress: Progress
     n_tokens = len(Vocabulary.load(run.vocabulary))
     for name, features in missing.items():
         found = resolved.dictionaries[name]
-        weights = reader_of(found.spec).load(found.spec, device)
+        weights = loaded.get(name) or reader_of(found.spec).load(found.spec, device)
         unembedding = _unembedding(resolved, found, n_tokens, device)
         if isinstance(unembedding, NoUnembedding):
             progress.note(f"{name}: no promoted and suppressed tokens, because {unembedding.reason}")
