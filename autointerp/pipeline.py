@@ -24,18 +24,17 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from autointerp import recipe as recipes
-from autointerp.activations.delphi import site_name
-from autointerp.dictionaries.checkpoint import is_there
 from autointerp.errors import RecipeError
 from autointerp.fill import Filled
 from autointerp.llm.protocol import Awaited
 from autointerp.needs import check_needs, with_hard_windows
 from autointerp.pack import check_made_here, check_packed
 from autointerp.progress import Progress, Silent, Stop, until_stopped
-from autointerp.recipe import DictionarySection, Recipe
-from autointerp.resolve import Resolved, hub_of, local, resolve, resolve_published
+from autointerp.recipe import Recipe
+from autointerp.resolve import Resolved, hub_of, resolve, resolve_published
 from autointerp.run import Run
 from autointerp.run.names import IDENTITIES, RECIPE
+from autointerp.shorthand import named, sae_sections, with_demo_llm
 from autointerp.stages.asked import Asked
 from autointerp.stages.control import run_controls
 from autointerp.stages.delayed import answers_between, delayed_of, open_all
@@ -211,12 +210,12 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     before = Run.open(out) if all((out / name).is_file() for name in (RECIPE, IDENTITIES)) else None
     if before is not None:
         check_made_here(before)
-        mapping = recipes.merge(recipes.to_mapping(before.recipe), _named(mapping, before))
+        mapping = recipes.merge(recipes.to_mapping(before.recipe), named(mapping, before))
         if before.is_packed:  # told before model and corpus are looked for, which may not be here
             check_packed(Run(out, recipes.parse(mapping), before.identities))
     else:
         mapping = recipes.over_default_plugins(mapping)
-    recipe = with_hard_windows(recipes.parse(_with_demo_llm(mapping)))
+    recipe = with_hard_windows(recipes.parse(with_demo_llm(mapping)))
     if STAGES.index(until) >= STAGES.index("explain"):
         recipe = with_default_llm(recipe)
         check_llms_are_named(recipe)
@@ -240,54 +239,6 @@ def prepare(mapping: Mapping[str, Any], out: Path, *, until: Stage = "score") ->
     if corpus is not None and not run.has_all_rows() and not run.is_packed:
         check_first_documents(corpus, hub_of(recipe))
     return resolved, run
-
-
-def _named(mapping: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """A dictionary that a run already holds goes by its name there, not by `auto`; at another hook it is
-    another one."""
-    mapping = dict(mapping)
-    sections: dict[str, Any] = dict(mapping.get("dictionaries") or {})
-    auto = sections.get("auto")
-    if auto is not None and not (auto.get("path") and auto.get("hook")):
-        same = [name for name, known in run.recipe.dictionaries.items() if _is_same(auto, known)]
-        if same:
-            mapping["dictionaries"] = {
-                (same[0] if name == "auto" else name): section for name, section in sections.items()
-            }
-    return mapping
-
-
-def _is_same(auto: Mapping[str, Any], known: DictionarySection) -> bool:
-    if auto.get("path"):
-        return known.path == local(auto["path"])
-    return known.path is None and known.hook == site_name(str(auto.get("hook")))
-
-
-def _with_demo_llm(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The embedded default needs no key and no GPU: it judges lexically unless told otherwise."""
-    sections: Mapping[str, Any] = mapping.get("dictionaries") or {}
-    if not sections or any(not isinstance(s, Mapping) or s.get("path") != "demo" for s in sections.values()):
-        return mapping
-    return recipes.merge(_DEMO, mapping)
-
-
-_DEMO: Final[dict[str, Any]] = {
-    "llms": {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}},
-    "cache": {"n_tokens": 300_000},
-}
-
-
-def sae_sections(texts: list[str]) -> dict[str, Any]:
-    """`PATH` or `NAME=PATH`, several -> the recipe's `dictionaries`. What is there is a path, whatever is in it."""
-    sections: dict[str, Any] = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not (equals and recipes.NAME.fullmatch(name)) or is_there(Path(text)):
-            name, path = "", text
-        sections[name or "auto"] = {"path": local(path)}
-    if len(texts) > 1 and len(sections) < len(texts):
-        raise RecipeError("several dictionaries need names: --sae NAME=PATH --sae NAME=PATH.")
-    return sections
 
 
 # --- running -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ LAYERS = [
     {"tables", "judges", "panel"},
     {"run"},
     {"stages"},
-    {"scored", "verify", "floors"},
+    {"scored", "verify", "floors", "shorthand"},
     {"pipeline", "prefetch", "repair", "rescore", "merge", "union", "pack", "report", "bench", "check"}
     | {"controls", "bridge", "comparison", "published", "publish", "view", "neuronpedia", "tracking"},
     {"cli"},

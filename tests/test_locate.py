@@ -12,7 +12,7 @@ from dense_codes import save_json, save_torch, tensors
 
 from autointerp.dictionaries.locate import find_dictionary, wanted_files
 from autointerp.errors import CheckpointError
-from autointerp.pipeline import sae_sections
+from autointerp.shorthand import sae_sections
 from autointerp.sources import local
 from autointerp.types import Site
 from loopback_hub import LoopbackHub

@@ -26,9 +26,9 @@ def mapping_of(
     files: dict[str, Any],
 ) -> dict[str, Any]:
     from autointerp.errors import RecipeError
-    from autointerp.pipeline import sae_sections
     from autointerp.recipe import check_shape, merge, read_file
     from autointerp.resolve import local
+    from autointerp.shorthand import sae_sections
 
     mapping: dict[str, Any] = read_file(recipe) if recipe else {}
     check_shape(mapping)
