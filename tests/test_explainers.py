@@ -36,7 +36,8 @@ from autointerp.explainers.refine import Refine
 from autointerp.explainers.top_tokens import TopTokens
 from autointerp.explainers.two_lines import read_reply
 from autointerp.llm.clauses import matches
-from autointerp.llm.lexical import LexicalLLM, explain_lexically
+from autointerp.llm.lexical import LexicalLLM
+from autointerp.llm.lexical_explaining import explain_lexically
 from autointerp.llm.protocol import LLMIdentity, Reply
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt, View

@@ -16,7 +16,8 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest
 from autointerp.explainers.two_lines import read_reply
 from autointerp.llm.clauses import Clause, matches, quoted, read
-from autointerp.llm.lexical import Lexical, LexicalLLM, explain_lexically, log_odds_z
+from autointerp.llm.lexical import Lexical, LexicalLLM
+from autointerp.llm.lexical_explaining import explain_lexically, log_odds_z
 from autointerp.llm.protocol import LLMIdentity
 from autointerp.prompting import Prompt, View, load_template
 from autointerp.scorers.detection import Detection

@@ -17,7 +17,8 @@ from torch import Tensor
 from autointerp.activations.dump import Dump
 from autointerp.activations.stored import float32
 from autointerp.errors import ActivationsError
-from autointerp.subject.model import Dtype, Subject
+from autointerp.subject.model import Subject
+from autointerp.subject.pretrained import Dtype
 from autointerp.types import Site
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

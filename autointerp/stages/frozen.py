@@ -18,7 +18,7 @@ import torch
 from autointerp.errors import ModelError, RunError
 from autointerp.files import read_sealed_json, sealed_json, write_atomically
 from autointerp.run import CALIBRATION, Run
-from autointerp.subject.model import Dtype
+from autointerp.subject.pretrained import Dtype
 
 T = TypeVar("T")
 

@@ -25,7 +25,8 @@ from autointerp.run import ALL_ROWS, Run
 from autointerp.sources import Files
 from autointerp.stages.frozen import Frozen
 from autointerp.stages.rows import note_all_rows, read_corpus, read_more
-from autointerp.subject.model import Dtype, Subject
+from autointerp.subject.model import Subject
+from autointerp.subject.pretrained import Dtype
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.subject.vocabulary import Vocabulary
 

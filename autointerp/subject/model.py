@@ -5,32 +5,27 @@ Shapes: B rows, T tokens a row, D the width at a site (`width_at`: d_model at mo
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from autointerp import draw
 from autointerp.errors import ModelError, PackageMissing, SiteError
 from autointerp.subject.architecture import Architecture
 from autointerp.subject.computed import replaced, value_of
 from autointerp.subject.families import Place
 from autointerp.subject.model_files import ModelFiles
+from autointerp.subject.pretrained import Dtype, chosen_dtype, from_pretrained, randomise
 from autointerp.subject.sites import check_site, locate, locate_to_write, width_at
 from autointerp.subject.tokenizer import load_tokenizer
 from autointerp.types import Site
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""`auto` is float32 on a CPU, where results must repeat exactly, and bfloat16 elsewhere."""
-
-_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LAYER_LISTS: Final = ("layers", "h", "blocks")
 
 
@@ -84,9 +79,9 @@ class Subject:
                 f"install '.[cards]', or leave it out: --set resources.device_map=null"
             )
         folder = files.with_weights()
-        chosen = _dtype(dtype, device)
+        chosen = chosen_dtype(dtype, device)
         try:
-            model, info = _from_pretrained(str(folder), files.architecture, chosen, device_map, n_layers)
+            model, info = from_pretrained(str(folder), files.architecture, chosen, device_map, n_layers)
             if device_map is None:
                 model.to(device)
         except torch.OutOfMemoryError as error:
@@ -104,7 +99,7 @@ class Subject:
             )
         model.eval().requires_grad_(False)
         if files.random_seed is not None:
-            _randomise(model, files.random_seed)
+            randomise(model, files.random_seed)
         first = next(model.parameters()).device
         return cls(model, files, first, chosen, n_layers)
 
@@ -220,80 +215,6 @@ class Subject:
             return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _dtype(name: Dtype, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    return _DTYPES[name]
-
-
-def _from_pretrained(
-    folder: str,
-    architecture: Architecture,
-    dtype: torch.dtype,
-    device_map: str | None,
-    n_layers: int | None,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and what transformers says of the loading (`missing_keys`, ...)."""
-    from transformers import AutoModelForCausalLM  # slow to import
-
-    load = cast(Any, AutoModelForCausalLM).from_pretrained  # typed for no model in particular
-    log = logging.getLogger("transformers.modeling_utils")
-    before = log.level
-    log.setLevel(
-        logging.ERROR
-    )  # its report of layers that are left out on purpose; what is missing is checked
-    try:
-        return load(
-            folder,
-            config=_config(folder, architecture.n_layers, n_layers),
-            dtype=dtype,
-            attn_implementation=architecture.attention,
-            device_map=device_map,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    finally:
-        log.setLevel(before)
-
-
-def _randomise(model: nn.Module, seed: int) -> None:
-    """Every parameter becomes normal numbers of the mean and spread that it has (arXiv 2501.17727,
-    "re-randomised"), embeddings, norms and biases included. Keyed by name, so that a part of the model is a part
-    of the random model.
-
-    Not as the family would initialise it: that gives a residual stream a hundredth as long, and a dictionary
-    that was trained on the model then says the same few features on every token.
-    """
-    for name, parameter in cast(Iterable[tuple[str, nn.Parameter]], model.named_parameters()):
-        generator = torch.Generator().manual_seed(draw.key(seed, "random weights", name) >> 1)
-        mean, spread = _moments(parameter.detach().cpu())  # sums on a GPU would differ in their last bits
-        parameter.data.copy_(torch.randn(parameter.shape, generator=generator).mul_(spread).add_(mean))
-
-
-def _moments(known: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation, in pieces: in float64 an embedding weighs four times what it does."""
-    pieces = known.flatten().split(2**22)
-    mean = math.fsum(float(piece.double().sum()) for piece in pieces) / known.numel()
-    squares = math.fsum(float((piece.double() - mean).square().sum()) for piece in pieces)
-    return mean, math.sqrt(squares / known.numel())
-
-
-def _config(folder: str, n_all: int, n_wanted: int | None) -> Any:
-    """transformers' configuration of the model, or of one that ends after `n_wanted` layers."""
-    from transformers import AutoConfig
-
-    config = cast(Any, AutoConfig).from_pretrained(folder, trust_remote_code=False)
-    if n_wanted is None or n_wanted >= n_all:
-        return config
-    text = config.get_text_config()
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(cast(list[Any], value)) == n_all:
-            setattr(text, name, value[:n_wanted])  # layer_types and its like: an entry a layer
-    text.num_hidden_layers = n_wanted
-    return config
 
 
 def _layer_list(model: nn.Module, n_layers: int) -> nn.ModuleList:
