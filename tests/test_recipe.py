@@ -78,6 +78,15 @@ def test_merging_keeps_what_is_not_named_and_replaces_other_plugins() -> None:
     assert merge({"features": {"n": 3}}, {"features": {"first": 4}}) == {"features": {"first": 4}}
 
 
+def test_a_backend_and_then_its_model_are_one_section_and_another_model_is_another() -> None:
+    """As `--set llms.judge.use=openai --set llms.judge.model=M` say it."""
+    judge = merge({"judge": {"use": "openai"}}, {"judge": {"model": "a", "temperature": 1}})
+    assert judge == {"judge": {"use": "openai", "model": "a", "temperature": 1}}
+    assert merge(judge, {"judge": {"use": "openai", "model": "b"}}) == {
+        "judge": {"use": "openai", "model": "b"}
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "mapping"),
     [

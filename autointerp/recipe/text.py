@@ -64,7 +64,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         same_plugin = (
             not isinstance(value, Mapping)
             or not isinstance(before, Mapping)
-            or all(value.get(name, before.get(name)) == before.get(name) for name in _WHOLE)
+            or all(value[name] == before[name] for name in _WHOLE if name in value and name in before)
         )
         if isinstance(value, Mapping) and isinstance(before, Mapping) and same_plugin:
             merged[key] = merge(typing.cast(Mapping[str, Any], before), typing.cast(Mapping[str, Any], value))
