@@ -67,5 +67,7 @@ def fault(detail: Any) -> str:
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
     """A hint for a name that isn't known."""
+    if not known:
+        return " It has none."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}."

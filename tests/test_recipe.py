@@ -64,6 +64,11 @@ def test_features_exclude_each_other() -> None:
     assert "exclude" in line
 
 
+def test_a_plug_in_without_options_says_so() -> None:
+    (line,) = faults(DEMO | {"llms": {"judge": {"use": "lexical", "model": "m"}}})
+    assert line == "llms.judge: no option 'model'. It has none."
+
+
 def test_no_dictionary_names_the_way() -> None:
     (line,) = faults({})
     assert "--sae" in line
