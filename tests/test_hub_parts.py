@@ -205,6 +205,14 @@ class WithoutRanges(LoopbackHandler):
     gives_ranges = False
 
 
+class WithoutSizes(LoopbackHandler):
+    """A mirror that serves files and lists, and no more of the protocol."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._missing("EntryNotFound")
+
+
 class Elsewhere(LoopbackHandler):
     """Large files lie behind a redirection, as on the hub, where what may come compressed is not given in parts."""
 
@@ -219,21 +227,23 @@ class Elsewhere(LoopbackHandler):
             super().do_GET()
 
 
-def test_a_server_that_gives_no_parts_gives_the_whole(tmp_path: Path) -> None:
-    """Of 3 MB, where the rest of an answer would not be noticed; one that sends elsewhere gives them there."""
+@pytest.mark.parametrize("answers", [WithoutRanges, WithoutSizes])
+def test_a_server_that_gives_no_parts_gives_the_whole(tmp_path: Path, answers: type[LoopbackHandler]) -> None:
     repo, home = tmp_path / "models" / "org" / "sae", tmp_path / "home"
-    text = "org/sae:a"
-    sparse_saelens(repo / "a", 400)
-    whole = dict(inspected(str(repo / "a")))
-    with LoopbackHub(tmp_path, WithoutRanges) as hub:
-        lines = said(hub, home, text)
-        assert lines.pop("path").endswith(f"/snapshots/{commit_of(repo)}/a")
+    whole = dict(inspected(str(sparse_saelens(repo / "a", 400))))
+    with LoopbackHub(tmp_path, answers) as hub:
+        lines = said(hub, home, "org/sae:a")
+    assert lines.pop("path").endswith(f"/snapshots/{commit_of(repo)}/a")
     assert lines == {what: value for what, value in whole.items() if what != "path"}
     assert weights_below(home) == ["sae_weights.safetensors"]
+
+
+def test_parts_come_from_where_the_hub_sends_to(tmp_path: Path) -> None:
+    sparse_saelens(tmp_path / "models" / "org" / "sae" / "a", 400)
     with LoopbackHub(tmp_path, Elsewhere) as hub:
-        lines = said(hub, tmp_path / "other", text)
-        assert hub.requests[-1].endswith("signed=1")
-    assert lines["identity"].startswith("known when") and not weights_below(tmp_path / "other")
+        lines = said(hub, tmp_path / "home", "org/sae:a")
+        assert hub.requests[-1].endswith("signed=1") and hub.n_bytes < 100_000
+    assert lines["identity"].startswith("known when") and not weights_below(tmp_path / "home")
 
 
 @pytest.mark.parametrize(

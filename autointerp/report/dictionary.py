@@ -65,7 +65,7 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
         yield "approximated", spec.approximation
     for note in spec.notes:
         yield "note", note
-    yield "identity", _unknown_identity(found.unread) if found.unread else spec.identity
+    yield "identity", spec.identity or _unknown_identity(found.unread)
 
 
 def _unknown_identity(unread: Sequence[Distant]) -> str:
