@@ -68,7 +68,7 @@ class Repositories:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         if held is not None:
-            path.symlink_to(held)
+            path.symlink_to(Path(held).absolute())  # HF_HOME may be relative
             return
         path.touch()
         url = cast(Any, huggingface_hub).hf_hub_url(repo, file, revision=commit)
