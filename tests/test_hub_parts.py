@@ -23,9 +23,6 @@ from autointerp.identity import WHOLE_UP_TO, fingerprint
 from autointerp.report.dictionary import inspected
 from loopback_hub import LoopbackHandler, LoopbackHub, commit_of
 
-BIG = 200_000_000
-"""Bytes, at least, of the large dictionaries here; none of them are on the disk."""
-
 PROGRAM = """
 import json, sys
 from autointerp import distant
@@ -66,7 +63,7 @@ def weights_below(home: Path) -> list[str]:
     return [path.name for path in home.rglob("*") if path.suffix in (".safetensors", ".npz", ".pt")]
 
 
-WIDTH = BIG // 4 // 2 // 1_024 + 1
+WIDTH = 24_415  # 8,196 bytes each: 200 MB
 
 
 def sparse_saelens(folder: Path, width: int = WIDTH) -> Path:
