@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from autointerp.distant import may_be_read_whole, opened, size_of
 from autointerp.errors import InputError
 
+UNKNOWN: Final = ""
+"""The identity of files of which only parts may be read. No run takes it: it reads them whole."""
 WHOLE_UP_TO: Final = 64 * 2**20
 """Bytes. Files up to this size are read whole, longer ones in samples."""
 HEAD: Final = 64 * 2**10
@@ -24,8 +27,10 @@ def fingerprint(files: Sequence[Path]) -> str:
     Of a file over 64 MiB the content is its first 64 KiB and 16 samples of 1 MiB. Training moves every
     tensor, so samples tell two checkpoints apart; they would miss a change made by hand in between.
     The files' order and folders don't matter, so that a moved or copied checkpoint keeps its identity.
-    Raises InputError where a file can't be read.
+    UNKNOWN where one is distant and not to be read `in_full`. Raises InputError where a file can't be read.
     """
+    if not all(may_be_read_whole(path) for path in files):
+        return UNKNOWN
     parts = sorted(_of_file(path) for path in files)
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
@@ -33,8 +38,8 @@ def fingerprint(files: Sequence[Path]) -> str:
 def _of_file(path: Path) -> bytes:
     content = hashlib.blake2b(digest_size=32)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        size = size_of(path)
+        with opened(path) as file:
             for piece in _pieces(file, size):
                 content.update(piece)
     except OSError as error:

@@ -9,6 +9,7 @@ their caches, and find there again without a network, is tested and not assumed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -35,22 +36,45 @@ class LoopbackHub(Loopback):
 
         Handler.root = root
         self.requests = Handler.requests = []
+        self._served = Handler.served = []
         self.root = root
         super().__init__(Handler)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all bodies that it has sent, those of lists included."""
+        return sum(self._served)
 
 
 def commit_of(folder: Path) -> str:
     found = hashlib.sha1()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            found.update(path.name.encode() + path.read_bytes())
+            found.update(path.name.encode() + _sha1_of(path).encode())
     return found.hexdigest()
+
+
+def _sha1_of(path: Path) -> str:
+    size = path.stat().st_size
+    if size < 2**24:
+        return hashlib.sha1(path.read_bytes()).hexdigest()
+    return _sha1_of_large(path, size, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _sha1_of_large(path: Path, _size: int, _changed: int) -> str:
+    """Once a file, which is asked about several times."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
 
 
 class LoopbackHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each body waits 40 ms for its head to be acknowledged
     root: ClassVar[Path]
     requests: ClassVar[list[str]]
+    served: ClassVar[list[int]]
+    gives_ranges = True
 
     def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -112,7 +136,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
                 "type": "file" if path.is_file() else "directory",
                 "path": path.relative_to(folder).as_posix(),
                 "size": path.stat().st_size if path.is_file() else 0,
-                "oid": hashlib.sha1(path.read_bytes() if path.is_file() else b"").hexdigest(),
+                "oid": _sha1_of(path) if path.is_file() else hashlib.sha1(b"").hexdigest(),
             }
             for path in found
             if path.is_file() or not recursive
@@ -124,17 +148,28 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         if not path.is_file():
             self._missing("EntryNotFound" if folder.is_dir() else "RepoNotFound")
             return
-        content = path.read_bytes()
-        start, end = 0, len(content)
-        if ranged := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+        size = path.stat().st_size
+        start, end = 0, size
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        ranged = asked if self.gives_ranges else None
+        if ranged:
             start, end = int(ranged[1]), min(int(ranged[2] or end - 1) + 1, end)
         self.send_response(206 if ranged else 200)
         if ranged:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("ETag", f'"{_sha1_of(path)}"')
         self.send_header("X-Repo-Commit", commit_of(folder))
-        self.send_header("Accept-Ranges", "bytes")
-        self._body(content[start:end], "application/octet-stream")
+        self.send_header("Accept-Ranges", "bytes" if self.gives_ranges else "none")
+        self._head("application/octet-stream", end - start)
+        if self.command == "HEAD":
+            return
+        with path.open("rb") as file:
+            file.seek(start)
+            while start < end:
+                piece = file.read(min(2**20, end - start))
+                self.wfile.write(piece)
+                self.served.append(len(piece))
+                start += len(piece)
 
     def _missing(self, code: str) -> None:
         self.send_response(404)
@@ -146,8 +181,12 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         self._body(json.dumps(content).encode(), "application/json")
 
     def _body(self, content: bytes, kind: str) -> None:
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
+        self._head(kind, len(content))
         if self.command != "HEAD":
             self.wfile.write(content)
+            self.served.append(len(content))
+
+    def _head(self, kind: str, n_bytes: int) -> None:
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(n_bytes))
+        self.end_headers()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors_numpy
 
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import find_dictionary, reader_of, wanted_files
+from autointerp.dictionaries.hub_files import wanted_files
+from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
 

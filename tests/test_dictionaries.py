@@ -26,7 +26,8 @@ from safetensors import torch as safetensors_torch
 from autointerp import plugins
 from autointerp.dictionaries.checkpoint import shortened
 from autointerp.dictionaries.encode import Codes, Encoder
-from autointerp.dictionaries.locate import describe_place, find_dictionary, reader_of, wanted_files
+from autointerp.dictionaries.hub_files import wanted_files
+from autointerp.dictionaries.locate import describe_place, find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError, ModelError
 from autointerp.types import Site

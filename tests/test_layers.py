@@ -21,6 +21,7 @@ LAYERS = [
         "results",
         "sequential",
         "effects",
+        "distant",
         "identity",
         "draw",
         "environment",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from dense_codes import save_json, save_torch, tensors
 
-from autointerp.dictionaries.locate import find_dictionary, wanted_files
+from autointerp.dictionaries.hub_files import wanted_files
+from autointerp.dictionaries.locate import find_dictionary
 from autointerp.errors import CheckpointError
 from autointerp.shorthand import sae_sections
 from autointerp.sources import local

@@ -74,7 +74,7 @@ def test_a_name_is_a_repository_folder_and_what_is_expected(
         fetched.append((repo, place, revision))
         return made.sae
 
-    monkeypatch.setattr(locate, "_fetched", fetch)
+    monkeypatch.setattr(locate, "fetched", fetch)
     spec = find_dictionary("a-release/blocks.1.hook_resid_post")
     assert fetched == [("org/repo", "layer_1", None)]
     assert spec.expected == Expected(l0=24.0, fvu=0.25)
@@ -92,7 +92,7 @@ def test_what_the_list_does_not_have(made: Tiny, monkeypatch: pytest.MonkeyPatch
         CheckpointError, match=r"release 'a-release' has no 'x'. It has: blocks.1.hook_resid_post, other"
     ):
         registered("a-release/x")
-    monkeypatch.setattr(locate, "_fetched", lambda *_: made.sae)
+    monkeypatch.setattr(locate, "fetched", lambda *_: made.sae)
     with pytest.raises(CheckpointError, match="overrides apply_b_dec_to_input of o/r:p, which is not read"):
         find_dictionary("odd/x")
 
@@ -111,7 +111,7 @@ def test_a_factor_of_the_list_multiplies_inputs_of_weights_that_expect_one(
     folder = tmp_path / "p"
     save_json(folder / "cfg.json", config)
     save_file(t, folder / "sae_weights.safetensors")
-    monkeypatch.setattr(locate, "_fetched", lambda *_: folder)
+    monkeypatch.setattr(locate, "fetched", lambda *_: folder)
     e = exact(t)
     z = np.maximum((2.5 * x.astype(np.float64) - e["b_dec"]) @ e["W_enc"] + e["b_enc"], 0)
     spec = assert_parity("scaled/x", x, z, (z @ e["W_dec"] + e["b_dec"]) / 2.5)
@@ -149,7 +149,7 @@ def test_an_input_transform_of_the_list_takes_the_place_of_the_files(
     save_file(
         {n: v for n, v in tensors().items() if n != "threshold"}, tmp_path / "p" / "sae_weights.safetensors"
     )
-    monkeypatch.setattr(locate, "_fetched", lambda repo, place, revision: tmp_path / place)
+    monkeypatch.setattr(locate, "fetched", lambda repo, place, revision: tmp_path / place)
     found, plain = find_dictionary("normalised/x"), find_dictionary("normalised/none")
     assert (found.transform, plain.transform) == (("constant_norm",), ())
     assert found.identity != plain.identity and found.model == "mistralai/Mistral-7B-v0.1"

@@ -14,6 +14,12 @@ from autointerp.cli.flags import mapping_of, with_plugins
 @sae_app.command("inspect")
 def sae_inspect(
     sae: Annotated[str, typer.Argument(help="Folder, file, hub id or 'demo'.")],
+    identity: Annotated[
+        bool,
+        typer.Option(
+            "--identity", help="Of a file on the hub read what its identity takes too, up to 64 MiB."
+        ),
+    ] = False,
 ) -> None:
     """What a checkpoint is, from its headers: format, model, site, width, selector, conventions.
 
@@ -22,7 +28,7 @@ def sae_inspect(
     with errors():
         from autointerp.report.dictionary import inspected
 
-        for what, value in inspected(sae):
+        for what, value in inspected(sae, identity=identity):
             typer.echo(f"{what:12} {value}")
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
+from autointerp.distant import opened, size_of
 from autointerp.errors import CheckpointError
 from autointerp.types import Json
 
@@ -114,7 +115,8 @@ def read_settings(path: Path) -> Settings:
     if size > (MAX_YAML_BYTES if is_yaml else MAX_JSON_BYTES):
         raise CheckpointError(f"{path} has {size:,} bytes, too many for a configuration. Is it another file?")
     try:
-        content = path.read_bytes()
+        with opened(path) as file:
+            content = file.read()
         value: object = _yaml(content) if is_yaml else json.loads(content)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
@@ -237,7 +239,7 @@ def file_size(path: Path) -> int:
     """Bytes of a file. Raises CheckpointError: missing, empty, not a file."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing. A checkpoint's files lie together in one folder.")
-    size = path.stat().st_size
+    size = size_of(path)
     if not size:
         raise CheckpointError(f"{path} is empty (0 bytes). Copy or download it again.")
     return size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
 
 from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
 from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
+from autointerp.distant import opened
 from autointerp.errors import CheckpointError
 from autointerp.types import Json
 
@@ -33,7 +34,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     """
     size = file_size(path)
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if size >= 8 and MAX_HEADER_BYTES < length <= size - 8:
                 raise CheckpointError(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from autointerp import distant
 from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
 from autointerp.errors import CheckpointError
 
@@ -27,7 +28,7 @@ def is_zip(path: Path) -> bool:
     or is what git leaves in the place of a large file."""
     file_size(path)
     try:
-        with path.open("rb") as file:
+        with distant.opened(path) as file:
             start = file.read(len(LFS_POINTER))
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
@@ -41,7 +42,7 @@ def opened(path: Path) -> Generator[zipfile.ZipFile]:
     """The archive, in whose members nothing is absurd. Raises CheckpointError, also for what is found wrong
     while it is open."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with distant.opened(path) as file, zipfile.ZipFile(file) as archive:
             _check(path, archive.infolist())
             yield archive
     except OSError as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Final
 
-from autointerp.dictionaries.locate import find_dictionary
+from autointerp.dictionaries.locate import find_by_headers
 from autointerp.dictionaries.spec import DictionarySpec, Selector
 from autointerp.dictionaries.thresholds import Calibration
+from autointerp.distant import Distant
+from autointerp.identity import WHOLE_UP_TO
 
+_IDENTITY: Final = f"with --identity, which reads at most {WHOLE_UP_TO // 2**20} MiB of each file"
 _WORDS: Final[dict[Selector, str]] = {
     "top_afa": "of a token the largest, as many as match the norm of its input",
     "nnls": "the non-negative codes that reconstruct best, found with the decoder alone",
@@ -16,10 +20,11 @@ _WORDS: Final[dict[Selector, str]] = {
 }
 
 
-def inspected(text: str) -> Iterator[tuple[str, str]]:
-    """(what, value) of the dictionary that `text` names, from headers and configuration alone. Raises
-    CheckpointError."""
-    spec = find_dictionary(text)
+def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]:
+    """(what, value) of the dictionary that `text` names, from headers and configuration alone; with `identity` also
+    from what that takes of files that are not here. Raises CheckpointError."""
+    found = find_by_headers(text, identity=identity)
+    spec = found.spec
     known = "not said: --model" if spec.model is None else spec.model
     if spec.n_models > 1:
         known = f"{spec.n_models} models, whose vectors must come from files: --activations FOLDER"
@@ -60,7 +65,19 @@ def inspected(text: str) -> Iterator[tuple[str, str]]:
         yield "approximated", spec.approximation
     for note in spec.notes:
         yield "note", note
-    yield "identity", spec.identity
+    yield "identity", spec.identity or _unknown_identity(found.unread)
+
+
+def _unknown_identity(unread: Sequence[Distant]) -> str:
+    if len(unread) == 1:
+        file = PurePosixPath(unread[0].name.partition(":")[2]).name
+        return f"known when the file is here ({file}, {_size(unread[0].size)}), or {_IDENTITY}"
+    files = ", ".join(f"{file.name}, {_size(file.size)}" for file in unread)
+    return f"known when the files are here ({files}), or {_IDENTITY}"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def _selector(spec: DictionarySpec) -> str:
