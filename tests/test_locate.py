@@ -38,6 +38,9 @@ FILES = [
     "trained/config.json",
     "trained/checkpoints/ae_100.pt",
     "trained/checkpoints/ae_200.pt",
+    "itda/atoms.pt",
+    "itda/atom_indices.pt",
+    "itda/metadata.yaml",
 ]
 
 
@@ -62,6 +65,7 @@ FILES = [
             "trained/checkpoints/ae_100.pt",
             ["config.json", "trained/config.json", "trained/checkpoints/ae_100.pt"],
         ),
+        ("itda", ["config.json", "itda/atoms.pt", "itda/atom_indices.pt", "itda/metadata.yaml"]),
         ("npz", ["config.json", "npz/params.npz"]),
         ("", ["config.json"]),
         ("nowhere", ["config.json"]),

@@ -21,6 +21,8 @@ MANY: Final = 4
 """Of a folder with more files of tensors than these (a dictionary's weights, its statistics) each is one."""
 WEIGHTS_BELOW: Final = "checkpoints"
 """A sub-folder of this name belongs to the folder that holds it (Llama Scope)."""
+PICKLED_BESIDE: Final = ("atom_indices.pt",)
+"""A pickle of this name is not a dictionary but says where the one beside it is from (ITDA)."""
 DECODER_BESIDE: Final = ("W_enc_", "W_dec_")
 """A cross-layer transcoder has its encoder in one file and its decoder in another (circuit-tracer)."""
 
@@ -108,7 +110,7 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     """Of a repository's files, what is needed of a folder or file, and the configuration of the folders above.
 
     Of a folder: its configuration and its tensors, unless these are so many that each must be a dictionary.
-    A pickle only where it is the folder's one file of tensors: in the folder itself, whatever checkpoints of the
+    A pickle only where it is the folder's one dictionary: in the folder itself, whatever checkpoints of the
     same training lie below it, or else there. Else one must be named.
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
@@ -119,7 +121,8 @@ def wanted_files(files: list[str], place: str) -> list[str]:
         tensors = []
     elif not tensors:
         pickles = _among(files, {folder}, PICKLED) or _among(files, near, PICKLED)
-        tensors = pickles if len(pickles) == 1 else []
+        own = [file for file in pickles if PurePosixPath(file).name not in PICKLED_BESIDE]
+        tensors = pickles if len(own) == 1 else []
     around = near | set(folder.parents)
     configuration = _among(files, around, CONFIGURATION)
     return [file for file in files if file in tensors or file in configuration]
