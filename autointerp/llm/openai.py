@@ -185,7 +185,7 @@ class OpenaiLLM(ByRequest):
             try:
                 reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:
-                self._learned.leave_out(refused, body, dialect)
+                self._learned.leave_out(refused, body)
                 continue
             except LLMFiltered:
                 return chat_format.FILTERED
