@@ -33,6 +33,7 @@ from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, PUBLICATION, TOKEN_EMBEDDING, Run
 from autointerp.sections import fallbacks_of
+from autointerp.stages.cut_off import settle
 from autointerp.stages.spent import USAGE
 from autointerp.types import Json
 from autointerp.union import united
@@ -70,6 +71,7 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
         before = [Run.open(out)] if (out / "recipe.yaml").is_file() else []
         merged = Merged(Run(out, *united([*before, *sources])))
         for run in sources:
+            settle(run)
             run.check()
             _check_made_from(run, merged.run)
         merged.notes += _manifest_notes([*before, *sources])
