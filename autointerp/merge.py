@@ -17,7 +17,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import orjson
 
@@ -27,9 +27,14 @@ from autointerp.files import carry, read_sealed_json
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.llm.batch_requests import round_digest, round_folders, take_round
+from autointerp.llm.left_out import left_out, unite
+from autointerp.llm.protocol import Role
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
 from autointerp.run import CALIBRATION, CHECK, ENVIRONMENT, PACKED, PUBLICATION, TOKEN_EMBEDDING, Run
+from autointerp.sections import fallbacks_of
+from autointerp.stages.cut_off import settle
+from autointerp.stages.spent import USAGE
 from autointerp.types import Json
 from autointerp.union import united
 from autointerp.verify import STAGES
@@ -66,6 +71,7 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
         before = [Run.open(out)] if (out / "recipe.yaml").is_file() else []
         merged = Merged(Run(out, *united([*before, *sources])))
         for run in sources:
+            settle(run)
             run.check()
             _check_made_from(run, merged.run)
         merged.notes += _manifest_notes([*before, *sources])
@@ -79,6 +85,8 @@ def merge(folders: list[Path], out: Path, progress: Progress | None = None) -> M
             progress.end()
         for run in sources:
             _take_batches(run, merged)
+        merged.notes += _left_out_notes([*before, *sources])
+        unite([run.path for run in (*before, *sources)], out)
         if not (out / ENVIRONMENT).exists():
             carry(sources[0].path / ENVIRONMENT, out / ENVIRONMENT)
         published = [run.path / PUBLICATION for run in sources if (run.path / PUBLICATION).is_file()]
@@ -113,6 +121,28 @@ def _take_batches(run: Run, merged: Merged) -> None:
     for source in round_folders(run.path / BATCHES):
         if round_digest(source) not in known:
             take_round(source, target)
+
+
+def _left_out_notes(runs: list[Run]) -> list[str]:
+    """LLMs whose servers did not refuse the same in all runs that asked them."""
+    notes: list[str] = []
+    for llm in sorted({llm for run in runs for llm in left_out(run.path)}):
+        found = {run.path: left_out(run.path).get(llm, []) for run in runs if _has_asked(run, llm)}
+        if len({frozenset(names) for names in found.values()}) > 1:
+            each = "; ".join(f"{path}: {', '.join(names) or 'nothing'}" for path, names in found.items())
+            notes.append(
+                f"the server of {llm} refused not the same in all runs ({each}). What is asked from now on goes "
+                f"without all of it; scores say what they went without"
+            )
+    return notes
+
+
+def _has_asked(run: Run, llm: str) -> bool:
+    """Its plug-in need not be there: an LLM is called by its model, and behind an @ a revision."""
+    named = [getattr(run.recipe.llms, role) for role in get_args(Role)]
+    sections = [section for section in (*named, *fallbacks_of(run.recipe.llms.explainer).values()) if section]
+    is_named = any(llm.rpartition("@")[0] == one.get("model") or llm == one.get("model") for one in sections)
+    return is_named and any((run.path / USAGE).rglob("*.jsonl"))
 
 
 # --- what must agree -----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from autointerp.run import (
     VOCABULARY,
     Run,
 )
+from autointerp.stages.cut_off import settle
 
 _WHOLE = (
     "neuronpedia",
@@ -64,6 +65,7 @@ def pack(run: Run, out: Path, *, with_requests: bool) -> Packed:
     n_files = n_bytes = 0
     try:
         with run.lock():
+            settle(run)
             for path in _files(run, with_requests):
                 carry(path, partial / path.relative_to(run.path))
                 n_files, n_bytes = n_files + 1, n_bytes + path.stat().st_size

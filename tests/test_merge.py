@@ -20,11 +20,14 @@ from autointerp import merge as merging
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import DiskFull, RecipeError, RunBusy, RunError
+from autointerp.llm.left_out import left_out
 from autointerp.merge import merge
 from autointerp.portion import Portion
+from autointerp.report.summary import summarise
 from autointerp.run import Run
 from autointerp.types import Json
 from autointerp.verify import verify
+from fault_server import Behaviour, FaultServer, Script, ok, status
 from here import SHARDS, contents, device_here, records
 from tiny import Tiny
 
@@ -71,6 +74,51 @@ OF_RUNS = ("recipe.yaml",)
 def of_the_cache(folder: Path) -> dict[str, bytes]:
     found = contents(folder, without=OF_RUNS)
     return {name: content for name, content in found.items() if name.startswith(("rows/", "cache/"))}
+
+
+# --- what servers refused ------------------------------------------------------------------------------
+
+
+def test_what_a_server_refused_of_one_run_is_left_out_in_the_merged_one_and_said(
+    made: Tiny, whole: Path, tmp_path: Path
+) -> None:
+    """Of two runs that asked one LLM one was refused two settings: the union is kept, each score keeps the protocol
+    it was made under, the card tells both, and what is asked from then on goes without."""
+
+    def single(refused: tuple[str, ...]) -> Script:
+        def script(_number: int, body: Json) -> Behaviour:
+            name = next((name for name in refused if name in body), None)
+            error = {"message": f"Unsupported parameter: '{name}' is not supported.", "param": name}
+            return ok("1: yes\nEXPLANATION: words\nLABEL: words") if name is None else status(400, error)
+
+        return script
+
+    def asked(out: Path, refused: tuple[str, ...], **features: object) -> list[Json]:
+        with FaultServer(single(refused)) as server:
+            llm = {"use": "openai", "model": "tiny", "base_url": server.url, "first_wait_s": 0.01}
+            llms = {"explainer": llm, "judge": llm}
+            pipeline.explain(made.recipe(cache=SHARDS, features=features, llms=llms), out=out)
+            return [request.body for request in server.requests]
+
+    ids = [str(feature.index) for feature in Run.open(whole).asked("layers.1")][:6]
+    one, two, neither, out = (tmp_path / name for name in ("one", "two", "neither", "out"))
+    asked(one, (), ids=ids[:2])
+    asked(two, ("temperature", "max_tokens"), ids=ids[2:5])
+    pipeline.explain(made.recipe(cache=SHARDS, features={"ids": ids[5:]}), out=neither, until="sample")
+    assert (left_out(one), left_out(two)) == ({}, {"tiny": ["temperature", "max_tokens"]})
+    for _ in range(2):  # the second time there is nothing to take
+        (note,) = [note for note in merge([one, two, neither], out).notes if "tiny" in note]
+        assert f"{one}: nothing; {two}: temperature, max_tokens)" in note and str(neither) not in note
+        assert left_out(out) == {"tiny": ["temperature", "max_tokens"]}
+    (found, _) = summarise(Run.open(out), "layers.1", jobs=1).scores
+    n_one, n_two = (
+        len(list(Run.open(run).score("layers.1", "plain", "detection").records())) for run in (one, two)
+    )
+    first, behind = found.protocol.split(" | ")
+    assert first.startswith(f"of {n_two} scores: ") and "without temperature, which the server" in first
+    assert behind.startswith(f"of {n_one} scores: ") and "without" not in behind
+    bodies = asked(out, ("temperature", "max_tokens"), ids=ids)
+    assert bodies and all(body.keys().isdisjoint({"temperature", "max_tokens"}) for body in bodies)
 
 
 # --- portions ------------------------------------------------------------------------------------------

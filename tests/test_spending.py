@@ -19,6 +19,7 @@ from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMStopped, LLMUnavailable
 from autointerp.journal import Journal
 from autointerp.llm import chat_format, metering
+from autointerp.llm.budgeted import Budgeted
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import (
     LLM,
@@ -32,7 +33,7 @@ from autointerp.llm.protocol import (
     Usage,
 )
 from autointerp.llm.replay import Replayed
-from autointerp.llm.spending import Budget, Budgeted, Spent
+from autointerp.llm.spending import Budget, Spent
 from autointerp.panel import controls_of
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run

@@ -16,15 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from autointerp.errors import LLMBadRequest, LLMFiltered, LLMStopped, LLMUnavailable, Pending, RecipeError
+from autointerp.errors import (
+    LLMBadRequest,
+    LLMError,
+    LLMFiltered,
+    LLMStopped,
+    LLMUnavailable,
+    Pending,
+    RecipeError,
+)
 from autointerp.llm import chat_format, chat_request
 from autointerp.llm.batch_answers import Answers
 from autointerp.llm.batch_api import BatchServer
 from autointerp.llm.batch_jobs import Jobs, said_of
+from autointerp.llm.batch_refusals import Refusals
 from autointerp.llm.batch_requests import Requests
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
-from autointerp.llm.digests import DigestIndex
+from autointerp.llm.left_out import Learned
 from autointerp.llm.protocol import (
     ANYWHERE,
     Awaited,
@@ -130,8 +139,10 @@ class Batch:
             raise LLMStopped("the batch backend keeps its files in a run's folder, and here is no run.")
         folder = place.folder / FOLDER
         address = self.addresses()[0]
+        learned = Learned(self.dialect(), place.folder, str(self.identity()))
         if not self.submit:
-            return BatchLLM(self, folder, Server(self.base_url or "the batch", self.model, "", ""), None)
+            server = Server(self.base_url or "the batch", self.model, "", "")
+            return BatchLLM(self, learned, folder, server, None)
         if fault := address_fault(address):
             raise LLMStopped(f"OPENAI_BASE_URL: {fault}")
         try:
@@ -142,34 +153,42 @@ class Batch:
             ) from None
         server = Server(address, self.model, self.api_key_env, key)
         waits = {"timeout_s": self.timeout_s, "first_wait_s": self.first_wait_s}
-        return BatchLLM(
-            self, folder, server, BatchServer(address, key, server, max_tries=self.max_tries, **waits)
-        )
+        api = BatchServer(address, key, server, max_tries=self.max_tries, **waits)
+        return BatchLLM(self, learned, folder, server, api)
 
 
 class BatchLLM(ByRequest):
     """The files of one LLM in a run, and the server they go to, if any."""
 
-    def __init__(self, options: Batch, folder: Path, server: Server, api: BatchServer | None) -> None:
+    def __init__(
+        self, options: Batch, learned: Learned, folder: Path, server: Server, api: BatchServer | None
+    ) -> None:
         self.identity = options.identity()
         self._options = options
-        self._dialect = options.dialect()
-        self.capabilities = Capabilities(label_logprobs=self._dialect.logprobs, prices=self._dialect.prices)
+        self._learned = learned
         self._folder = folder
         self._server = server
         self._requests = Requests(
             folder, self.identity, max_rows=options.max_rows, max_bytes=options.max_bytes
         )
         self._answers = Answers(server)
-        self._n_asked = DigestIndex()  # files of this process that a request was put into
+        self._refusals = Refusals(learned, self._requests, server)
         self._api = api
         self._jobs = api and Jobs(
             api,
             self._requests,
             self._answers,
+            self._refusals,
             url=options.endpoint,
             window=options.completion_window,
             first_pause_s=options.first_poll_s,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        dialect = self._learned.dialect
+        return Capabilities(
+            label_logprobs=dialect.logprobs, prices=dialect.prices, left_out=self._learned.names
         )
 
     async def answer(self, request: Request) -> Reply:
@@ -181,15 +200,14 @@ class BatchLLM(ByRequest):
             if answer.refusal is not None:
                 raise answer.refusal
             reply = chat_format.read_reply(answer.body or {}, 0.0, request.label_tokens)
-            return with_cost(reply, self._dialect.prices)
+            return with_cost(reply, self._learned.dialect.prices)
         if self._requests.is_open(key):
             raise Pending
-        n_asked = self._n_asked.get(key) or 0
+        n_asked = self._requests.n_asked(key)
         if self._jobs is not None and n_asked >= self._options.max_batches:
             raise LLMUnavailable(f"no answer in {n_asked} batches; at last: {self._jobs.last_failure}.")
-        body = chat_body(self._options.model, self._dialect, request)
+        body = chat_body(self._options.model, self._learned.dialect, request)
         self._requests.add(key, self._options.endpoint, body)
-        self._n_asked.set(key, n_asked + 1)
         raise Pending
 
     async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
@@ -213,15 +231,19 @@ class BatchLLM(ByRequest):
             raise self._server.verdict(404, {"message": "it is not in /models."}, {}, models)
 
     async def open(self, progress: Progress) -> None:
-        requests = self._requests
+        requests, stopped = self._requests, list[LLMError]()
         requests.load()
-        waiting = {file.answers for file in requests.open_files()}
+        waiting = {path: file for file in requests.open_files() for path in (file.answers, file.errors)}
         for path, taken in self._answers.load(
             self._folder, self.identity, requests.asked, requests.note_answer
         ):
             if path in waiting or taken.n_unknown < taken.n_rows:
                 progress.note(said_of(path, taken))
+            if path in waiting and taken.settings:
+                stopped += self._refusals.of_rows(waiting[path], taken.settings).stopped
         requests.end_answered()
+        if stopped:
+            raise stopped[0]
 
     async def send(self, progress: Progress) -> None:
         self._requests.end_round()

@@ -6,8 +6,9 @@ A row names its request by `custom_id` and holds a chat completion (`response.bo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -38,7 +39,8 @@ class Answer:
 
 
 def answer_of(row: Json, server: Server) -> Answer:
-    """Raises Passing where asking once more may help, and LLMStopped or LLMUnavailable."""
+    """Raises Passing where asking once more may help, RefusedSetting where it does in another way, and LLMStopped or
+    LLMUnavailable."""
     if isinstance(text := row.get("text"), str) and "response" not in row:
         return Answer({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
     response: Json = row.get("response") or {}
@@ -58,7 +60,7 @@ def answer_of(row: Json, server: Server) -> Answer:
     verdict = server.verdict(status if status not in (0, _SUCCESS) else status_of(error), error, {})
     if isinstance(verdict, LLMBadRequest):
         return Answer(None, verdict)
-    raise verdict.stopped if isinstance(verdict, RefusedSetting) else verdict
+    raise verdict
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Json]]:
@@ -78,6 +80,18 @@ def rows_of(path: Path) -> Iterator[tuple[int, Json]]:
                     ) from None
                 yield start, _checked(path, number, row)
             start += len(line)
+
+
+def completed(path: Path, server: Server) -> set[str]:
+    """Names of the requests that a file holds chat completions for; none where it is not there."""
+    found: set[str] = set()
+    for _, row in rows_of(path) if path.is_file() else ():
+        # A text alone, which anybody may have written, doesn't tell what the server takes.
+        if "response" in row:
+            with contextlib.suppress(Passing, RefusedSetting, LLMError):
+                if answer_of(row, server).refusal is None:
+                    found.add(row["custom_id"])
+    return found
 
 
 def _checked(path: Path, number: int, row: Any) -> Json:
@@ -111,6 +125,8 @@ class Taken:
     """The last passing failure."""
     stopped: LLMError | None = None
     """Why no request can succeed, if a row says so."""
+    settings: dict[str, RefusedSetting] = field(default_factory=dict[str, RefusedSetting])
+    """By request, the setting that the server refuses of it; rows that refuse the same share one."""
 
 
 class Answers:
@@ -157,6 +173,7 @@ class Answers:
         Raises AnswersError.
         """
         taken = Taken()
+        by_name: dict[str, RefusedSetting] = {}
         file_number = len(self._paths)
         self._paths.append(path)
         for start, row in rows_of(path):
@@ -168,6 +185,10 @@ class Answers:
                     continue
             try:
                 refused = answer_of(row, self._server).refusal is not None
+            except RefusedSetting as failure:
+                taken.settings[key] = by_name.setdefault(failure.name, failure)
+                taken.reason = str(failure.stopped)
+                continue
             except (Passing, LLMError) as failure:
                 taken.n_passing += 1
                 taken.reason = str(failure)

@@ -19,7 +19,7 @@ from autointerp.errors import LLMStopped, LLMUnavailable
 from autointerp.files import disk_errors
 from autointerp.llm import chat_format
 from autointerp.llm.retries import Passing, try_again
-from autointerp.llm.server_errors import Server, causes_of, is_this_machine, said
+from autointerp.llm.server_errors import RefusedSetting, Server, causes_of, is_this_machine, said
 from autointerp.types import Json
 
 if TYPE_CHECKING:  # importing it takes a while
@@ -62,7 +62,7 @@ class BatchServer:
             return []
 
     async def upload(self, path: Path) -> str:
-        """The server's id of the uploaded file. Raises LLMErrors."""
+        """The server's id of the uploaded file. Raises LLMErrors, and RefusedSetting where it looks into the file."""
         import aiohttp
 
         async def once() -> Json:
@@ -80,7 +80,7 @@ class BatchServer:
     async def create(self, file: str, url: str, window: str, metadata: dict[str, str], *, look: bool) -> str:
         """The id of the batch that runs an uploaded file. `look` first: one may have been begun already.
 
-        Raises LLMErrors.
+        Raises LLMErrors, and RefusedSetting where the server looks into the file.
         """
         body: Json = {
             "input_file_id": file,
@@ -210,7 +210,9 @@ class BatchServer:
             error = text
         if status == 404:
             raise _NotThere(self.server.shown(str(error)))
-        raise self.server.verdict(status, error, answered)
+        verdict = self.server.verdict(status, error, answered)
+        # Who looks at a file or a batch sends no setting.
+        raise verdict.stopped if isinstance(verdict, RefusedSetting) and method == "GET" else verdict
 
     def _connected(self) -> aiohttp.ClientSession:
         import aiohttp

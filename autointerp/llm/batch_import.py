@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import orjson
 
 from autointerp.errors import AnswersError
-from autointerp.files import disk_errors
-from autointerp.llm.batch_answers import IMPORTED, Answers, Taken, all_requests
+from autointerp.files import disk_errors, write_atomically
+from autointerp.llm.batch_answers import IMPORTED, Answers, Taken, all_requests, rows_of
+from autointerp.llm.batch_requests import keys_of, open_to_answers
 from autointerp.llm.server_errors import Server
 from autointerp.types import Json
 
@@ -43,9 +44,25 @@ def import_answers(folder: Path, files: Sequence[Path]) -> list[Taken]:
                 os.fsync(out.fileno())
             if any(one.n_new for one in taken):
                 partial.replace(target)
+            _keep_refusals(folder, zip(files, taken, strict=True))
     finally:
         partial.unlink(missing_ok=True)
     return taken
+
+
+def _keep_refusals(folder: Path, taken: Iterable[tuple[Path, Taken]]) -> None:
+    """Rows that refuse a setting go beside the requests that they were made of: what is learned of them belongs to
+    these alone, not to what is asked without it."""
+    refusing = {row["custom_id"]: row for path, one in taken if one.settings for row in _refusing(path, one)}
+    for file in open_to_answers(folder) if refusing else ():
+        rows = [refusing[key] for key in keys_of(file.path) if key in refusing]
+        if rows:
+            before = file.errors.read_bytes() if file.errors.is_file() else b""
+            write_atomically(file.errors, before + b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def _refusing(path: Path, taken: Taken) -> Iterator[Json]:
+    return (row for _, row in rows_of(path) if row["custom_id"] in taken.settings)
 
 
 def _take(

@@ -9,7 +9,10 @@ from typing import Any, Final
 from autointerp.errors import LLMError, LLMStopped, LLMUnavailable
 from autointerp.llm.batch_answers import Answers, Taken
 from autointerp.llm.batch_api import BatchServer
+from autointerp.llm.batch_refusals import Refusals, Refused, refused_settings
 from autointerp.llm.batch_requests import RequestFile, Requests, Sent, keys_of
+from autointerp.llm.retries import Passing
+from autointerp.llm.server_errors import RefusedSetting
 from autointerp.progress import Progress
 from autointerp.types import Json
 
@@ -29,6 +32,7 @@ class Jobs:
         api: BatchServer,
         requests: Requests,
         answers: Answers,
+        refusals: Refusals,
         *,
         url: str,
         window: str,
@@ -39,6 +43,7 @@ class Jobs:
         self._api = api
         self._requests = requests
         self._answers = answers
+        self._refusals = refusals
         self._url, self._window, self._first_pause_s = url, window, first_pause_s
         self._held: list[RequestFile] = []  # until the server's queue has room
         self._alone: RequestFile | None = None  # sent while nothing else of ours was queued
@@ -55,13 +60,24 @@ class Jobs:
             )
         if file.sent.batch:
             return
+        try:
+            uploaded, batch = await self._begun(file, address)
+        except RefusedSetting as refused:
+            try:
+                self._ask_otherwise(file, {refused.name: (refused, None)}, progress)
+            except Passing:
+                raise refused.stopped from None
+            return
+        file.remember(Sent(address, uploaded, batch))
+        progress.note(f"{file.path}: {file.n_requests:,} requests are batch {batch} at {address}.")
+
+    async def _begun(self, file: RequestFile, address: str) -> tuple[str, str]:
+        """The server's names of an uploaded file and of its batch. Raises LLMErrors and RefusedSetting."""
         may_have_begun = bool(file.sent.file)
         if not may_have_begun:
             file.remember(Sent(address, await self._api.upload(file.path)))
         uploaded, about = file.sent.file, {"autointerp": f"{file.path.parent.name}/{file.path.name}"}
-        batch = await self._api.create(uploaded, self._url, self._window, about, look=may_have_begun)
-        file.remember(Sent(address, uploaded, batch))
-        progress.note(f"{file.path}: {file.n_requests:,} requests are batch {batch} at {address}.")
+        return uploaded, await self._api.create(uploaded, self._url, self._window, about, look=may_have_begun)
 
     async def wait(self, progress: Progress) -> None:
         """Until every batch has ended and its answers are here.
@@ -106,18 +122,26 @@ class Jobs:
         if batch is None:
             return [_unknown(file)]
         if batch.get("status") == "failed":
-            return self._failed(file, batch)
+            return self._failed(file, batch, progress)
         if batch.get("status") in _ENDED:
             return await self._ended(file, batch, progress)
         self._advance(file, (batch.get("request_counts") or {}).get("completed") or 0, progress)
         return []
 
-    def _failed(self, file: RequestFile, batch: Json) -> list[LLMError]:
-        """Why the run must stop, if it must; the file is to be sent again."""
+    def _failed(self, file: RequestFile, batch: Json, progress: Progress) -> list[LLMError]:
+        """Why the run must stop, if it must; the file is to be sent again, or what is in it asked otherwise."""
         errors: list[Json] = (batch.get("errors") or {}).get("data") or []
         said = self._api.server.shown(
             "; ".join(str(error.get("message")) for error in errors) or "no reason given"
         )
+        if refused := refused_settings(errors, self._api.server):
+            try:
+                self._ask_otherwise(file, refused, progress)
+                return []
+            except Passing as reason:
+                said += f" ({reason})"
+            except LLMStopped as stopped:
+                return [stopped]
         name = file.sent.batch
         file.forget()
         if any(error.get("code") == _TOO_MUCH_QUEUED for error in errors):
@@ -129,6 +153,17 @@ class Jobs:
         return [
             LLMStopped(f"{address} refused the batch {name} ({file.path}): {said} Resuming sends it again.")
         ]
+
+    def _ask_otherwise(self, file: RequestFile, refused: Refused, progress: Progress) -> None:
+        """Nothing of a file runs, for settings in it: its requests go into another one, without these. Raises
+        Passing and LLMStopped as `Refusals.of_file`."""
+        try:
+            self._refusals.of_file(file, refused)
+        except LLMStopped:
+            file.remember(_over(file.sent))  # whatever is changed now, this file holds what is refused
+            raise
+        file.remember(_over(file.sent))
+        progress.note(f"{file.path}: {', '.join(refused)} is refused, and its requests are asked without.")
 
     async def _ended(self, file: RequestFile, batch: Json, progress: Progress) -> list[LLMError]:
         """Takes what came of a batch; why the run must stop, if it must."""
@@ -142,6 +177,10 @@ class Jobs:
             progress.note(said_of(path, taken))
             self.last_failure = taken.reason or self.last_failure
             stopped += [taken.stopped] if taken.stopped else []
+            if taken.settings:
+                refused = self._refusals.of_rows(file, taken.settings)
+                stopped += refused.stopped
+                self.last_failure = refused.passing or self.last_failure
         self._advance(file, file.n_requests, progress)
         file.remember(_over(file.sent))
         if n_missing := sum(not self._answers.holds(key) for key in asked):
@@ -181,6 +220,7 @@ def said_of(path: Path, taken: Taken) -> str:
         (taken.n_refused, "of them refusals"),
         (taken.n_known, "known already"),
         (taken.n_passing, asked_again),
+        (len(taken.settings), "refuse a setting and are asked again without it"),
         (taken.n_unknown, "answer nothing that waits for an answer, and are passed over"),
     ]
     more = "".join(f", {n:,} {what}" for n, what in counts if n)

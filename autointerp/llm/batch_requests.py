@@ -106,6 +106,15 @@ def awaited(folder: Path) -> list[Awaited]:
     return found
 
 
+def open_to_answers(folder: Path) -> Iterator[RequestFile]:
+    """Files of every LLM that were not sent by us, and that answers can still come to. Raises RunError."""
+    for round_folder in round_folders(folder):
+        for path in request_paths(round_folder):
+            sent = _sent(path)
+            if not sent.file and not sent.ended:
+                yield RequestFile(path, sum(1 for _ in keys_of(path)), sent)
+
+
 def round_digest(round_folder: Path) -> str:
     """Names a round by who is asked what: whatever came of it since, and however it is numbered."""
     keys = [list(keys_of(path)) for path in request_paths(round_folder)]
@@ -148,6 +157,13 @@ def keys_of(path: Path) -> Iterator[str]:
             yield key.decode()
 
 
+def bodies_of(path: Path) -> Iterator[tuple[str, Json]]:
+    """The digests of a file's requests, each with what is sent. Raises RunError."""
+    with path.open("rb") as file:
+        for key, line in zip(keys_of(path), file, strict=True):
+            yield key, orjson.loads(line)["body"]
+
+
 class Requests:
     """All files of one LLM in a run, and the one that is being written."""
 
@@ -157,6 +173,7 @@ class Requests:
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._files: list[RequestFile] = []
         self._file_of = DigestIndex()
+        self._n_asked = DigestIndex()
         self._answered: set[int] = set()
         self._round: Path | None = None
         self._writing: BinaryIO | None = None
@@ -198,6 +215,14 @@ class Requests:
         number = self._file_of.get(key)
         return number is not None and (number == len(self._files) or not self._files[number].sent.ended)
 
+    def n_asked(self, key: str) -> int:
+        """Files of this process that it was put into, but for those of which it is known why they failed."""
+        return self._n_asked.get(key) or 0
+
+    def discount(self, key: str) -> None:
+        """The last file it was put into counts no more."""
+        self._n_asked.set(key, max(0, self.n_asked(key) - 1))
+
     def open_files(self) -> list[RequestFile]:
         """Those that answers can still come to; the one that is being written is none of them."""
         return [file for file in self._files if not file.sent.ended]
@@ -218,6 +243,7 @@ class Requests:
             self._writing.write(line)
         self._n_rows, self._n_bytes = self._n_rows + 1, self._n_bytes + len(line)
         self._file_of.set(key, len(self._files))
+        self._n_asked.set(key, self.n_asked(key) + 1)
 
     def seal(self) -> None:
         """Ends the file that is being written: now, and not before, it is there."""

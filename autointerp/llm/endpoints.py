@@ -19,7 +19,7 @@ import orjson
 
 from autointerp.errors import LLMUnavailable
 from autointerp.llm import chat_format
-from autointerp.llm.metering import UNCOUNTED
+from autointerp.llm.metering import UNCOUNTED, current
 from autointerp.llm.pacing import Pace, Turn
 from autointerp.llm.protocol import Usage
 from autointerp.llm.retries import Passing
@@ -133,6 +133,7 @@ class Endpoint:
 
         content = orjson.dumps(body)
         start = time.monotonic()
+        current().sends()
         try:
             # For the whole of it: a limit on a single read would let a server that drips hold us forever.
             async with asyncio.timeout(self._timeout_s):

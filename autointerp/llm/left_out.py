@@ -24,13 +24,24 @@ _LIMIT: Final = {"max_tokens", "max_completion_tokens"}
 _FIRST_TO_GO: Final = ("logprobs", "response_format", "structured_outputs", "seed", *THOUGHTS)
 """What is left out where a server takes not all of it and doesn't say what: rarest first, and last what changes the
 answers most."""
-_SETTINGS: Final = (*_FIRST_TO_GO, "top_logprobs", *_LIMIT)
+_SETTINGS: Final = (*_FIRST_TO_GO, "top_logprobs", *_LIMIT, "system")
 
 
 def left_out(folder: Path) -> dict[str, list[str]]:
     """By LLM, the settings that were left out in the run of this folder, in the order they were refused."""
     path = folder / FILE
     return orjson.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def unite(folders: Sequence[Path], out: Path) -> None:
+    """What was left out in any of these runs is left out in that of `out`. Raises DiskFull."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for llm, names in left_out(folder).items():
+            known = found.setdefault(llm, [])
+            known += [name for name in names if name not in known]
+    if found and found != left_out(out):
+        write_atomically(out / FILE, orjson.dumps(found))
 
 
 def refused(llm: str, names: Sequence[str]) -> str:
@@ -66,14 +77,15 @@ class Learned:
         if _setting(name, body) in self._taken:
             raise Passing(f"it took '{name}' before and now refuses it: {refused.stopped}") from None
 
-    def leave_out(self, refused: RefusedSetting, body: Json, asked: Dialect) -> None:
-        """From now on. `asked`: the dialect that `body` is written in. Raises LLMStopped where that has been
-        tried."""
-        if self.dialect is not asked:
-            return  # another request has learned it meanwhile
+    def leave_out(self, refused: RefusedSetting, body: Json) -> None:
+        """From now on. Raises LLMStopped where nothing can be left out, or that has been tried."""
         name = self._name(refused, body)
+        outdated = self._refused.keys() & fields_of(body)
+        if outdated if refused.name == UNNAMED else name in outdated:
+            return  # learned since `body` was written
         # A server that refuses both names of one field would be asked for ever.
-        if not name or asked.without(name) is None or {name, *self._refused} >= _LIMIT:
+        is_tried = name in self._refused or {name, *self._refused} >= _LIMIT
+        if not name or is_tried or self.dialect.without(name) is None:
             raise refused.stopped from None
         self._refused[name] = _setting(name, body)
         self._apply()
@@ -110,12 +122,20 @@ class Learned:
             write_atomically(path, orjson.dumps({llm: names for llm, names in known.items() if names}))
 
 
-def _settings(body: Json) -> set[str]:
-    found = {name for name in _SETTINGS if name in body}
-    if "temperature" in body:
-        found.add(_setting("temperature", body))
+def fields_of(body: Json) -> set[str]:
+    """Names under which something of `body` may be refused."""
+    found = set(body)
+    if not found.isdisjoint(THOUGHTS):
+        found.add("reasoning")
     if body["messages"][0]["role"] == "system":
         found.add("system")
+    return found
+
+
+def _settings(body: Json) -> set[str]:
+    found = fields_of(body).intersection(_SETTINGS)
+    if "temperature" in body:
+        found.add(_setting("temperature", body))
     return found
 
 

@@ -7,7 +7,7 @@ and not in arguments, since between the two stand limits, retries and plug-ins t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -22,6 +22,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.used: list[Usage] = []
+        self._when_noted: list[Callable[[], None]] = []
 
     def use(self, usage: Usage) -> None:
         """What a try used, as soon as it has ended."""
@@ -29,6 +30,22 @@ class Meter:
 
     async def may_try(self) -> None:
         """Asked before each try; may wait. Raises LLMErrors where there must be none."""
+
+    def sends(self) -> None:
+        """A try is sent now: from here on it may be charged for."""
+
+    def unsent(self) -> None:
+        """What was sent last was refused, and costs nothing."""
+
+    def when_noted(self, call: Callable[[], None]) -> None:
+        """`call`, as soon as what was used so far stands in a journal."""
+        self._when_noted.append(call)
+
+    def noted(self) -> None:
+        """All that was used stands in a journal."""
+        for call in self._when_noted:
+            call()
+        self._when_noted.clear()
 
 
 _around: ContextVar[Meter | None] = ContextVar("meter", default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -166,6 +167,7 @@ class OpenaiLLM(ByRequest):
             embed=True,
             prices=self._learned.dialect.prices,
             left_out=self._learned.names,
+            tells_when_sent=True,
         )
 
     async def answer(self, request: Request) -> Reply:
@@ -183,9 +185,9 @@ class OpenaiLLM(ByRequest):
             dialect = self._learned.dialect
             body = chat_request.chat_body(self._options.model, dialect, request)
             try:
-                reply = await self._ask("/chat/completions", body, prompt_of(body), read)
+                reply = await self._ask("/chat/completions", body, prompt_of(body), read, alone=True)
             except RefusedSetting as refused:
-                self._learned.leave_out(refused, body, dialect)
+                self._learned.leave_out(refused, body)
                 continue
             except LLMFiltered:
                 return chat_format.FILTERED
@@ -210,6 +212,9 @@ class OpenaiLLM(ByRequest):
                 batch = [chat_format.encodable(text) for text in texts[start : start + N_EMBED]]
                 body: Json = {"model": self._options.model, "input": batch, "encoding_format": "float"}
                 vectors += await self._ask("/embeddings", body, batch, partial(read, n=len(batch)))
+        except asyncio.CancelledError:
+            used.append(metering.UNCOUNTED)  # what is cut off
+            raise
         finally:
             # Together, since what may be used was set aside for all of them.
             if used:
@@ -225,9 +230,17 @@ class OpenaiLLM(ByRequest):
 
     # --- one request ---------------------------------------------------------------------------------
 
-    async def _ask(self, path: str, body: Json, texts: list[str], read: Callable[[Json, float], T]) -> T:
+    async def _ask(
+        self,
+        path: str,
+        body: Json,
+        texts: list[str],
+        read: Callable[[Json, float], T],
+        *,
+        alone: bool = False,
+    ) -> T:
         """`read(answer, seconds)` of the answer to `body`, whose `texts` cost tokens; tried again while the
-        failure may pass, elsewhere if another address is up."""
+        failure may pass, elsewhere if another address is up. `alone`: nothing else is set aside together with it."""
         n_characters = sum(map(len, texts))
         asked: list[Endpoint] = []
 
@@ -251,6 +264,8 @@ class OpenaiLLM(ByRequest):
                 except Passing as error:
                     if error.billed is not None:
                         metering.current().use(priced(error.billed, self._learned.dialect.prices))
+                    elif alone:
+                        metering.current().unsent()
                     raise
 
         options = self._options

@@ -49,6 +49,9 @@ class Capabilities:
     """None: nobody knows."""
     left_out: tuple[str, ...] = ()
     """Settings that the server refused, and that are not sent any more."""
+    tells_when_sent: bool = False
+    """Each request tells `metering.current()` when it is sent, which may be long after it was made; else it may be
+    charged for from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,9 +132,11 @@ class Replayed(InFront):
                 self._n_lost += 1
                 # Such a try may be lost again in each process, and of equal keys only the first one counts.
                 name = digest("lost", self._usage.open().name, self._n_lost)
-                self._usage.append(name, {LOST: True} | _noted(total(meter.used)))
+                self._usage.append(name, {LOST: True} | record_of(total(meter.used)))
+                meter.noted()
             raise
-        self._usage.append(key, _noted(total(meter.used)))
+        self._usage.append(key, record_of(total(meter.used)))
+        meter.noted()
 
     def _turn(self, key: str) -> asyncio.Lock:
         """Of two equal requests at once the second waits for the first's answer."""
@@ -192,7 +194,7 @@ class Replayed(InFront):
         self._replies[key] = record
 
 
-def _noted(usage: Usage) -> Json:
+def record_of(usage: Usage) -> Json:
     """What is nothing is left out."""
     return {name: value for name, value in dataclasses.asdict(usage).items() if value != _PLAIN[name]}
 

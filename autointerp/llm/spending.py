@@ -1,33 +1,25 @@
 """A run spends no more than it may: what a request can cost at most is set aside before it is sent.
 
-Between an LLM and the request journal stands `Budgeted`: an answer that is known already costs nothing. Where
-what is set aside does not fit any more, requests wait for those in flight, which mostly cost less than they
+Where what is set aside does not fit any more, requests wait for those in flight, which mostly cost less than they
 might; where nothing is in flight, the budget is used up. So no paid answer is lost when a run stops for it.
 
-A try that gave no answer and may be billed all the same counts as what it can have cost at most, and so does an
-answer of which the server doesn't say what it used. Only what a kill or an interrupt cuts off is counted nowhere.
+A try that gave no answer and may be billed all the same counts as what it can have cost at most; so does an answer
+of which the server doesn't say what it used, and what a kill or an interrupt cuts off (`in_flight.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
 
-from autointerp.errors import BudgetReached, LLMStopped, Pending
-from autointerp.llm.front import InFront
+from autointerp.errors import BudgetReached, Pending
+from autointerp.llm.in_flight import Slots
 from autointerp.llm.metering import UNCOUNTED, Meter, current, metered_by
-from autointerp.llm.protocol import LLM, Prices, Reply, Request, Usage
-from autointerp.llm.replay import request_key
-from autointerp.prompting import Prompt
-from autointerp.types import digest
-
-TOKENS_A_REQUEST: Final = 256
-TOKENS_A_TURN: Final = 16
-"""What a chat template may add."""
+from autointerp.llm.protocol import Usage
 
 
 @dataclass(slots=True)
@@ -57,6 +49,11 @@ class Spent:
     def n_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is more to tell than what may have been used at most."""
+        return bool(self.n_requests or self.n_reused or self.n_tokens)
+
     def add(self, usage: Usage | Spent, *, is_answer: bool = True) -> None:
         """`is_answer`: else it is what tries took that gave none."""
         self.prompt_tokens += usage.prompt_tokens
@@ -78,21 +75,24 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class Bound:
     """The most that a request can cost."""
 
     cost: float
     n_tokens: float
 
-    def times(self, factor: float) -> _Bound:
-        return _Bound(self.cost * factor, self.n_tokens * factor)
+    def times(self, factor: float) -> Bound:
+        return Bound(self.cost * factor, self.n_tokens * factor)
 
 
 class Budget:
     """What a run may spend, all its processes before this one included."""
 
-    def __init__(self, max_cost: float | None, max_tokens: int | None, spent: Spent) -> None:
-        """`spent`: before. None: no limit."""
+    def __init__(
+        self, max_cost: float | None, max_tokens: int | None, spent: Spent, slots: Slots | None = None
+    ) -> None:
+        """`spent`: before. None: no limit. `slots`: of what is in flight; None: a kill hides that."""
+        self._slots = slots
         self._max_cost, self._max_tokens = max_cost, max_tokens
         self._cost = spent.cost + spent.aside_cost
         self._n_tokens = float(spent.n_tokens + spent.aside_tokens)
@@ -101,40 +101,66 @@ class Budget:
         self._aside_cost = self._aside_tokens = 0.0
         self._n_aside = 0
         self._is_reached = False
-        self._pending: dict[str, _Bound] = {}
-        """What is set aside for requests whose answers are to come, by name."""
+        self._pending: dict[str, tuple[Bound, int | None]] = {}
+        """What is set aside for requests whose answers are to come, by name, each with its slot."""
+        for _, one in slots.awaited.values() if slots else ():
+            self._count_uncounted(Bound(one.cost, one.n_tokens), 1)
         self._worse = 1.0
         """By how much a request cost more than could be thought, at most."""
         self._door = asyncio.Lock()  # wakes those who wait in the order of their coming
         self._settled = asyncio.Event()
 
     @asynccontextmanager
-    async def aside(self, bound: _Bound, name: str) -> AsyncGenerator[_Share]:
+    async def aside(self, bound: Bound, name: str, *, tells_when_sent: bool = False) -> AsyncGenerator[Share]:
         """Sets so much aside while a request is made; what its tries use is told to the share. A try that ends
-        otherwise is not known to have been billed, but for one whose answer is to come: its share stays aside until
-        it is asked for again by this `name`.
+        otherwise costs nothing, but for one that is cut off, and one whose answer is to come: its share stays aside
+        until it is asked for again by this `name`. `tells_when_sent`: what is not sent yet costs nothing either.
 
         Raises BudgetReached; Pending where answers that are to come may make room for this request."""
-        share = _Share(self, bound)
-        booked = self._pending.pop(name, None)
-        if booked is None:
+        share = Share(self, bound, name, self._slots, tells_when_sent=tells_when_sent)
+        if not self._resume(share):
             await share.may_try()
-        else:
-            share.held = booked
-            self._n_aside += 1
         try:
             with metered_by(share):
                 yield share
         except Pending:
             if share.held is not None:
-                self._pending[name], share.held = share.held, None
+                share.wait()
+                self._pending[name], share.held, share.slot = (share.held, share.slot), None, None
                 self._n_aside -= 1
             raise
+        except asyncio.CancelledError:
+            if share.is_sent:
+                share.use(UNCOUNTED)
+            raise
         finally:
+            share.unsent()
             self.release(share)
             self._settled.set()
 
-    async def reserve(self, bound: _Bound) -> _Bound:
+    def _resume(self, share: Share) -> bool:
+        """Whether this request was made already, and its answer is to come."""
+        if (booked := self._pending.pop(share.name, None)) is not None:
+            share.held, share.slot = booked
+        elif self._slots and (found := self._slots.awaited.pop(share.name, None)) is not None:
+            share.slot, share.held = found[0], Bound(found[1].cost, found[1].n_tokens)
+            self._count_uncounted(share.held, -1)
+            self._aside_cost += share.held.cost
+            self._aside_tokens += share.held.n_tokens
+        else:
+            return False
+        share.is_sent = True
+        self._n_aside += 1
+        return True
+
+    def _count_uncounted(self, bound: Bound, sign: int) -> None:
+        """An earlier process's requests count as spent until they are asked for again, which may never be."""
+        self._cost += sign * bound.cost
+        self._uncounted_cost += sign * bound.cost
+        self._n_tokens += sign * bound.n_tokens
+        self._uncounted_tokens += sign * bound.n_tokens
+
+    async def reserve(self, bound: Bound) -> Bound:
         """Waits until so much fits; what is set aside. Raises as `aside`."""
         async with self._door:
             while self._is_reached or not self._fits(bound):
@@ -152,7 +178,7 @@ class Budget:
             self._n_aside += 1
             return held
 
-    def release(self, share: _Share) -> None:
+    def release(self, share: Share) -> None:
         """What is aside for a request is so no longer."""
         if share.held is not None:
             self._aside_cost -= share.held.cost
@@ -161,7 +187,7 @@ class Budget:
             share.held = None
             self._settled.set()
 
-    def take(self, usage: Usage, bound: _Bound) -> Usage:
+    def take(self, usage: Usage, bound: Bound) -> Usage:
         """Counts a try as spent; with the most that it can have used where that is not known."""
         most = bound.times(self._worse)
         if not usage.counted:
@@ -181,7 +207,7 @@ class Budget:
         self._n_tokens += n_tokens + usage.aside_tokens
         return usage
 
-    def _fits(self, bound: _Bound) -> bool:
+    def _fits(self, bound: Bound) -> bool:
         next_one = bound.times(self._worse)
         cost = self._cost + self._aside_cost + next_one.cost
         n_tokens = self._n_tokens + self._aside_tokens + next_one.n_tokens
@@ -189,7 +215,7 @@ class Budget:
             self._max_tokens is None or n_tokens <= self._max_tokens
         )
 
-    def _said(self, bound: _Bound) -> str:
+    def _said(self, bound: Bound) -> str:
         next_one = bound.times(self._worse)
         if self._max_cost is not None and self._cost + next_one.cost > self._max_cost:
             way, spent = "--max-cost", f"${self._cost - self._uncounted_cost:,.4f} of ${self._max_cost:,.4f}"
@@ -206,20 +232,30 @@ class Budget:
         )
 
 
-class _Share(Meter):
+class Share(Meter):
     """What is set aside for a request's next try, and the meter of those it has made."""
 
-    def __init__(self, budget: Budget, bound: _Bound) -> None:
+    def __init__(
+        self, budget: Budget, bound: Bound, name: str, slots: Slots | None, *, tells_when_sent: bool
+    ) -> None:
         super().__init__()
-        self._budget, self._bound = budget, bound
+        self.name = name
+        self.held: Bound | None = None
+        self.is_sent = False
+        self.slot: int | None = None
+        self._budget, self._bound, self._slots = budget, bound, slots
+        self._tells_when_sent = tells_when_sent
         self._around = current()
-        self.held: _Bound | None = None
 
     def settled(self, usage: Usage) -> Usage:
         """Takes what a try used out of the budget, and nothing is aside for it any more. With what it can have used
         at most, where that is not known."""
         taken = self._budget.take(usage, self._bound)
         self._budget.release(self)
+        self.is_sent = False
+        if self._slots is not None and self.slot is not None:
+            self._around.when_noted(partial(self._slots.free, self.slot))
+            self.slot = None
         return taken
 
     def use(self, usage: Usage) -> None:
@@ -231,62 +267,25 @@ class _Share(Meter):
         await self._around.may_try()
         if self.held is None:
             self.held = await self._budget.reserve(self._bound)
+            if not self._tells_when_sent:
+                self.sends()
 
+    def sends(self) -> None:
+        self._around.sends()
+        self.is_sent = True
+        if self._slots is not None and self.slot is None and self.held is not None:
+            self.slot = self._slots.take(self.name, self.held.cost, self.held.n_tokens)
 
-class Budgeted(InFront):
-    """An LLM that is only asked what the budget allows."""
+    def wait(self) -> None:
+        """The answer is to come by other means."""
+        if self._slots is not None and self.slot is not None and self.held is not None:
+            self._slots.wait(self.slot, self.name, self.held.cost, self.held.n_tokens)
 
-    def __init__(self, llm: LLM, budget: Budget, prices: Prices | None) -> None:
-        super().__init__(llm)
-        self._budget = budget
-        self._prices = prices
+    def unsent(self) -> None:
+        self.is_sent = False
+        if self._slots is not None and self.slot is not None:
+            self._slots.free(self.slot)
+            self.slot = None
 
-    async def answer(self, request: Request) -> Reply:
-        bound = self._bound([turn.content for turn in request.prompt.messages], request.max_tokens)
-        async with self._budget.aside(bound, request_key(self.identity, request)) as share:
-            reply = await request.to(self._llm)
-            return replace(reply, usage=share.settled(reply.usage))
-
-    async def logprobs(self, prompt: Prompt, continuation: str) -> list[float]:
-        texts = [*(turn.content for turn in prompt.messages), continuation]
-        async with self._aside(texts, 1):
-            return await self._llm.logprobs(prompt, continuation)
-
-    async def fill(
-        self, prompt: Prompt, pieces: Sequence[str], filler: str, labels: Sequence[str]
-    ) -> list[dict[str, float]]:
-        texts = [*(turn.content for turn in prompt.messages), *(piece + filler for piece in pieces)]
-        async with self._aside(texts, 1):
-            return await self._llm.fill(prompt, pieces, filler, labels)
-
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        async with self._aside(texts, 0):
-            return await self._llm.embed(texts)
-
-    @asynccontextmanager
-    async def _aside(self, texts: Sequence[str], max_tokens: int) -> AsyncGenerator[None]:
-        """For a request whose use is told to the meter, or not at all."""
-        async with self._budget.aside(self._bound(texts, max_tokens), digest(texts)) as share:
-            yield
-            if share.held is not None:
-                share.use(UNCOUNTED)
-
-    def _bound(self, texts: Sequence[str], max_tokens: int) -> _Bound:
-        """No token has less than a byte."""
-        n_prompt = (
-            sum(len(text.encode(errors="replace")) + TOKENS_A_TURN for text in texts) + TOKENS_A_REQUEST
-        )
-        worst = Usage(prompt_tokens=n_prompt, completion_tokens=max_tokens)
-        written = Usage(prompt_tokens=n_prompt, written_tokens=n_prompt, completion_tokens=max_tokens)
-        cost = max(self._prices.of(worst), self._prices.of(written)) if self._prices else 0.0
-        return _Bound(cost, n_prompt + max_tokens)
-
-
-def check_is_priced(name: str, prices: Prices | None) -> None:
-    """Raises LLMStopped where a limit on cost would limit nothing."""
-    if prices is None:
-        raise LLMStopped(
-            f"--max-cost: nobody knows what {name} costs. Say it, in US dollars for a million tokens:\n"
-            "  --set llms.judge.prices='{input: 0.15, output: 0.6}'   and llms.explainer.prices, or limit tokens:\n"
-            "  --max-tokens 10000000"
-        )
+    def when_noted(self, call: Callable[[], None]) -> None:
+        self._around.when_noted(call)

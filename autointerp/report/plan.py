@@ -117,13 +117,22 @@ def spending(by_place: dict[str, Spent]) -> Table:
     for name in ("requests", "tokens in", "cached", "out", "of it thought", "US dollars", "seconds each"):
         table.add_column(name, justify="right")
     for place, part in by_place.items():
-        table.add_row(place, *_cells(part))
+        if part.is_known:
+            table.add_row(place, *_cells(part))
     total = in_all(by_place)
     if len(by_place) > 1:
         table.add_row("all", *_cells(total))
+    said: list[str] = []
     if total.n_reused:
-        table.caption = f"{total.n_reused:,} more answers were taken over from another run, and cost nothing."
-        table.caption_justify = "left"
+        said.append(f"{total.n_reused:,} more answers were taken over from another run, and cost nothing.")
+    if total.aside_tokens:
+        more = f" (${total.aside_cost:,.4f})" if total.aside_cost else ""
+        said.append(
+            f"Tries that were lost or cut off can have taken up to {total.aside_tokens:,} tokens{more} more; a "
+            f"budget counts them."
+        )
+    if said:
+        table.caption, table.caption_justify = "\n".join(said), "left"
     return table
 
 

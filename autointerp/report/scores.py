@@ -108,7 +108,7 @@ def score_summary(
         n_trials=sums.counts["trials"],
         n_unreadable=sums.counts["unreadable"],
         n_unreliable=sums.counts["unreliable"],
-        protocol=sums.silent_protocol or sums.protocol,
+        protocol=sums.protocol(),
         n_graded=sums.counts["graded"],
         verdicts=sums.verdicts(),
     )

@@ -54,9 +54,9 @@ class Sums:
     """What is added up of one scorer on one explainer's explanations, record by record, in the order of the keys."""
 
     headline: str = ""
-    protocol: str = ""
-    silent_protocol: str = ""
-    """Of features set against silent windows: the usual one, which is told where there is one."""
+    protocols: Counter[str] = field(default_factory=Counter[str])
+    silent_protocols: Counter[str] = field(default_factory=Counter[str])
+    """Of features set against silent windows: the usual ones, which are told where there are any."""
     pooled: Population = field(default_factory=Population)
     ends: Counter[str] = field(default_factory=Counter[str])
     counts: Counter[str] = field(default_factory=Counter[str])
@@ -70,9 +70,9 @@ class Sums:
 
     def add(self, score: ScoreRecord) -> None:
         record, metrics = score.record, score.metrics
-        self.protocol = self.protocol or record["protocol"]
+        self.protocols[record["protocol"]] += 1
         if record["contrast"] == "silent":
-            self.silent_protocol = record["protocol"]
+            self.silent_protocols[record["protocol"]] += 1
         if metrics is not None:
             self.counts["trials"] += metrics.n
             self.counts["unreadable"] += metrics.n_unreadable
@@ -100,13 +100,13 @@ class Sums:
     def extend(self, other: Sums) -> None:
         """By the sums of features that come behind these."""
         self.headline = other.headline or self.headline
-        self.protocol = self.protocol or other.protocol
-        self.silent_protocol = other.silent_protocol or self.silent_protocol
         self.pooled.extend(other.pooled)
         for counter, more in (
             (self.ends, other.ends),
             (self.counts, other.counts),
             (self.decisions, other.decisions),
+            (self.protocols, other.protocols),
+            (self.silent_protocols, other.silent_protocols),
         ):
             counter.update(more)
         self.chances += other.chances
@@ -127,6 +127,15 @@ class Sums:
         for place, value in found.items():
             if value is not None:
                 self.numbers.setdefault(place, []).append(value.value)
+
+    def protocol(self) -> str:
+        """For a person. There are several where a server refused a setting from some time on, or of one of the runs
+        that were merged."""
+        found = self.silent_protocols or self.protocols
+        if len(found) < 2:
+            return next(iter(found), "")
+        ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))
+        return " | ".join(f"of {n:,} scores: {protocol}" for protocol, n in ordered)
 
     def verdicts(self) -> Verdicts | None:
         if not self.decisions:

@@ -13,6 +13,7 @@ score/<dictionary>/<explainer>/<scorer>/  scores
 control/<dictionary>/<kind>/...           what control explanations score (`panel.py`)
 requests/... usage/... failed/...         as explain and score: LLM replies, their cost, open keys
 batch/<round>/                            requests in files, and the answers to them (`llm/batch.py`)
+in_flight.bin                             under a budget: what a kill would cut off (`llm/in_flight.py`)
 """
 
 from __future__ import annotations

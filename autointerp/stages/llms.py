@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, get_args
 
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
+from autointerp.llm.budgeted import Budgeted, check_is_priced
 from autointerp.llm.dialects import Addressed, written_out
+from autointerp.llm.in_flight import FILE as IN_FLIGHT
+from autointerp.llm.in_flight import Slots
 from autointerp.llm.left_out import FILE as LEFT_OUT
 from autointerp.llm.left_out import left_out, refused
 from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices, Role
 from autointerp.llm.replay import Limited
-from autointerp.llm.spending import Budget, Budgeted, check_is_priced
+from autointerp.llm.spending import Budget
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
@@ -30,6 +33,7 @@ from autointerp.sections import (
     without_fallback,
 )
 from autointerp.stages.asked import NOBODY, Asked
+from autointerp.stages.cut_off import settle
 from autointerp.stages.spent import spent_in_all
 
 
@@ -100,10 +104,24 @@ def check_llms_are_named(recipe: Recipe) -> None:
         )
 
 
-def _budget(run: Run) -> Budget | None:
+@contextmanager
+def _budget(run: Run, progress: Progress) -> Generator[Budget | None]:
     """What is left of the run's, if it has one."""
     limits = run.recipe.resources.max_cost, run.recipe.resources.max_tokens
-    return None if limits == (None, None) else Budget(*limits, spent_in_all(run))
+    if limits == (None, None):
+        yield None
+        return
+    if (cut_off := settle(run)).aside_tokens:
+        progress.note(
+            f"requests were in flight when a process of this run was killed: up to {cut_off.aside_tokens:,} tokens"
+            + (f" (${cut_off.aside_cost:,.4f})" if cut_off.aside_cost else "")
+            + " count as spent."
+        )
+    slots = Slots.opened(run.path / IN_FLIGHT)
+    try:
+        yield Budget(*limits, spent_in_all(run), slots)
+    finally:
+        slots.close()
 
 
 FREE: Final = Prices(input=0.0, output=0.0)
@@ -124,7 +142,6 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     for section in sections.values():
         if section is not None and all(section != known for known, _ in backends):
             backends.append((section, instance("llm", section)))
-    budget = _budget(run)
     resources = run.recipe.resources
     place = Place(
         resources.engine,
@@ -137,17 +154,18 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
     known = left_out(run.path)
     by_section: list[tuple[Any, Asked]] = []
     try:
-        for section, backend in backends:
-            living.append(backend.connect(place))
-            if backend.local:
-                progress.note(f"{living[-1].identity} starts on this machine when it is first asked.")
-            llm = _in_front_of(living[-1], backend, resources, budget)
-            delayed = living[-1] if isinstance(living[-1], Delayed) else None
-            by_section.append((section, Asked(llm, backend.paid, delayed)))
-        yield {
-            role: next((asked for known, asked in by_section if known == section), NOBODY)
-            for role, section in sections.items()
-        }
+        with _budget(run, progress) as budget:
+            for section, backend in backends:
+                living.append(backend.connect(place))
+                if backend.local:
+                    progress.note(f"{living[-1].identity} starts on this machine when it is first asked.")
+                llm = _in_front_of(living[-1], backend, resources, budget)
+                delayed = living[-1] if isinstance(living[-1], Delayed) else None
+                by_section.append((section, Asked(llm, backend.paid, delayed)))
+            yield {
+                role: next((asked for known, asked in by_section if known == section), NOBODY)
+                for role, section in sections.items()
+            }
     finally:
         for llm in living:
             await llm.close()

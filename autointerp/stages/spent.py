@@ -27,7 +27,7 @@ def spent(run: Run) -> dict[str, Spent]:
     found = _elsewhere(run.path / ELSEWHERE)
     for place in _places(run.path / USAGE):
         total = of_journal(Journal(run.path / USAGE / place, None))
-        if total.n_requests or total.n_reused:
+        if total != Spent():  # tries that were lost count, too, where nothing was answered
             found.setdefault(place, Spent()).add(total)
     return dict(sorted(found.items()))
 
