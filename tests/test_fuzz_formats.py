@@ -24,6 +24,8 @@ import test_dictionaries
 import test_dictionary_learning
 import test_gemma_scope
 import test_llama_scope
+import test_llamascopium_clt
+import test_llamascopium_crosscoder
 import test_lone_files
 import test_native
 import test_research_readers
@@ -129,6 +131,10 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     ),
     "llama_scope": lambda folder: test_llama_scope.scope(folder / test_llama_scope.NAME, {}),
     "llamascopium": lambda folder: test_llama_scope.llamascopium(folder / "a", {"act_fn": "jumprelu"}),
+    "llamascopium, crosscoder": lambda folder: test_llamascopium_crosscoder.crosscoder(
+        folder / "a", {"act_fn": "topk"}
+    ),
+    "llamascopium, cross-layer": lambda folder: test_llamascopium_clt.clt(folder / "a", {}) / "layer_1",
     "qwen_scope": lambda folder: lone(
         folder / test_lone_files.QWEN, "layer12.sae.pt", test_lone_files.QWEN_NAMES
     ),

@@ -7,6 +7,7 @@
     package.module:function              code of your own, which gives a `spec.Dictionary`
     ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
     ckpt/layer3.sae.pt                   a file that is a dictionary by itself
+    ckpt/layer_3                         a layer of a cross-layer transcoder that lies in one file (Llamascopium)
     org/repo:layers.7@main               a Hugging Face repository, folder or file in it, revision
 
 Of a repository only the named folder or file is fetched, at one commit.
@@ -27,9 +28,11 @@ from autointerp import demo, plugins
 from autointerp.dictionaries import random_topk
 from autointerp.dictionaries.basis import NAME, Basis
 from autointerp.dictionaries.checkpoint import (
+    LAYER,
     contents,
     dictionaries_below,
     is_there,
+    layer_in,
     listed,
     many_dictionaries,
 )
@@ -81,7 +84,7 @@ def _found(text: str) -> DictionarySpec:
     if random_topk.NAME.fullmatch(text):
         return random_topk.RandomTopk().describe(Path(text))
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
-    if is_there(path):
+    if is_place(path):
         return describe_place(path)
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
@@ -95,6 +98,13 @@ def _found(text: str) -> DictionarySpec:
             "'neurons', 'experts' or the name of a function (package.module:function)."
         )
     return describe_place(_fetched(match["repo"], (match["place"] or "").strip("/"), match["revision"]))
+
+
+def is_place(path: Path) -> bool:
+    """Whether a local file or folder has this name, or a layer in one (`layer_in`)."""
+    if is_there(path) or layer_in(path)[1] is None:
+        return is_there(path)
+    return any(reader.recognises(path) for reader in _readers().values())
 
 
 def describe_place(path: Path) -> DictionarySpec:
@@ -213,7 +223,7 @@ def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
     if snapshot is None:
         return None
     found = Path(snapshot) / place
-    return found if found.exists() else None
+    return found if found.exists() or layer_in(found)[1] is not None else None
 
 
 def _not_fetched(name: str, error: Exception) -> str:
@@ -232,6 +242,8 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     same training lie below it, or else there. Else one must be named.
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
+    if LAYER.fullmatch(folder.name) and not any(folder in PurePosixPath(file).parents for file in files):
+        folder = folder.parent  # a layer of what lies in one file
     near = {folder, folder / WEIGHTS_BELOW}
     named = (place, (folder / PurePosixPath(place).name.replace(*DECODER_BESIDE)).as_posix())
     tensors = [file for file in files if file in named] if place in files else _among(files, near, TENSORS)
