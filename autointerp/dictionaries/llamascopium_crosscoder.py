@@ -43,8 +43,11 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dicti
     sites = [site_of(hook) for hook in hooks]
     known = [site for site in sites if site is not None]
     all_known = len(known) == len(hooks)
-    calibration = spec.calibration
+    calibration, notes = spec.calibration, [_note(hooks, settings.count("d_model"), all_known=all_known)]
     if calibration is not None:
+        notes.append(
+            f"top_k, {calibration.k:g}, is counted at each input: a feature at several counts as often"
+        )
         calibration = replace(calibration, k=calibration.k * len(hooks))
     return replace(
         spec,
@@ -53,7 +56,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dicti
         further_sites=tuple(known[1:]) if all_known else (),
         by_input=spec.decoder_norm_gate and len(hooks) > 1,
         calibration=calibration,
-        notes=(*spec.notes, _note(hooks, settings.count("d_model"), all_known=all_known)),
+        notes=(*spec.notes, *notes),
     )
 
 
