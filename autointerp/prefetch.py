@@ -17,6 +17,8 @@ from typing import Any, cast
 
 from autointerp import recipe as recipes
 from autointerp.activations.rows import SHORTEST_TAIL, Mark, Rows, make_rows
+from autointerp.dictionaries.checkpoint import layer_in
+from autointerp.dictionaries.locate import is_place
 from autointerp.errors import RecipeError
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.recipe import Recipe
@@ -78,10 +80,13 @@ def prefetch(
 
 def _dictionary(resolved: Resolved, name: str) -> Prefetched:
     path, spec = cast(str, resolved.recipe.dictionaries[name].path), resolved.dictionaries[name].spec
-    if not spec.path.exists():  # the model's own units, or random directions
+    place, _ = layer_in(spec.path)
+    if not place.exists():  # the model's own units, or random directions
         return Prefetched(f"dictionary {name}", path, None, 0, is_local=True)
-    is_local = path == "demo" or Path(path).exists() or spec.format == path  # a function's name is its format
-    return _found(f"dictionary {name}", path, spec.path, is_local=is_local)
+    is_local = (
+        path == "demo" or is_place(Path(path)) or spec.format == path
+    )  # a function's name is its format
+    return _found(f"dictionary {name}", path, place, is_local=is_local)
 
 
 def _found(what: str, name: str, place: Path, *, is_local: bool) -> Prefetched:

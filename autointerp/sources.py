@@ -15,6 +15,7 @@ from pathlib import Path
 from autointerp.activations.delphi import DelphiCache, Hook, find_delphi, holds_delphi, site_name
 from autointerp.activations.dump import Dump
 from autointerp.activations.dump_files import find_dump
+from autointerp.dictionaries.locate import is_place
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import ActivationsError, CheckpointError, ModelError, RecipeError
 from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe
@@ -259,4 +260,4 @@ def local(path: str) -> str:
     ids, `demo`, `stdlib`, `neurons`) stay. Links are not followed: in the hub's cache a file's own name says
     nothing."""
     is_name = path in ("demo", "stdlib", "neurons", "experts")
-    return path if is_name or not Path(path).exists() else str(Path(path).absolute())
+    return path if is_name or not is_place(Path(path)) else str(Path(path).absolute())

@@ -124,6 +124,7 @@ OURS: dict[str, dict[str, Any]] = {
     "a transcoder with selector topk": OUT | {"selector": "topk", "k": 4},
     "what is approximated": {"selector": "topk", "k": 4, "approximation": "plain top k"},
     "a crosscoder": {"d_in": 6, "further_sites": (Site("resid_post", 5), Site("mlp_out", 6))},
+    "a crosscoder, of whose inputs": {"d_in": 6, "n_inputs": 2, "transform": ("constant_norm",)},
     "thresholds that are still to be found": {
         "selector": "jumprelu", "calibration": Calibration("sampled", 2.5, 64, 7, "entropy"),
         "expected": Expected(l0=2.5, fvu=0.25), "model_was_centred": True,

@@ -24,7 +24,10 @@ import test_dictionaries
 import test_dictionary_learning
 import test_gemma_scope
 import test_llama_scope
+import test_llamascopium_clt
+import test_llamascopium_crosscoder
 import test_lone_files
+import test_minder
 import test_native
 import test_research_readers
 import test_temporal
@@ -129,6 +132,10 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     ),
     "llama_scope": lambda folder: test_llama_scope.scope(folder / test_llama_scope.NAME, {}),
     "llamascopium": lambda folder: test_llama_scope.llamascopium(folder / "a", {"act_fn": "jumprelu"}),
+    "llamascopium, crosscoder": lambda folder: test_llamascopium_crosscoder.crosscoder(
+        folder / "a", {"act_fn": "topk"}
+    ),
+    "llamascopium, cross-layer": lambda folder: test_llamascopium_clt.clt(folder / "a", {}) / "layer_1",
     "qwen_scope": lambda folder: lone(
         folder / test_lone_files.QWEN, "layer12.sae.pt", test_lone_files.QWEN_NAMES
     ),
@@ -151,6 +158,10 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "kissane": lambda folder: test_research_readers.attention(folder / "a"),
     "kissane, crosscoder": lambda folder: test_research_readers.crosscoder(folder / "a")[0],
     "crosscoder": lambda folder: crosscoder(folder / "a"),
+    "crosscoder, decoupled": lambda folder: test_research_readers.save_fork(
+        folder / "a", test_minder.decoupled([2.0, 1.0], normalises=True)
+    ),
+    "batch_topk_sae": lambda folder: test_minder.one_input(folder / "a", test_minder.ONE),
     "temporal": lambda folder: test_temporal.checkpoint(folder / "layer_4", test_temporal.tensors()),
     "native, pursuit": lambda folder: pursuit(folder / "a"),
     "native, calibrated": lambda folder: uncalibrated(folder / "a"),

@@ -274,7 +274,8 @@ def test_older_names_and_pt_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "weights", "point"),
     [
-        ({"sae_type": "clt"}, {}, "sae_type is clt"),
+        ({"sae_type": "lorsa"}, {}, "sae_type is lorsa: .* sae, crosscoder, clt"),
+        ({"sae_type": "molt", "act_fn": "x"}, {}, "sae_type is molt"),
         ({"act_fn": "batchtopk", "top_k": 11}, {}, "top_k is 11"),
         ({"act_fn": "batchtopk", "top_k": None}, {}, "top_k"),
         ({"act_fn": "tanh"}, {}, "act_fn is tanh"),

@@ -405,9 +405,6 @@ def test_a_crosscoders_directions_are_both_inputs_rows(tmp_path: Path) -> None:
 
 
 def test_crosscoders_that_are_not_read(tmp_path: Path) -> None:
-    decoupled = forks() | {"threshold": np.zeros(L, np.float32)}
-    with pytest.raises(CheckpointError, match=r"\[2\] thresholds, one an input .*DECOUPLED"):
-        find_dictionary(str(save_fork(tmp_path / "a", decoupled)))
     with pytest.raises(CheckpointError, match=r"encoder_layers is .*fewer inputs"):
         find_dictionary(str(save_fork(tmp_path / "b", forks(), encoder_layers=[1])))
     fewer = forks() | {"decoder.weight": forks()["decoder.weight"][:1]}

@@ -14,7 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autointerp.dictionaries.spec import DictionarySpec, Pursuit
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.steps import ALL_STEPS
 
 TOLERANCE: Final = 1e-6
 """Of `non_negative`: with no row that is not used has what is left a larger product than this, times the norms of
@@ -91,7 +92,7 @@ def _pursued(
         place_a = torch.where(repeats_a, is_known_aK.int().argmax(1), step)
         feature_nK[token_a, place_a] = feature_a
         value_nK[token_a, place_a] += value_a
-        if spec.pursuit == Pursuit():
+        if spec.pursuit == ALL_STEPS:
             continue  # nothing can end, and the device is not waited for
         ended_a = torch.zeros_like(repeats_a)
         if spec.pursuit.ends_on_repeat:

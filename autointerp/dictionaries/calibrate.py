@@ -1,8 +1,9 @@
 """Thresholds for dictionaries that in training chose among the activations of a whole batch.
 
 Once they have them they are JumpReLU: a token's code is the same whatever batch, shard or process it is in.
-All is counted on scores as the selector sees them, of which those above 0 take part, and all is exact: the
-numbers are those that sorting every score would give. Nothing dense outlives a tile.
+All is counted on scores as the selector sees them (on those of all inputs of a crosscoder, where each selects by
+itself), of which those above 0 take part, and all is exact: the numbers are those that sorting every score would
+give. Nothing dense outlives a tile.
 
     batch_topk       mean over batches of B tokens of the smallest score kept, where each batch keeps its k B
                      largest; what is left over behind the last whole batch is not used

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ MAX_YAML_BYTES: Final = 2**18
 MAX_YAML_DEPTH: Final = 50
 N_LISTED: Final = 12
 """At most so many sub-folders, files or names are listed in a message."""
+LAYER = re.compile(r"layer_(\d{1,4})", re.ASCII)
+"""A layer of a cross-layer transcoder that lies in one file, named as if it were a file in the same folder."""
 MAX_FOLDERS: Final = 10_000
 """The search for dictionaries in sub-folders looks at so many folders."""
 
@@ -233,6 +236,15 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # too long; no access to the folder
         return False
+
+
+def layer_in(path: Path) -> tuple[Path, int | None]:
+    """(folder, N) of `folder/layer_N` where the folder is there and nothing in it is called so: a layer of a
+    cross-layer transcoder whose layers lie in one file. Else (path, None)."""
+    named = LAYER.fullmatch(path.name)
+    if named is None or is_there(path) or not is_there(path.parent):
+        return path, None
+    return path.parent, int(named[1])
 
 
 def file_size(path: Path) -> int:

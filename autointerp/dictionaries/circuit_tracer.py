@@ -20,13 +20,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from autointerp.dictionaries.checkpoint import Settings, first_line, listed, read_settings, shortened
+from autointerp.dictionaries.checkpoint import Settings, listed, read_settings, shortened
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
-from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
+from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_slice, read_tensors
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
 
@@ -209,18 +209,9 @@ def _n_targets(spec: DictionarySpec) -> int:
 def _summed_decoder(spec: DictionarySpec, device: str) -> Tensor:
     """[F, D], one target at a time: all of them can be tens of gigabytes. Raises CheckpointError."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
     path, name = _decoder_file(spec.path), _names(spec.path).w_dec
     total_FD = torch.zeros(spec.width, spec.d_in, device=device)
-    try:
-        with cast(Any, safe_open)(path, framework="pt", device=device) as file:
-            for target in range(_n_targets(spec)):
-                total_FD += file.get_slice(name)[:, target].to(torch.float32)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} can't be read: {first_line(error)}. Copy or download it again."
-        ) from error
-    if not torch.isfinite(total_FD).all():
-        raise CheckpointError(f"{path}: '{name}' holds values that are NaN or infinite. Download it again.")
+    for target in range(_n_targets(spec)):
+        total_FD += read_slice(path, name, (slice(None), target), device)
     return total_FD

@@ -32,7 +32,8 @@ def alternatives(spec: DictionarySpec, weights: Weights, x_ND: Tensor) -> Iterat
         return  # nothing is known of the encoder, or there is none, or what it reads hangs on how it is read
     yield from _pre_bias(spec, weights)
     yield from _transforms(spec, weights)
-    if weights.w_dec_FO is not None and spec.selector in ("topk", "jumprelu"):
+    # Inputs that select apart do so by their norms: without these there would be nothing to tell them apart.
+    if weights.w_dec_FO is not None and spec.selector in ("topk", "jumprelu") and not spec.by_input:
         gate = not spec.decoder_norm_gate
         name = (
             "with scores times the decoder's norms" if gate else "without the decoder's norms in the scores"

@@ -84,7 +84,7 @@ def _architecture(spec: DictionarySpec, *, has_skip: bool) -> tuple[str, str | N
     missing = None
     if spec.selector not in names:
         missing = f"a {'transcoder' if spec.is_transcoder else 'dictionary'} with selector {spec.selector}"
-    elif spec.is_basis or spec.further_sites or spec.n_models > 1 or not spec.reconstructs:
+    elif spec.is_basis or spec.further_sites or spec.n_inputs * spec.n_models > 1 or not spec.reconstructs:
         missing = "a basis, a crosscoder or what doesn't reconstruct by itself"
     elif spec.calibration is not None:
         missing = "thresholds that are still to be found"

@@ -1,16 +1,16 @@
-"""Crosscoders of dictionary_learning's fork by Julian Minder and Clement Dumas: one file of tensors, mostly with
-HuggingFace's config.json beside it.
+"""Crosscoders of dictionary_learning's fork by Julian Minder and Clement Dumas (files and normaliser:
+`minder_files.py`).
 
     encoder.weight [L, D, F], encoder.bias [F]      f = relu(sum over inputs of x_l encoder.weight[l] + encoder.bias)
     decoder.weight [L, F, D], decoder.bias [L, D]   x_hat_l = f decoder.weight[l] + decoder.bias[l]
     threshold []                                    batch-top-k: f where f times its norm is above it
-    activation_mean, activation_std [L, D], activation_global_scale [L]
-                                                    (x_l - mean_l) scale_l goes in, and comes out the other way; NaN
-                                                    where nothing is normalised
+    threshold [L]                                   decoupled: for input l f where f times its norm there is above it
 
 A feature's norm (`code_normalization_id`): 1 sum over inputs of the norms of its decoder rows, 2 norm of these rows
-as one, 3 both, weighted, 4 one, 5 a norm and a threshold each input. f is its activation, as `encode` gives it;
-`get_activations` multiplies by the norm.
+as one, 3 both, weighted, 4 one, 5 (decoupled) the norm of each row for its input. f is its activation, as `encode`
+gives it; `get_activations` multiplies by the norm. Decoupled, f is added to the inputs that pass, and is a feature's
+activation where any does; there inputs are normalised twice, in training and after, because `encode` does it and what
+it calls does it again.
 
 The L inputs are sites of one model or one site of several; which, no file says.
 
@@ -19,74 +19,24 @@ Sources: science-of-finetuning/dictionary_learning (jkminder's): dictionary.py; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from autointerp.dictionaries.checkpoint import Settings, read_settings, shortened
-from autointerp.dictionaries.headers import TensorHeader
+from autointerp.dictionaries.checkpoint import Settings, shortened
+from autointerp.dictionaries.minder_files import Normaliser, Stored
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
-from autointerp.dictionaries.tensors import KINDS, Shapes, check_shapes, read_headers, read_tensors
+from autointerp.dictionaries.tensors import KINDS, Shapes, check_shapes
 from autointerp.errors import CheckpointError
 from autointerp.identity import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG: Final = "config.json"
-WEIGHTS: Final = ("model.safetensors", "ae.pt", "model.pt")
-"""Of a folder; any other file is named."""
-COMPILED: Final = "_orig_mod."
-"""In front of all names where torch.compile was on."""
-FOUR: Final = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 THRESHOLD, NORM_ID = "threshold", "code_normalization_id"
-MEAN, STD, SCALE = "activation_mean", "activation_std", "activation_global_scale"
 NORMS: Final = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
-OFF: Final = 1e-8
-"""Added to a scale before it is divided by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file of tensors."""
-
-    path: Path
-    headers: Mapping[str, TensorHeader]
-    prefix: str
-
-    @classmethod
-    def of(cls, path: Path) -> Stored:
-        """Raises CheckpointError."""
-        found = next((path / name for name in WEIGHTS if (path / name).is_file()), path)
-        headers = read_headers(found)
-        prefix = COMPILED if all(name.startswith(COMPILED) for name in headers) else ""
-        return cls(found, {name.removeprefix(prefix): header for name, header in headers.items()}, prefix)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.headers[name].shape if name in self.headers else ()
-
-    def shapes(self, spec: DictionarySpec, n_inputs: int) -> Shapes:
-        inputs, d_in = ("inputs", n_inputs), ("d_in", spec.d_in // n_inputs)
-        features = ("features", spec.width)
-        shapes: dict[str, tuple[tuple[str, int], ...]] = {
-            "encoder.bias": (features,),
-            "decoder.bias": (inputs, d_in),
-            "encoder.weight": (inputs, d_in, features),
-            "decoder.weight": (inputs, features, d_in),
-        }
-        shapes |= {THRESHOLD: ()} if spec.selector == "jumprelu" else {}
-        return {self.prefix + name: axes for name, axes in shapes.items()}
-
-    def tensors(self, shapes: Shapes, device: str) -> dict[str, Tensor]:
-        found = read_tensors(self.path, shapes, device)
-        return {name.removeprefix(self.prefix): tensor for name, tensor in found.items()}
-
-    def unchecked(self, *names: str, device: str = "cpu") -> list[Tensor]:
-        """Those that may be whole numbers, or NaN."""
-        wanted = [self.prefix + name for name in names]
-        found = KINDS[self.path.suffix].load(self.path, wanted, device)
-        return [found[name] for name in wanted]
+OPEN: Final = 1e20
+"""Norm over threshold of an input that takes every f above 0, so far as float32 tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,57 +57,72 @@ class Crosscoder:
     def describe(self, path: Path) -> DictionarySpec:
         """Reads headers and configuration. Raises CheckpointError."""
         stored = Stored.of(path)
-        spec, config = _described(stored), _config(stored.path)
-        n_inputs = _n_inputs(stored)
-        check_shapes(
-            stored.path,
-            {stored.prefix + name: header for name, header in stored.headers.items()},
-            stored.shapes(spec, n_inputs),
-        )
-        _check_config(_settings(stored.path), n_inputs)
-        return replace(spec, identity=fingerprint([*([config] if config else []), stored.path]))
+        spec = _described(stored)
+        headers = {stored.prefix + name: header for name, header in stored.headers.items()}
+        check_shapes(stored.path, headers, _shapes(spec, stored))
+        _check_config(stored.settings, spec.n_inputs)
+        return replace(spec, identity=fingerprint(stored.files))
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
         """Reads the tensors. Raises CheckpointError, also where the files are others than described."""
         stored = Stored.of(spec.path)
-        t = stored.tensors(stored.shapes(spec, _n_inputs(stored)), device)
-        threshold_F, norm_F = None, None
-        if spec.selector == "jumprelu":
+        t = stored.tensors(_shapes(spec, stored), device)
+        threshold_F, norm_F, share_LF = None, None, None
+        if spec.by_input:
+            norm_F, share_LF = _decoupled(stored, t["decoder.weight"], t[THRESHOLD])
+            threshold_F = norm_F.new_ones(spec.width)
+        elif spec.selector == "jumprelu":
             # relu's zeros are above a threshold of -1, which training never set; and so here, by the relu behind.
             threshold_F = t[THRESHOLD].expand(spec.width).contiguous()
             norm_F = _norms(stored, t["decoder.weight"])
-        mean_LD, scale_L, unscale_L = _normaliser(stored, t["decoder.bias"])
-        w_dec_LFD, b_dec_LD = t["decoder.weight"] * unscale_L[:, None, None], t["decoder.bias"]
+        norm = Normaliser.of(stored, t["decoder.bias"])
+        mean_LD, into_L1 = norm.mean, norm.into
+        if spec.by_input and not norm.is_none:  # ((x - mean) into - mean) into
+            mean_LD, into_L1 = mean_LD + mean_LD / into_L1, into_L1.square()
+        w_dec_LFD = t["decoder.weight"] * norm.out[:, None]
         return Weights(
-            w_enc_DF=(t["encoder.weight"] * scale_L[:, None, None]).flatten(0, 1),
+            w_enc_DF=(t["encoder.weight"] * into_L1[:, None]).flatten(0, 1),
             b_enc_F=t["encoder.bias"],
             b_pre_D=mean_LD.flatten(),
             w_dec_FO=w_dec_LFD.permute(1, 0, 2).flatten(1, 2),
-            b_dec_O=(b_dec_LD * unscale_L[:, None] + mean_LD).flatten(),
+            b_dec_O=(t["decoder.bias"] * norm.out + norm.mean).flatten(),
             threshold_F=threshold_F,
             score_norm_F=norm_F,
+            input_share_LF=share_LF,
         )
+
+
+def _shapes(spec: DictionarySpec, stored: Stored) -> Shapes:
+    inputs, d_in = ("inputs", spec.n_inputs), ("d_in", spec.d_in // spec.n_inputs)
+    features = ("features", spec.width)
+    shapes: dict[str, tuple[tuple[str, int], ...]] = {
+        "encoder.bias": (features,),
+        "decoder.bias": (inputs, d_in),
+        "encoder.weight": (inputs, d_in, features),
+        "decoder.weight": (inputs, features, d_in),
+    }
+    if spec.selector == "jumprelu":
+        shapes[THRESHOLD] = (inputs,) if spec.by_input else ()
+    return {stored.prefix + name: axes for name, axes in shapes.items()}
 
 
 def _described(stored: Stored) -> DictionarySpec:
     """What the headers say; the identity is left empty. Raises CheckpointError."""
     weight, selector = stored.shape("encoder.weight"), "jumprelu" if THRESHOLD in stored.headers else "relu"
-    if selector == "jumprelu" and stored.shape(THRESHOLD):
-        raise CheckpointError(
-            f"{stored.path} holds {list(stored.shape(THRESHOLD))} thresholds, one an input (code normalization "
-            "DECOUPLED): a feature then has an activation for each input, which is not read."
-        )
+    is_decoupled = selector == "jumprelu" and bool(stored.shape(THRESHOLD))
     if not all(weight):
         raise CheckpointError(
             f"{stored.path}: 'encoder.weight' has shape {list(weight)}, so that nothing is in it."
         )
     n_inputs, d_in, width = weight
-    k = _settings(stored.path).number("k")
+    k = stored.settings.number("k")
     known = "" if NORM_ID in stored.headers else f"; no {NORM_ID} is stored: taken as the sum over inputs"
     batch = (
         f"which norms of decoder rows these are stands among the tensors ({NORM_ID}); "
         "of a batch's top k the stored threshold stands, which training leaves at -1 where it never set it"
     )
+    if is_decoupled:
+        batch = "an input takes a feature by its own threshold and decoder norm; inputs are normalised twice"
     return DictionarySpec(
         format="crosscoder",
         path=stored.path,
@@ -174,7 +139,9 @@ def _described(stored: Stored) -> DictionarySpec:
         prepend_bos=True,
         decoder_norm_gate=selector == "jumprelu",
         value_is_score=selector != "jumprelu",
-        expected=Expected(l0=k if selector == "jumprelu" else None),
+        n_inputs=n_inputs,
+        by_input=is_decoupled,
+        expected=Expected(l0=k if selector == "jumprelu" and not is_decoupled else None),
         notes=(
             f"a crosscoder of {n_inputs} inputs of {d_in} numbers: sites of one model are named in order, --hook "
             "layers.3+layers.5; of several models, store activations with the vectors of all one behind the other",
@@ -182,20 +149,6 @@ def _described(stored: Stored) -> DictionarySpec:
             *([batch + known] if selector == "jumprelu" else []),
         ),
     )
-
-
-def _n_inputs(stored: Stored) -> int:
-    return stored.shape("encoder.weight")[0]
-
-
-def _config(weights: Path) -> Path | None:
-    path = weights.with_name(CONFIG)
-    return path if path.is_file() else None
-
-
-def _settings(weights: Path) -> Settings:
-    config = _config(weights)
-    return Settings(weights.with_name(CONFIG), {}) if config is None else read_settings(config)
 
 
 def _check_config(settings: Settings, n_inputs: int) -> None:
@@ -206,41 +159,42 @@ def _check_config(settings: Settings, n_inputs: int) -> None:
 
 def _norms(stored: Stored, w_dec_LFD: Tensor) -> Tensor:
     """[F], what an activation is multiplied with before it is compared. Raises CheckpointError."""
-    settings, kinds = _settings(stored.path), [1]
-    if NORM_ID in stored.headers:
-        kinds = stored.unchecked(NORM_ID)[0].flatten().tolist()
-    kind = kinds[0] if len(kinds) == 1 else None
-    if kind not in NORMS or NORMS[kind] == "DECOUPLED":
+    kind, settings = _kind(stored, default="CROSSCODER"), stored.settings
+    if kind == "DECOUPLED":
         raise CheckpointError(
-            f"{stored.path}: {NORM_ID} is {shortened(kinds)}. Read are: {shortened(NORMS)} but DECOUPLED."
+            f"{stored.path}: {NORM_ID} is 5 (DECOUPLED), of which each input has a threshold, but {THRESHOLD} is one."
         )
     summed_F, whole_F = w_dec_LFD.norm(dim=2).sum(0), w_dec_LFD.norm(dim=(0, 2))
-    if NORMS[kind] == "NONE":
+    if kind == "NONE":
         return summed_F.new_ones(len(summed_F))
-    if NORMS[kind] == "MIXED":
+    if kind == "MIXED":
         of_whole, of_sum = (settings.number(f"code_normalization_alpha_{name}") for name in ("sae", "cc"))
         return whole_F * (1.0 if of_whole is None else of_whole) + summed_F * (
             0.1 if of_sum is None else of_sum
         )
-    return summed_F if NORMS[kind] == "CROSSCODER" else whole_F
+    return summed_F if kind == "CROSSCODER" else whole_F
 
 
-def _normaliser(stored: Stored, like_LD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [L, D], factor in [L] and factor out [L]. Raises CheckpointError."""
-    none = like_LD.new_zeros(like_LD.shape), like_LD.new_ones(len(like_LD)), like_LD.new_ones(len(like_LD))
-    if MEAN not in stored.headers:
-        return none
-    if missing := [name for name in (STD, SCALE) if name not in stored.headers]:
-        raise CheckpointError(f"{stored.path} has {MEAN}, but no {' and no '.join(missing)}.")
-    found = stored.unchecked(MEAN, STD, SCALE, device=str(like_LD.device))
-    if any(tensor.is_complex() for tensor in found):
-        raise CheckpointError(f"{stored.path}: {MEAN}, {STD} and {SCALE} must be real numbers.")
-    mean_LD, std_LD, scale_L = (tensor.to(like_LD) for tensor in found)
-    if mean_LD.isnan().any() or std_LD.isnan().any():  # how the source says that nothing is normalised
-        return none
-    if mean_LD.shape != like_LD.shape or scale_L.shape != like_LD.shape[:1] or not bool((scale_L > 0).all()):
+def _decoupled(stored: Stored, w_dec_LFD: Tensor, threshold_L: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms over thresholds: of a feature the largest [F], and the inputs' shares of it [L, F]; an input takes what
+    is above 1. Raises CheckpointError."""
+    if (kind := _kind(stored, default="DECOUPLED")) != "DECOUPLED":
         raise CheckpointError(
-            f"{stored.path}: {MEAN} has shape {list(mean_LD.shape)} and {SCALE} is {shortened(scale_L.tolist())}, "
-            f"but of {list(like_LD.shape)} inputs and numbers each input has a mean and a factor above 0."
+            f"{stored.path} holds {len(threshold_L)} thresholds, one an input, but {NORM_ID} says {kind}."
         )
-    return mean_LD, scale_L, 1 / (scale_L + OFF)
+    ratio_LF = (w_dec_LFD.norm(dim=2) / threshold_L.clamp_min(1 / OPEN)[:, None]).clamp_max(OPEN)
+    ratio_LF[threshold_L < 0] = OPEN  # -1 is a threshold that training never set
+    largest_F = ratio_LF.amax(0)
+    return largest_F, (ratio_LF / largest_F).nan_to_num(nan=0.0)
+
+
+def _kind(stored: Stored, default: str) -> str:
+    """A name of `NORMS`. Raises CheckpointError."""
+    if NORM_ID not in stored.headers:
+        return default
+    kinds = stored.unchecked(NORM_ID)[0].flatten().tolist()
+    if len(kinds) != 1 or kinds[0] not in NORMS:
+        raise CheckpointError(
+            f"{stored.path}: {NORM_ID} is {shortened(kinds)}. Known are: {shortened(NORMS)}."
+        )
+    return NORMS[kinds[0]]

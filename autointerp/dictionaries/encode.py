@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.by_decoder import gram_of, non_negative, pursued
+from autointerp.dictionaries.by_input import among_largest, top_k_of_any
 from autointerp.dictionaries.columns import EncoderColumns
 from autointerp.dictionaries.selectors import (
     Found,
@@ -84,6 +85,7 @@ class Encoder:
         self._max_elements = max_elements or (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS)
         self._columns = EncoderColumns.of(spec, weights, product_dtype, self._max_elements)
         self._norm_F = self._columns.norm_C
+        self._share_LF = weights.input_share_LF
         self._features: Tensor | None = None
         """Which features the columns are, of a slice."""
         self._gram_FF: Tensor | None = None
@@ -164,12 +166,18 @@ class Encoder:
     @torch.no_grad()
     def score_tiles(self, x_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What the selector sees, whatever it makes of it: scores [n, f] of some tokens, each tile with its
-        first feature; all of a tile of tokens before the next. A tile may be overwritten by whoever takes it."""
+        first feature; all of a tile of tokens before the next. Where each input selects by itself, one input's
+        after the other's. A tile may be overwritten by whoever takes it."""
         n_step, f_step = self._tile(len(x_ND))
         for start in range(0, len(x_ND), n_step):
-            x_nD = transformed(x_ND[start : start + n_step].to(torch.float32), self.spec.transform)
+            x_nD = self._transformed(x_ND[start : start + n_step])
             for first, score_nf in self._scores(x_nD, f_step):
-                yield first, score_nf[:, : self.spec.width - first]
+                score_nf = score_nf[:, : self.spec.width - first]
+                if self._share_LF is None:
+                    yield first, score_nf
+                    continue
+                for share_f in self._share_LF[:, first : first + score_nf.shape[1]]:
+                    yield first, score_nf * share_f
 
     def check_finite(self, n_bad: int, n_tokens: int) -> None:
         """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would
@@ -197,6 +205,7 @@ class Encoder:
             feature_M, value_M = feature_M // 2, torch.where(feature_M % 2 == 1, -value_M, value_M)
         if self._norm_F is not None and self.spec.value_is_score:
             value_M = value_M / self._norm_F[feature_M]
+        selects_ML = None if self._share_LF is None else self._inputs_of(codes.token_M, feature_M, value_M)
         step = max(1, self._max_elements // d_out)
         for start in range(0, len(codes), step):
             these = slice(start, start + step)
@@ -204,12 +213,26 @@ class Encoder:
                 x_hat_NO[codes.token_M[these], feature_M[these]] = value_M[these]
                 continue
             rows_mO = weights.w_dec_FO[feature_M[these]] * value_M[these, None]
+            if selects_ML is not None:
+                rows_mO *= selects_ML[these].repeat_interleave(d_out // selects_ML.shape[1], dim=1)
             x_hat_NO.index_add_(0, codes.token_M[these], rows_mO)
         x_hat_NO += weights.b_dec_O
         x_ND = x_ND.to(torch.float32)
         if not self.spec.is_transcoder:
-            return untransformed(x_hat_NO, x_ND, self.spec.transform)
+            return untransformed(x_hat_NO, x_ND, self.spec.transform, self.spec.n_inputs)
         return x_hat_NO if weights.w_skip_DO is None else x_hat_NO + x_ND @ weights.w_skip_DO
+
+    def _inputs_of(self, token_M: Tensor, feature_M: Tensor, value_M: Tensor) -> Tensor:
+        """[M, L], bool: which inputs select each code. `value_M`: pre-activations."""
+        assert self._share_LF is not None and self._norm_F is not None
+        score_ML = (value_M * self._norm_F[feature_M])[:, None] * self._share_LF[:, feature_M].T
+        threshold_F = self._weights.threshold_F
+        if self.spec.selector == "topk":
+            return among_largest(token_M, score_ML, self.spec.k or 0)
+        return score_ML > 0 if threshold_F is None else score_ML > threshold_F[feature_M, None]
+
+    def _transformed(self, x_nD: Tensor) -> Tensor:
+        return transformed(x_nD.to(torch.float32), self.spec.transform, self.spec.n_inputs)
 
     def _tile(self, n_tokens: int) -> tuple[int, int]:
         """(tokens, features) of a tile."""
@@ -223,7 +246,7 @@ class Encoder:
 
     def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> Found:
         """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
-        x_nD = transformed(x_nD.to(torch.float32), self.spec.transform)
+        x_nD = self._transformed(x_nD)
         token_m, feature_m, value_m = self._selected(x_nD, f_step)
         return token_m + first_token, feature_m, value_m
 
@@ -240,6 +263,8 @@ class Encoder:
         scores = self._scores(x_nD, f_step)
         if spec.selector == "top_afa":
             return norm_matched(next(scores)[1], (x_nD - weights.b_pre_D).norm(dim=1))
+        if self._share_LF is not None and spec.selector == "topk":
+            return top_k_of_any(scores, self._share_LF, spec.k or 0)
         return select(spec, self._columns, scores)
 
     def _gram(self) -> Tensor | None:

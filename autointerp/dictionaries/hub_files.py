@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, cast
 
-from autointerp.dictionaries.checkpoint import listed, many_dictionaries
+from autointerp.dictionaries.checkpoint import LAYER, layer_in, listed, many_dictionaries
 from autointerp.dictionaries.tensors import KINDS, PICKLED
 from autointerp.errors import CheckpointError
 
@@ -88,7 +88,7 @@ def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
     if snapshot is None:
         return None
     found = Path(snapshot) / place
-    return found if found.exists() else None
+    return found if found.exists() or layer_in(found)[1] is not None else None
 
 
 def _not_fetched(name: str, error: Exception) -> str:
@@ -114,6 +114,8 @@ def wanted_files(files: list[str], place: str) -> list[str]:
     same training lie below it, or else there. Else one must be named.
     """
     folder = PurePosixPath(place).parent if place in files else PurePosixPath(place)
+    if LAYER.fullmatch(folder.name) and not any(folder in PurePosixPath(file).parents for file in files):
+        folder = folder.parent  # a layer of what lies in one file
     near = {folder, folder / WEIGHTS_BELOW}
     named = (place, (folder / PurePosixPath(place).name.replace(*DECODER_BESIDE)).as_posix())
     tensors = [file for file in files if file in named] if place in files else _among(files, near, TENSORS)

@@ -7,6 +7,7 @@ gpt2-small-res-jb/blocks.8.hook_...  a name of SAELens', where it is installed (
 package.module:function              code of your own, which gives a `spec.Dictionary`
 ckpt/layers.7  ckpt/sae.safetensors  a local folder, or a file in it
 ckpt/layer3.sae.pt                   a file that is a dictionary by itself
+ckpt/layer_3                         a layer of a cross-layer transcoder that lies in one file (Llamascopium)
 org/repo:layers.7@main               a Hugging Face repository, folder or file in it, revision
 """
 
@@ -28,6 +29,7 @@ from autointerp.dictionaries.checkpoint import (
     contents,
     dictionaries_below,
     is_there,
+    layer_in,
     many_dictionaries,
 )
 from autointerp.dictionaries.hub_files import fetched
@@ -98,7 +100,7 @@ def _found(text: str) -> DictionarySpec:
     if random_topk.NAME.fullmatch(text):
         return random_topk.RandomTopk().describe(Path(text))
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
-    if is_there(path):
+    if is_place(path):
         return describe_place(path)
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
@@ -116,6 +118,13 @@ def _found(text: str) -> DictionarySpec:
     return describe_place(
         fetched(repo, place, revision) if parts is None else parts.laid_out(repo, place, revision)
     )
+
+
+def is_place(path: Path) -> bool:
+    """Whether a local file or folder has this name, or a layer in one (`layer_in`)."""
+    if is_there(path) or layer_in(path)[1] is None:
+        return is_there(path)
+    return any(reader.recognises(path) for reader in _readers().values())
 
 
 def describe_place(path: Path) -> DictionarySpec:

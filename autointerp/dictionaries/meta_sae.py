@@ -62,6 +62,7 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
         k=None,
         # The parent's own steps are its encoder's.
         transform=(),
+        by_input=False,
         decoder_norm_gate=False,
         value_is_score=True,
         reconstructs=False,

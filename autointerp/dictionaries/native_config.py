@@ -12,11 +12,10 @@ from autointerp.dictionaries.spec import (
     BY_DECODER,
     DictionarySpec,
     Expected,
-    Pursuit,
     Selector,
     Transform,
 )
-from autointerp.dictionaries.steps import pursuit_steps
+from autointerp.dictionaries.steps import Pursuit, pursuit_steps
 from autointerp.dictionaries.thresholds import Calibration, ColumnScore, Rule
 from autointerp.dictionaries.variants import VARIANTS, Variant
 from autointerp.errors import CheckpointError
@@ -31,7 +30,7 @@ WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
-        "is_transcoder", "hook_out", "n_models", "without_value_bias",
+        "is_transcoder", "hook_out", "n_inputs", "n_models", "without_value_bias",
         "normalized_behind_gain",
     }
 )  # fmt: skip
@@ -101,7 +100,8 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         value_is_score=settings.flag("value_is_score", True),
         reconstructs=settings.flag("reconstructs", True),
         pursuit=_pursuit(settings, selector),
-        n_models=_n_models(settings, sizes),
+        n_inputs=_n_shares(settings, "n_inputs", sizes),
+        n_models=_n_shares(settings, "n_models", sizes),
         has_signs=_has_signs(settings, selector),
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
@@ -211,11 +211,11 @@ def _pursuit(settings: Settings, selector: Selector) -> Pursuit:
     return Pursuit(below, section.flag("ends_on_repeat", False))
 
 
-def _n_models(settings: Settings, sizes: Sizes) -> int:
-    n_models = 1 if settings.values.get("n_models") is None else settings.count("n_models")
-    if sizes.d_in % n_models:
-        settings.refuse("n_models", f"the {sizes.d_in} numbers that are read can't be shared out so.")
-    return n_models
+def _n_shares(settings: Settings, key: str, sizes: Sizes) -> int:
+    n = 1 if settings.values.get(key) is None else settings.count(key)
+    if sizes.d_in % n:
+        settings.refuse(key, f"the {sizes.d_in} numbers that are read can't be shared out so.")
+    return n
 
 
 def _has_signs(settings: Settings, selector: Selector) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-    "approximation", "notes", "has_signs", "n_models", "without_value_bias", "normalized_behind_gain",
+    "approximation", "notes", "has_signs", "n_inputs", "n_models", "without_value_bias", "normalized_behind_gain",
 )  # fmt: skip
 
 
@@ -31,6 +31,11 @@ def check_native(spec: DictionarySpec) -> None:
         raise CheckpointError(
             f"{spec.path} can't be written as files: what it codes is what is left of a prediction from the tokens "
             "before, and neither layout has a place for how that is made. Use it as it is."
+        )
+    if spec.by_input:
+        raise CheckpointError(
+            f"{spec.path} can't be written as files: each of its {spec.n_inputs} inputs selects by itself, and "
+            "neither layout has a place for that. Use it as it is."
         )
     if spec.is_basis or spec.selector not in SELECTORS:
         what = (

@@ -19,8 +19,8 @@ from typing import Final, cast
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
-from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
-from autointerp.dictionaries.steps import pursuit_steps
+from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Transform
+from autointerp.dictionaries.steps import Pursuit, pursuit_steps
 from autointerp.errors import CheckpointError
 
 CONFIG: Final = "cfg.json"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
 from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
 from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
@@ -20,6 +20,8 @@ from autointerp.types import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 MAX_HEADER_BYTES: Final = 8 * 2**20
 """safetensors takes 100 MB, which as JSON can be gigabytes of objects and a quarter of a minute. A dictionary's
@@ -84,13 +86,26 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in cast(list[object], value))
 
 
+Index = int | tuple[slice, int]
+"""A part of a tensor: `[3]` or `[:, 3]`."""
+
+
+def load_slice(path: Path, name: str, index: Index, device: str) -> Tensor:
+    """That part as it is stored, on `device`; the rest of the tensor is not read. Raises CheckpointError."""
+    return _read(path, device, lambda file: file.get_slice(name)[index])
+
+
 def load(path: Path, names: Iterable[str], device: str) -> dict[str, Tensor]:
     """These tensors as they are stored, on `device`. Raises CheckpointError."""
+    return _read(path, device, lambda file: {name: file.get_tensor(name) for name in names})
+
+
+def _read(path: Path, device: str, what: Callable[[Any], T]) -> T:
     from safetensors import SafetensorError, safe_open
 
     try:
         with cast(Any, safe_open)(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in names}
+            return what(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} can't be read: {first_line(error)}. Copy or download it again."

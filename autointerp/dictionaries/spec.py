@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
+from autointerp.dictionaries.steps import ALL_STEPS, Pursuit
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.types import Site
 
@@ -57,18 +58,6 @@ class Expected:
     """Features that fire on a token."""
     fvu: float | None = None
     """Share of variance not explained."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pursuit:
-    """How matching pursuit goes: a step takes the feature whose decoder row has the largest product with what is
-    left of the input, adds the product to the feature's code and subtracts that much of the row. A token's pursuit
-    ends after k steps (d_in where k is None), or by one of these, looked at after each step."""
-
-    residual_below: float = 0.0
-    """What is left has a smaller norm than this; 0: never."""
-    ends_on_repeat: bool = False
-    """The step added no feature that the token did not have yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +125,14 @@ class DictionarySpec:
     reconstructs: bool = True
     """Whether decoding its codes alone gives what it was trained to give; not so for one layer of a
     cross-layer transcoder."""
-    pursuit: Pursuit = Pursuit()
+    pursuit: Pursuit = ALL_STEPS
     """For pursuit."""
+    n_inputs: int = 1
+    """Of a crosscoder: so many vectors of one length stand one behind the other in what it reads; `transform` takes
+    each by itself."""
+    by_input: bool = False
+    """Of a crosscoder: each input selects by itself (`Weights.input_share_LF`). A feature fires where it does for
+    any input, and adds its decoder row's part for those inputs alone. Scores have a `decoder_norm_gate`."""
     n_models: int = 1
     """Of a crosscoder of several models: whose vectors at `site` are read, one behind the other, `d_in` in all. A
     run has one model, so that more than one are read from files only."""
@@ -237,6 +232,9 @@ class Weights:
     score_norm_F: Tensor | None = None
     """With a `decoder_norm_gate`: what pre-activations are multiplied with, where that is another norm than that of
     the rows in `w_dec_FO`."""
+    input_share_LF: Tensor | None = None
+    """For `by_input`, L inputs: `score_norms` times this is what a pre-activation is multiplied with to be an input's
+    score; the largest of a feature is 1."""
     gate: Gate | None = None
     """For gated."""
     w_skip_DO: Tensor | None = None

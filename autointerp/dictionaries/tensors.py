@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from autointerp.dictionaries import npz_files, safetensors_files, torch_files
 from autointerp.dictionaries.checkpoint import listed, shortened
 from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
+from autointerp.dictionaries.safetensors_files import Index
 from autointerp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -89,14 +90,34 @@ def read_tensors(path: Path, expected: Shapes, device: str) -> dict[str, Tensor]
     tensors = _kind(path).load(path, expected, device)
     tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
-        # A mask of all values, and what it takes to make one, would need more memory than the tensor itself.
-        if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
-            n_bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-            raise CheckpointError(
-                f"{path}: '{name}' holds {n_bad:,} values of {tensor.numel():,} that are NaN or infinite in "
-                "float32. The training broke or the file is damaged; take an earlier checkpoint."
-            )
+        _check_finite(path, name, tensor)
     return tensors
+
+
+def read_slice(path: Path, name: str, index: Index, device: str) -> Tensor:
+    """`tensor[index]` in float32 on `device`; of a safetensors file nothing else of the tensor is read. Raises
+    CheckpointError as `read_tensors` does; `check_shapes` has seen the tensor."""
+    import torch
+
+    if path.suffix == ".safetensors":
+        part = safetensors_files.load_slice(path, name, index, device)
+    else:
+        part = _kind(path).load(path, [name], "cpu")[name][index].to(device)
+    part = part.to(torch.float32)
+    _check_finite(path, name, part)
+    return part
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    import torch
+
+    # A mask of all values, and what it takes to make one, would need more memory than the tensor itself.
+    if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+        n_bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        raise CheckpointError(
+            f"{path}: '{name}' holds {n_bad:,} values of {tensor.numel():,} that are NaN or infinite in "
+            "float32. The training broke or the file is damaged; take an earlier checkpoint."
+        )
 
 
 def _kind(path: Path) -> FileKind:

@@ -52,6 +52,8 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
     if spec.decoder_norm_gate:
         what = "scores" if spec.value_is_score else "pre-activations"
         yield "scores", f"pre-activations times the norms of decoder rows; activations are {what}"
+    if spec.by_input:
+        yield "selects", f"each of the {spec.n_inputs} inputs by itself; active where any does"
     if spec.group_sizes:
         yield "levels", ", ".join(f"{size:,}" for size in spec.group_sizes)
     for flag, value in (("sliceable", spec.feature_sliceable), ("signed", spec.signed)):
