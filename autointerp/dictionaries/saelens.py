@@ -7,6 +7,7 @@ Source: decoderesearch/SAELens 6.54.12: sae_lens/saes/*.py.
     matching_pursuit   no encoder; features found one by one with W_dec, after b_dec is subtracted, and b_dec is
                 added again only where it was subtracted
     jumprelu    what is above `threshold`, or exp(`log_threshold`) in training dumps of early versions
+    temporal    codes of what attention over the tokens before leaves (`saelens_temporal.py`)
     batchtopk   in training dumps: what is above `topk_threshold`, one number for all features
     ..._transcoder   b_dec is not subtracted; W_dec [d_sae, d_out], skip connection W_skip [d_out, d_in]
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from autointerp.dictionaries import saelens_temporal
 from autointerp.dictionaries.checkpoint import folder_of, read_settings, require_files
 from autointerp.dictionaries.saelens_config import (
     BATCH_TOPK,
@@ -28,6 +30,7 @@ from autointerp.dictionaries.saelens_config import (
     factor,
     subtracts_b_dec,
 )
+from autointerp.dictionaries.saelens_temporal import A_MAP
 from autointerp.dictionaries.saelens_whitening import whitened, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
@@ -46,6 +49,7 @@ OF_ONE_KIND: Final = {
     "log_threshold": "training dumps of jumprelu dictionaries",
     "topk_threshold": "training dumps of batchtopk dictionaries",
     "W_skip": "transcoders with a skip connection",
+    A_MAP: "temporal dictionaries",
 }
 """Tensors that only these have, so that one says whether a dictionary is what its configuration calls it."""
 
@@ -100,6 +104,8 @@ class Saelens:
             tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=spec.decoder_norm_gate)
         if (path := whitening_file(settings)) is not None:
             tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
+        if spec.needs_sequence:
+            return saelens_temporal.weights_of(settings, tensors, subtracts_b_dec=subtracts_b_dec(settings))
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)
         if spec.selector == "pursuit":
             b_dec_O = b_dec_O if subtracts_b_dec(settings) else torch.zeros_like(b_dec_O)
@@ -159,7 +165,10 @@ def _shapes(spec: DictionarySpec) -> Shapes:
     """What the weights' file must hold. Raises CheckpointError."""
     d_in, d_sae = ("d_in", spec.d_in), ("d_sae", spec.width)
     d_out = d_in if spec.d_out is None else ("d_out", spec.d_out)
-    kind = architecture(read_settings(spec.path / CONFIG))
+    settings, weights = read_settings(spec.path / CONFIG), spec.path / WEIGHTS
+    kind = architecture(settings)
+    if spec.needs_sequence:
+        return saelens_temporal.shapes(settings, weights, read_headers(weights))
     biases = ("b_gate", "b_mag", "r_mag") if spec.selector == "gated" else ("b_enc",)
     shapes: dict[str, tuple[tuple[str, int], ...]] = {"b_dec": (d_out,)}
     shapes |= dict.fromkeys(biases, (d_sae,))
@@ -171,6 +180,6 @@ def _shapes(spec: DictionarySpec) -> Shapes:
     if kind in BATCH_TOPK:
         shapes["topk_threshold"] = ()
     elif spec.selector == "jumprelu":
-        in_logs = "log_threshold" in read_headers(spec.path / WEIGHTS)
+        in_logs = "log_threshold" in read_headers(weights)
         shapes["log_threshold" if in_logs else "threshold"] = (d_sae,)
     return shapes

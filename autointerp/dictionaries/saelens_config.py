@@ -16,8 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, cast
 
+from autointerp.dictionaries import saelens_temporal, temporal
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
+from autointerp.dictionaries.saelens_temporal import RESCALE, TEMPORAL
 from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
 from autointerp.dictionaries.steps import pursuit_steps
@@ -41,6 +43,7 @@ SELECTORS: Final[dict[str, Selector]] = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+"""But of `temporal`, whose settings say which."""
 BATCH_TOPK: Final = ("batchtopk", "matryoshka_batchtopk")
 """Training dumps: SAELens exports these as jumprelu dictionaries, with the threshold tracked in training."""
 SKIP: Final = ("skip_transcoder", "jumprelu_skip_transcoder")
@@ -55,7 +58,7 @@ TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
 }
 AVERAGE: Final = "expected_average_only_in"
 
-READ: Final = f"Of SAELens' architectures these are read: {', '.join(SELECTORS)}."
+READ: Final = f"Of SAELens' architectures these are read: {', '.join((*SELECTORS, TEMPORAL))}."
 
 
 def configured(folder: Path) -> DictionarySpec:
@@ -64,7 +67,8 @@ def configured(folder: Path) -> DictionarySpec:
     # One look-up for both layouts: what version 6 nests lies flat before it.
     origin = Settings(settings.path, settings.values | settings.section("metadata").values)
     selector, k = _selector(settings)
-    is_transcoder = architecture(settings) in TRANSCODERS
+    kind = architecture(settings)
+    is_transcoder = kind in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     whitening_file(settings)
     hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
@@ -78,7 +82,7 @@ def configured(folder: Path) -> DictionarySpec:
     elif k is not None and k > width:
         raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
     gate = settings.flag("rescale_acts_by_decoder_norm", False)
-    if gate and architecture(settings) not in BY_DECODER_NORM:
+    if gate and kind not in BY_DECODER_NORM:
         settings.refuse(
             "rescale_acts_by_decoder_norm", f"this is read for {', '.join(BY_DECODER_NORM)} only."
         )
@@ -107,6 +111,7 @@ def configured(folder: Path) -> DictionarySpec:
         decoder_norm_gate=gate,
         pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
+        needs_sequence=kind == TEMPORAL,
         expected=_expected(settings),
         notes=_notes(settings, origin),
     )
@@ -115,7 +120,7 @@ def configured(folder: Path) -> DictionarySpec:
 def architecture(settings: Settings) -> str:
     """As version 6 names it. Raises CheckpointError for one that is not read."""
     name = settings.text("architecture") or "standard"
-    if name not in SELECTORS:
+    if name not in (*SELECTORS, TEMPORAL):
         settings.refuse("architecture", f"this is not read. {READ}")
     if name == "standard" and _activation(settings) == "topk":  # how versions before 6 wrote it
         return "topk"
@@ -155,6 +160,8 @@ def _selector(settings: Settings) -> tuple[Selector, int | None]:
     if kind in ("topk", "abstopk"):
         kwargs = settings.section("activation_fn_kwargs")
         return SELECTORS[kind], settings.count("k") if "k" in settings.values else kwargs.count("k")
+    if kind == TEMPORAL:
+        return saelens_temporal.selected(settings)
     if kind == "matching_pursuit":
         bounded = settings.values.get("max_iterations") is not None
         return SELECTORS[kind], settings.count("max_iterations") if bounded else None
@@ -178,7 +185,7 @@ def _pursuit(settings: Settings) -> Pursuit:
 def _transform(settings: Settings) -> tuple[Transform, ...]:
     """`normalize_activations`, but for a factor or a whitening, which `load` folds in."""
     value = settings.values.get("normalize_activations")
-    if value in (None, False, True, AVERAGE, WHITENING):
+    if value in (None, False, True, AVERAGE, WHITENING, RESCALE):
         return ()
     if not isinstance(value, str) or value not in TRANSFORMS:
         settings.refuse(
@@ -190,6 +197,12 @@ def _transform(settings: Settings) -> tuple[Transform, ...]:
 
 def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder: bool) -> None:
     """Settings that change what an activation is, and that would otherwise pass unseen."""
+    if architecture(settings) == TEMPORAL:
+        saelens_temporal.form_of(settings)
+        if _was_centred(origin):
+            origin.refuse("model_from_pretrained_kwargs", "of temporal dictionaries centring is not read.")
+    elif settings.values.get("normalize_activations") == RESCALE:
+        settings.refuse("normalize_activations", f"this is read for {TEMPORAL} dictionaries only.")
     reshape, hook = settings.text("reshape_activations") or "none", _hook(origin)
     if reshape not in ("none", "hook_z") or (reshape == "hook_z" and hook and not hook.endswith("_z")):
         settings.refuse("reshape_activations", f"this is not read at the hook point '{hook}'.")
@@ -248,7 +261,10 @@ def _expected(settings: Settings) -> Expected:
 
 def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
     kind, value = architecture(settings), factor(settings)
-    notes = [f"b_dec is {'' if subtracts_b_dec(settings) else 'not '}subtracted"]
+    subtracts = subtracts_b_dec(settings)
+    notes = [f"b_dec is {'' if subtracts else 'not '}subtracted"]
+    if kind == TEMPORAL:
+        notes = [*temporal.notes(saelens_temporal.form_of(settings), subtracts_b=subtracts)]
     if kind == "matching_pursuit":
         notes.append(_course(_pursuit(settings), settings.integer("max_iterations")))
     if kind in BATCH_TOPK:
