@@ -16,9 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, cast
 
-from autointerp.dictionaries import saelens_temporal, temporal
+from autointerp.dictionaries import saelens_model, saelens_temporal, temporal
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
+from autointerp.dictionaries.saelens_model import hook_of, is_behind_gain, was_centred
 from autointerp.dictionaries.saelens_temporal import RESCALE, TEMPORAL
 from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Pursuit, Selector, Transform
@@ -71,7 +72,7 @@ def configured(folder: Path) -> DictionarySpec:
     is_transcoder = kind in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     whitening_file(settings)
-    hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
+    hook, hook_out = hook_of(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
     pursuit = _pursuit(settings)
     if k is not None and selector == "pursuit":
@@ -106,8 +107,8 @@ def configured(folder: Path) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         input_factor=factor(settings),
-        model_was_centred=_was_centred(origin),
-        normalized_behind_gain=_is_behind_gain(origin),
+        model_was_centred=was_centred(origin),
+        normalized_behind_gain=is_behind_gain(origin),
         decoder_norm_gate=gate,
         pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
@@ -199,11 +200,11 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
     """Settings that change what an activation is, and that would otherwise pass unseen."""
     if architecture(settings) == TEMPORAL:
         saelens_temporal.form_of(settings)
-        if _was_centred(origin):
+        if was_centred(origin):
             origin.refuse("model_from_pretrained_kwargs", "of temporal dictionaries centring is not read.")
     elif settings.values.get("normalize_activations") == RESCALE:
         settings.refuse("normalize_activations", f"this is read for {TEMPORAL} dictionaries only.")
-    reshape, hook = settings.text("reshape_activations") or "none", _hook(origin)
+    reshape, hook = settings.text("reshape_activations") or "none", hook_of(origin)
     if reshape not in ("none", "hook_z") or (reshape == "hook_z" and hook and not hook.endswith("_z")):
         settings.refuse("reshape_activations", f"this is not read at the hook point '{hook}'.")
     head = next(
@@ -224,17 +225,6 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
             f"it predicts another place than it reads, but its architecture, {architecture(settings)}, is no "
             f"transcoder. {READ}",
         )
-
-
-def _was_centred(origin: Settings) -> bool:
-    return origin.section("model_from_pretrained_kwargs").flag("center_writing_weights", False)
-
-
-def _is_behind_gain(origin: Settings) -> bool:
-    """SAELens has TransformerLens before version 4, and loads models with from_pretrained_no_processing, where
-    LayerNorm's hook_normalized (components/layer_norm.py) sees what has gain and bias, unless folding took these."""
-    folded = origin.section("model_from_pretrained_kwargs").flag("fold_ln", False)
-    return (_hook(origin) or "").endswith(".hook_normalized") and not folded
 
 
 def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
@@ -273,11 +263,7 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
     if settings.values.get("normalize_activations") == WHITENING:
         notes.append(f"inputs are whitened ({FILE})")
-    if _was_centred(origin):
-        notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
-    if _is_behind_gain(origin):
-        notes.append("in models with LayerNorm, hook_normalized is behind gain and bias (no fold_ln)")
-    return tuple(notes)
+    return (*notes, *saelens_model.notes(origin))
 
 
 def _course(pursuit: Pursuit, n_steps: int | None) -> str:
@@ -285,12 +271,3 @@ def _course(pursuit: Pursuit, n_steps: int | None) -> str:
     ends = [f"what is left is shorter than {pursuit.residual_below:.4g}"] * (pursuit.residual_below > 0)
     ends += ["a step adds no new feature"] * pursuit.ends_on_repeat
     return f"matching pursuit: {steps} at most" + "".join(f", or until {end}" for end in ends)
-
-
-def _hook(origin: Settings) -> str | None:
-    """The hook's name; the earliest files have `blocks.{layer}.hook_resid_pre` and the layer beside it."""
-    hook = origin.text("hook_name") or origin.text("hook_point")
-    if hook and "{layer}" in hook:
-        layer = origin.integer("hook_layer", origin.integer("hook_point_layer"))
-        return None if layer is None else hook.replace("{layer}", str(layer))
-    return hook
