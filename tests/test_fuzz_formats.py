@@ -27,6 +27,7 @@ import test_llama_scope
 import test_lone_files
 import test_native
 import test_research_readers
+import test_saelens_poly
 import test_saelens_temporal
 import test_temporal
 import torch
@@ -154,6 +155,12 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "kissane, crosscoder": lambda folder: test_research_readers.crosscoder(folder / "a")[0],
     "crosscoder": lambda folder: crosscoder(folder / "a"),
     "temporal": lambda folder: test_temporal.checkpoint(folder / "layer_4", test_temporal.tensors()),
+    "saelens, PolySAE": lambda folder: test_saelens_poly.checkpoint(
+        folder / "a",
+        test_saelens_poly.tensors(shared=True),
+        rescale_acts_by_decoder_norm=True,
+        **test_saelens_poly.OF_TRAINING,
+    ),
     "saelens, temporal": lambda folder: test_saelens_temporal.checkpoint(
         folder / "a", test_temporal.tensors()
     ),

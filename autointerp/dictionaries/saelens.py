@@ -9,6 +9,7 @@ Source: decoderesearch/SAELens 6.54.12: sae_lens/saes/*.py.
     jumprelu    what is above `threshold`, or exp(`log_threshold`) in training dumps of early versions
     temporal    codes of what attention over the tokens before leaves (`saelens_temporal.py`)
     batchtopk   in training dumps: what is above `topk_threshold`, one number for all features
+    poly_...    the decoder is a polynomial of the codes (`saelens_poly.py`)
     ..._transcoder   b_dec is not subtracted; W_dec [d_sae, d_out], skip connection W_skip [d_out, d_in]
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from autointerp.dictionaries import saelens_temporal
+from autointerp.dictionaries import saelens_poly, saelens_temporal
 from autointerp.dictionaries.checkpoint import folder_of, read_settings, require_files
 from autointerp.dictionaries.saelens_config import (
     BATCH_TOPK,
@@ -30,6 +31,7 @@ from autointerp.dictionaries.saelens_config import (
     factor,
     subtracts_b_dec,
 )
+from autointerp.dictionaries.saelens_poly import A_FACTOR, OUTER
 from autointerp.dictionaries.saelens_temporal import A_MAP
 from autointerp.dictionaries.saelens_whitening import whitened, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
@@ -50,6 +52,7 @@ OF_ONE_KIND: Final = {
     "topk_threshold": "training dumps of batchtopk dictionaries",
     "W_skip": "transcoders with a skip connection",
     A_MAP: "temporal dictionaries",
+    A_FACTOR: "PolySAE's dictionaries",
 }
 """Tensors that only these have, so that one says whether a dictionary is what its configuration calls it."""
 
@@ -79,11 +82,12 @@ class Saelens:
         spec = configured(folder)
         weights, settings = folder / WEIGHTS, read_settings(folder / CONFIG)
         headers, shapes = read_headers(weights), _shapes(spec)
+        kind = settings.text("architecture") or architecture(settings)
         for name, owners in OF_ONE_KIND.items():
             if name in headers and name not in shapes:
                 raise CheckpointError(
                     f"{weights} holds '{name}', which only {owners} have, but {CONFIG} says that its "
-                    f"architecture is {architecture(settings)}. Is the configuration of another dictionary?"
+                    f"architecture is {kind}. Is the configuration of another dictionary?"
                 )
         check_shapes(weights, headers, shapes)
         files = [folder / CONFIG, weights]
@@ -101,11 +105,13 @@ class Saelens:
         tensors = _read(spec, device)
         assert spec.input_factor is not None  # `find_dictionary` gives no such
         if spec.input_factor != 1.0:
-            tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=spec.decoder_norm_gate)
+            tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=saelens_poly.has_norms(settings))
         if (path := whitening_file(settings)) is not None:
             tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
         if spec.needs_sequence:
             return saelens_temporal.weights_of(settings, tensors, subtracts_b_dec=subtracts_b_dec(settings))
+        if saelens_poly.is_polynomial(settings):
+            tensors = saelens_poly.folded(settings, tensors)
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)
         if spec.selector == "pursuit":
             b_dec_O = b_dec_O if subtracts_b_dec(settings) else torch.zeros_like(b_dec_O)
@@ -149,7 +155,7 @@ def _scaled(tensors: dict[str, Tensor], scale: float, *, by_decoder_norm: bool) 
     the codes shrink and the rows stay."""
     if "W_enc" not in tensors:
         return tensors | {"b_dec": tensors["b_dec"] / scale}
-    divided = ["W_dec", "b_dec", *(["topk_threshold"] if by_decoder_norm else [])]
+    divided = ["W_dec", "b_dec", *OUTER, *(["topk_threshold"] if by_decoder_norm else [])]
     folded = {name: tensors[name] / scale for name in divided if name in tensors}
     return tensors | folded | {"W_enc": tensors["W_enc"] * scale}
 
@@ -175,6 +181,9 @@ def _shapes(spec: DictionarySpec) -> Shapes:
     shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out)}
     if spec.selector == "pursuit":
         shapes = {name: shapes[name] for name in ("b_dec", "W_dec")}
+    if saelens_poly.is_polynomial(settings):
+        del shapes["W_dec"]
+        shapes |= saelens_poly.shapes(settings)
     if kind in SKIP:
         shapes["W_skip"] = (d_out, d_in)
     if kind in BATCH_TOPK:

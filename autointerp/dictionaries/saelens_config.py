@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, cast
 
-from autointerp.dictionaries import saelens_model, saelens_temporal, temporal
+from autointerp.dictionaries import saelens_model, saelens_poly, saelens_temporal, temporal
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.saelens_model import hook_of, is_behind_gain, was_centred
@@ -59,7 +59,8 @@ TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
 }
 AVERAGE: Final = "expected_average_only_in"
 
-READ: Final = f"Of SAELens' architectures these are read: {', '.join((*SELECTORS, TEMPORAL))}."
+ARCHITECTURES: Final = (*SELECTORS, TEMPORAL, *saelens_poly.BASES)
+READ: Final = f"Of SAELens' architectures these are read: {', '.join(ARCHITECTURES)}."
 
 
 def configured(folder: Path) -> DictionarySpec:
@@ -68,7 +69,7 @@ def configured(folder: Path) -> DictionarySpec:
     # One look-up for both layouts: what version 6 nests lies flat before it.
     origin = Settings(settings.path, settings.values | settings.section("metadata").values)
     selector, k = _selector(settings)
-    kind = architecture(settings)
+    kind, is_poly = architecture(settings), saelens_poly.is_polynomial(settings)
     is_transcoder = kind in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     whitening_file(settings)
@@ -82,7 +83,7 @@ def configured(folder: Path) -> DictionarySpec:
         )
     elif k is not None and k > width:
         raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
-    gate = settings.flag("rescale_acts_by_decoder_norm", False)
+    gate = saelens_poly.has_norms(settings)
     if gate and kind not in BY_DECODER_NORM:
         settings.refuse(
             "rescale_acts_by_decoder_norm", f"this is read for {', '.join(BY_DECODER_NORM)} only."
@@ -109,9 +110,11 @@ def configured(folder: Path) -> DictionarySpec:
         input_factor=factor(settings),
         model_was_centred=was_centred(origin),
         normalized_behind_gain=is_behind_gain(origin),
-        decoder_norm_gate=gate,
+        decoder_norm_gate=gate and not is_poly,
         pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
+        reconstructs=not is_poly or saelens_poly.is_linear(settings),
+        approximation=saelens_poly.approximation(settings) if is_poly else None,
         needs_sequence=kind == TEMPORAL,
         expected=_expected(settings),
         notes=_notes(settings, origin),
@@ -119,13 +122,14 @@ def configured(folder: Path) -> DictionarySpec:
 
 
 def architecture(settings: Settings) -> str:
-    """As version 6 names it. Raises CheckpointError for one that is not read."""
+    """As version 6 names it; of a PolySAE, the one whose encoder it has. Raises CheckpointError for one that is not
+    read."""
     name = settings.text("architecture") or "standard"
-    if name not in (*SELECTORS, TEMPORAL):
+    if name not in ARCHITECTURES:
         settings.refuse("architecture", f"this is not read. {READ}")
     if name == "standard" and _activation(settings) == "topk":  # how versions before 6 wrote it
         return "topk"
-    return name
+    return saelens_poly.BASES.get(name, name)
 
 
 def subtracts_b_dec(settings: Settings) -> bool:
@@ -212,8 +216,9 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
     )
     if head is not None:
         origin.refuse(head, "dictionaries of a single attention head are not read.")
-    if is_transcoder and settings.values.get("normalize_activations") == WHITENING:
-        settings.refuse("normalize_activations", "for a transcoder this is not read.")
+    is_whitened = settings.values.get("normalize_activations") == WHITENING
+    if is_whitened and (is_transcoder or saelens_poly.is_polynomial(settings)):
+        settings.refuse("normalize_activations", "for a transcoder or a PolySAE this is not read.")
     if is_transcoder and settings.flag("apply_b_dec_to_input", False):
         settings.refuse(
             "apply_b_dec_to_input", "a transcoder's b_dec belongs to its output. Is the architecture right?"
@@ -263,7 +268,8 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
     if settings.values.get("normalize_activations") == WHITENING:
         notes.append(f"inputs are whitened ({FILE})")
-    return (*notes, *saelens_model.notes(origin))
+    of_decoder = saelens_poly.notes(settings) if saelens_poly.is_polynomial(settings) else []
+    return (*of_decoder, *notes, *saelens_model.notes(origin))
 
 
 def _course(pursuit: Pursuit, n_steps: int | None) -> str:
