@@ -35,7 +35,8 @@ test-all: install-test
 
 test-parity: install-parity
 	$(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity_sites.py
-	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py
+	PYTHONPATH=$(TL_OF_SAELENS) $(BIN_PARITY)/python -m pytest -m parity -n 0 tests/test_parity.py \
+		tests/test_parity_normalized.py
 
 test-embed: install-embed
 	$(BIN_EMBED)/python -m pytest -n 0 tests/test_embedder.py

@@ -30,6 +30,8 @@ import test_lone_files
 import test_minder
 import test_native
 import test_research_readers
+import test_saelens_poly
+import test_saelens_temporal
 import test_temporal
 import torch
 from damage import arrays_of, copied, damaged
@@ -55,7 +57,8 @@ DECODERS = {
     "native": "decoder",
     "gemma_scope_2": "w_dec",
 }
-"""The tensor that is the decoder as it is used, of formats that store one."""
+"""The tensor that is the decoder as it is used, of formats that store one; not so where inputs are scaled, nor where
+it is a factor."""
 
 
 def state_dict(folder: Path, suffix: str) -> Path:
@@ -163,6 +166,15 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     ),
     "batch_topk_sae": lambda folder: test_minder.one_input(folder / "a", test_minder.ONE),
     "temporal": lambda folder: test_temporal.checkpoint(folder / "layer_4", test_temporal.tensors()),
+    "saelens, PolySAE": lambda folder: test_saelens_poly.checkpoint(
+        folder / "a",
+        test_saelens_poly.tensors(shared=True),
+        rescale_acts_by_decoder_norm=True,
+        **test_saelens_poly.OF_TRAINING,
+    ),
+    "saelens, temporal": lambda folder: test_saelens_temporal.checkpoint(
+        folder / "a", test_temporal.tensors()
+    ),
     "native, pursuit": lambda folder: pursuit(folder / "a"),
     "native, calibrated": lambda folder: uncalibrated(folder / "a"),
     "native, meta-SAE": lambda folder: meta(folder / "a"),
@@ -201,7 +213,7 @@ def used(place: Path) -> torch.Tensor:
         encoder = Encoder(spec, weights)
     codes = encoder.encode(x_ND)
     encoder.decode(codes, x_ND)
-    if spec.format in DECODERS:
+    if spec.format in DECODERS and spec.reconstructs and not spec.needs_sequence:
         (file,) = [place] if place.is_file() else (one for one in place.iterdir() if one.suffix in TENSORS)
         stored = arrays_of(file)[DECODERS[spec.format]].astype(np.float32)
         np.testing.assert_array_equal(weights.decoder, stored)

@@ -275,18 +275,41 @@ def test_saelens_temporal(tmp_path: Path, tied: bool) -> None:
     assert_same((torch.tensor(codes).float(), torch.tensor(x_hat)), acts, theirs)
 
 
-def saelens_temporal(t: dict[str, Any]) -> Any:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tied": False, "sae_diff_type": "relu", "kval_topk": None},
+        {"kval_topk": None, "apply_b_dec_to_input": False},
+        {"tied": False, "apply_b_dec_to_input": False},
+        {"normalize_activations": "none"},
+    ],
+)
+def test_saelens_temporal_saved_by_itself(tmp_path: Path, options: dict[str, Any]) -> None:
+    """What save_model writes of one, and load_from_disk makes of that; rows as above."""
+    tied = options.pop("tied", True)
+    saelens_temporal(test_temporal.tensors(2, tied=tied), **options).save_model(tmp_path)
+    sae, lengths = library("sae_lens").SAE.load_from_disk(tmp_path), [11, 4, 7]
+    x_BTD = test_temporal.rows_of(lengths)
+    codes, x_hat = test_temporal.through(test_temporal.opened(tmp_path), x_BTD, lengths)
+    rows = [torch.tensor(x_BTD[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    with torch.no_grad():
+        acts = torch.cat([sae.encode(x_1TD)[0] for x_1TD in rows])
+        theirs = torch.cat([sae(x_1TD)[0] for x_1TD in rows])
+    assert_same((torch.tensor(codes).float(), torch.tensor(x_hat)), acts, theirs)
+
+
+def saelens_temporal(t: dict[str, Any], **options: Any) -> Any:
     library("sae_lens")
     kind, configuration = library("sae_lens.registry").get_sae_class("temporal")
     tied = "E" not in t
-    sae = kind(
-        configuration(
-            d_in=test_temporal.D, d_sae=test_temporal.F, n_heads=test_temporal.HEADS, n_attn_layers=2,
-            bottleneck_factor=2, sae_diff_type="topk", kval_topk=3, tied_weights=tied,
-            normalize_activations="constant_scalar_rescale", apply_b_dec_to_input=True,
-            activation_normalization_factor=test_temporal.SCALE,
-        )
-    )  # fmt: skip
+    own = {
+        "d_in": test_temporal.D, "d_sae": test_temporal.F, "n_heads": test_temporal.HEADS, "n_attn_layers": 2,
+        "bottleneck_factor": 2, "sae_diff_type": "topk", "kval_topk": 3, "tied_weights": tied,
+        "normalize_activations": "constant_scalar_rescale", "apply_b_dec_to_input": True,
+        "activation_normalization_factor": test_temporal.SCALE,
+    }  # fmt: skip
+    sae = kind(configuration(**own | options))
     state = {"W_dec": t["D"], "b_dec": t["b"][0]} | {
         k: v for k, v in t.items() if k.startswith("attn_layers")
     }

@@ -30,13 +30,13 @@ def sparsify(folder: Path, **config: object) -> Path:
     return folder
 
 
-def saelens(folder: Path, hook: str, **kwargs: bool) -> Path:
+def saelens(folder: Path, hook: str, versions: dict[str, str | None] | None = None, **kwargs: bool) -> Path:
     folder.mkdir(parents=True)
     tensors = {"W_enc": torch.ones(D_MODEL, F), "W_dec": torch.ones(F, D_MODEL)}
     save_file(
         tensors | {"b_enc": torch.ones(F), "b_dec": torch.ones(D_MODEL)}, folder / "sae_weights.safetensors"
     )
-    metadata = {"hook_name": hook, "model_from_pretrained_kwargs": kwargs}
+    metadata = {"hook_name": hook, "model_from_pretrained_kwargs": kwargs} | (versions or {})
     config = {"architecture": "standard", "d_in": D_MODEL, "d_sae": F, "metadata": metadata}
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
@@ -101,8 +101,8 @@ def test_an_output_that_is_not_understood_costs_the_comparison_alone(tmp_path: P
 def test_saelens_hook_normalized_is_behind_the_gain_of_a_layer_norm(
     name: str, kwargs: dict[str, bool], site: str, tmp_path: Path
 ) -> None:
-    """TransformerLens 2 and 3 fire it on x w + b in LayerNorm, and before the gain in RMSNorm and after folding. A
-    user's own --hook is taken as this package means it."""
+    """TransformerLens 2 fires it on x w + b in LayerNorm, and before the gain in RMSNorm and after folding. A user's
+    own --hook is taken as this package means it."""
     model = tiny_families.write(name, tmp_path / "model")
     sae = saelens(tmp_path / "sae", "blocks.1.ln2.hook_normalized", **kwargs)
     found = found_in(model, sae)
@@ -110,3 +110,30 @@ def test_saelens_hook_normalized_is_behind_the_gain_of_a_layer_norm(
     assert any("behind gain and bias" in note for note in found.spec.notes) == ("fold_ln" not in kwargs)
     asked = found_in(model, sae, "blocks.1.ln2.hook_normalized")
     assert str(asked.site) == "layers.1.mlp_in_normalized"
+
+
+TRAINED, SAVED = "sae_lens_training_version", "sae_lens_version"
+
+
+@pytest.mark.parametrize(
+    ("versions", "is_behind"),
+    [
+        ({}, True),
+        ({SAVED: "6.31.0"}, True),
+        ({SAVED: "6.39.0"}, True),
+        ({SAVED: "6.40.0"}, False),
+        ({SAVED: "7.0.0", TRAINED: "6.9.1"}, True),
+        ({SAVED: "6.54.12", TRAINED: "6.54.12"}, False),
+        ({SAVED: "6.54.12", TRAINED: None}, True),
+        ({SAVED: "main"}, True),
+    ],
+)
+def test_saelens_hook_normalized_is_before_the_gain_since_transformer_lens_3(
+    versions: dict[str, str | None], is_behind: bool, tmp_path: Path
+) -> None:
+    """SAELens 6.40 was the first after it. An old dictionary that a new version saved has null for the version of
+    its training."""
+    model = tiny_families.write("gpt2", tmp_path / "model")
+    found = found_in(model, saelens(tmp_path / "sae", "blocks.1.ln2.hook_normalized", versions))
+    assert str(found.site) == ("layers.1.mlp_in" if is_behind else "layers.1.mlp_in_normalized")
+    assert any("TransformerLens 3" in note for note in found.spec.notes) != is_behind

@@ -367,7 +367,7 @@ AVERAGE: Config = {"normalize_activations": "expected_average_only_in"}
 @pytest.mark.parametrize(
     ("config", "weights", "point"),
     [
-        (V6 | {"architecture": "temporal"}, tensors(), "architecture is temporal.*standard, gated"),
+        (V6 | {"architecture": "novel"}, tensors(), "architecture is novel.*standard, gated"),
         (V6, gated_tensors(), "'b_gate', which only gated.*architecture is standard"),
         (V6 | {"architecture": "gated"}, tensors(), "no tensor 'b_gate'"),
         (BATCH, tensors(), "no tensor 'topk_threshold'"),

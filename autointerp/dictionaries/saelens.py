@@ -7,7 +7,9 @@ Source: decoderesearch/SAELens 6.54.12: sae_lens/saes/*.py.
     matching_pursuit   no encoder; features found one by one with W_dec, after b_dec is subtracted, and b_dec is
                 added again only where it was subtracted
     jumprelu    what is above `threshold`, or exp(`log_threshold`) in training dumps of early versions
+    temporal    codes of what attention over the tokens before leaves (`saelens_temporal.py`)
     batchtopk   in training dumps: what is above `topk_threshold`, one number for all features
+    poly_...    the decoder is a polynomial of the codes (`saelens_poly.py`)
     ..._transcoder   b_dec is not subtracted; W_dec [d_sae, d_out], skip connection W_skip [d_out, d_in]
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from autointerp.dictionaries import saelens_poly, saelens_temporal
 from autointerp.dictionaries.checkpoint import folder_of, read_settings, require_files
 from autointerp.dictionaries.saelens_config import (
     BATCH_TOPK,
@@ -28,6 +31,8 @@ from autointerp.dictionaries.saelens_config import (
     factor,
     subtracts_b_dec,
 )
+from autointerp.dictionaries.saelens_poly import A_FACTOR, OUTER
+from autointerp.dictionaries.saelens_temporal import A_MAP
 from autointerp.dictionaries.saelens_whitening import whitened, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Gate, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_headers, read_tensors
@@ -46,6 +51,8 @@ OF_ONE_KIND: Final = {
     "log_threshold": "training dumps of jumprelu dictionaries",
     "topk_threshold": "training dumps of batchtopk dictionaries",
     "W_skip": "transcoders with a skip connection",
+    A_MAP: "temporal dictionaries",
+    A_FACTOR: "PolySAE's dictionaries",
 }
 """Tensors that only these have, so that one says whether a dictionary is what its configuration calls it."""
 
@@ -75,11 +82,12 @@ class Saelens:
         spec = configured(folder)
         weights, settings = folder / WEIGHTS, read_settings(folder / CONFIG)
         headers, shapes = read_headers(weights), _shapes(spec)
+        kind = settings.text("architecture") or architecture(settings)
         for name, owners in OF_ONE_KIND.items():
             if name in headers and name not in shapes:
                 raise CheckpointError(
                     f"{weights} holds '{name}', which only {owners} have, but {CONFIG} says that its "
-                    f"architecture is {architecture(settings)}. Is the configuration of another dictionary?"
+                    f"architecture is {kind}. Is the configuration of another dictionary?"
                 )
         check_shapes(weights, headers, shapes)
         files = [folder / CONFIG, weights]
@@ -97,9 +105,13 @@ class Saelens:
         tensors = _read(spec, device)
         assert spec.input_factor is not None  # `find_dictionary` gives no such
         if spec.input_factor != 1.0:
-            tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=spec.decoder_norm_gate)
+            tensors = _scaled(tensors, spec.input_factor, by_decoder_norm=saelens_poly.has_norms(settings))
         if (path := whitening_file(settings)) is not None:
             tensors = whitened(tensors, settings, path, subtracts_b_dec=subtracts_b_dec(settings))
+        if spec.needs_sequence:
+            return saelens_temporal.weights_of(settings, tensors, subtracts_b_dec=subtracts_b_dec(settings))
+        if saelens_poly.is_polynomial(settings):
+            tensors = saelens_poly.folded(settings, tensors)
         b_dec_O, threshold_F = tensors["b_dec"], _threshold(tensors)
         if spec.selector == "pursuit":
             b_dec_O = b_dec_O if subtracts_b_dec(settings) else torch.zeros_like(b_dec_O)
@@ -143,7 +155,7 @@ def _scaled(tensors: dict[str, Tensor], scale: float, *, by_decoder_norm: bool) 
     the codes shrink and the rows stay."""
     if "W_enc" not in tensors:
         return tensors | {"b_dec": tensors["b_dec"] / scale}
-    divided = ["W_dec", "b_dec", *(["topk_threshold"] if by_decoder_norm else [])]
+    divided = ["W_dec", "b_dec", *OUTER, *(["topk_threshold"] if by_decoder_norm else [])]
     folded = {name: tensors[name] / scale for name in divided if name in tensors}
     return tensors | folded | {"W_enc": tensors["W_enc"] * scale}
 
@@ -159,18 +171,24 @@ def _shapes(spec: DictionarySpec) -> Shapes:
     """What the weights' file must hold. Raises CheckpointError."""
     d_in, d_sae = ("d_in", spec.d_in), ("d_sae", spec.width)
     d_out = d_in if spec.d_out is None else ("d_out", spec.d_out)
-    kind = architecture(read_settings(spec.path / CONFIG))
+    settings, weights = read_settings(spec.path / CONFIG), spec.path / WEIGHTS
+    kind = architecture(settings)
+    if spec.needs_sequence:
+        return saelens_temporal.shapes(settings, weights, read_headers(weights))
     biases = ("b_gate", "b_mag", "r_mag") if spec.selector == "gated" else ("b_enc",)
     shapes: dict[str, tuple[tuple[str, int], ...]] = {"b_dec": (d_out,)}
     shapes |= dict.fromkeys(biases, (d_sae,))
     shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out)}
     if spec.selector == "pursuit":
         shapes = {name: shapes[name] for name in ("b_dec", "W_dec")}
+    if saelens_poly.is_polynomial(settings):
+        del shapes["W_dec"]
+        shapes |= saelens_poly.shapes(settings)
     if kind in SKIP:
         shapes["W_skip"] = (d_out, d_in)
     if kind in BATCH_TOPK:
         shapes["topk_threshold"] = ()
     elif spec.selector == "jumprelu":
-        in_logs = "log_threshold" in read_headers(spec.path / WEIGHTS)
+        in_logs = "log_threshold" in read_headers(weights)
         shapes["log_threshold" if in_logs else "threshold"] = (d_sae,)
     return shapes

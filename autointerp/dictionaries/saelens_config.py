@@ -16,8 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, cast
 
+from autointerp.dictionaries import saelens_model, saelens_poly, saelens_temporal, temporal
 from autointerp.dictionaries.checkpoint import Settings, read_settings
 from autointerp.dictionaries.origin import hub_name, site_of
+from autointerp.dictionaries.saelens_model import hook_of, is_behind_gain, was_centred
+from autointerp.dictionaries.saelens_temporal import RESCALE, TEMPORAL
 from autointerp.dictionaries.saelens_whitening import FILE, WHITENING, whitening_file
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Selector, Transform
 from autointerp.dictionaries.steps import Pursuit, pursuit_steps
@@ -41,6 +44,7 @@ SELECTORS: Final[dict[str, Selector]] = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+"""But of `temporal`, whose settings say which."""
 BATCH_TOPK: Final = ("batchtopk", "matryoshka_batchtopk")
 """Training dumps: SAELens exports these as jumprelu dictionaries, with the threshold tracked in training."""
 SKIP: Final = ("skip_transcoder", "jumprelu_skip_transcoder")
@@ -55,7 +59,8 @@ TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
 }
 AVERAGE: Final = "expected_average_only_in"
 
-READ: Final = f"Of SAELens' architectures these are read: {', '.join(SELECTORS)}."
+ARCHITECTURES: Final = (*SELECTORS, TEMPORAL, *saelens_poly.BASES)
+READ: Final = f"Of SAELens' architectures these are read: {', '.join(ARCHITECTURES)}."
 
 
 def configured(folder: Path) -> DictionarySpec:
@@ -64,10 +69,11 @@ def configured(folder: Path) -> DictionarySpec:
     # One look-up for both layouts: what version 6 nests lies flat before it.
     origin = Settings(settings.path, settings.values | settings.section("metadata").values)
     selector, k = _selector(settings)
-    is_transcoder = architecture(settings) in TRANSCODERS
+    kind, is_poly = architecture(settings), saelens_poly.is_polynomial(settings)
+    is_transcoder = kind in TRANSCODERS
     _refuse_what_is_not_read(settings, origin, is_transcoder)
     whitening_file(settings)
-    hook, hook_out = _hook(origin), origin.text("hook_name_out") if is_transcoder else None
+    hook, hook_out = hook_of(origin), origin.text("hook_name_out") if is_transcoder else None
     width = settings.count("d_sae")
     pursuit = _pursuit(settings)
     if k is not None and selector == "pursuit":
@@ -77,8 +83,8 @@ def configured(folder: Path) -> DictionarySpec:
         )
     elif k is not None and k > width:
         raise CheckpointError(f"{settings.path}: k is {k}, more than the {width} features (d_sae).")
-    gate = settings.flag("rescale_acts_by_decoder_norm", False)
-    if gate and architecture(settings) not in BY_DECODER_NORM:
+    gate = saelens_poly.has_norms(settings)
+    if gate and kind not in BY_DECODER_NORM:
         settings.refuse(
             "rescale_acts_by_decoder_norm", f"this is read for {', '.join(BY_DECODER_NORM)} only."
         )
@@ -102,24 +108,28 @@ def configured(folder: Path) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         input_factor=factor(settings),
-        model_was_centred=_was_centred(origin),
-        normalized_behind_gain=_is_behind_gain(origin),
-        decoder_norm_gate=gate,
+        model_was_centred=was_centred(origin),
+        normalized_behind_gain=is_behind_gain(origin),
+        decoder_norm_gate=gate and not is_poly,
         pursuit=pursuit,
         group_sizes=_group_sizes(settings, width),
+        reconstructs=not is_poly or saelens_poly.is_linear(settings),
+        approximation=saelens_poly.approximation(settings) if is_poly else None,
+        needs_sequence=kind == TEMPORAL,
         expected=_expected(settings),
         notes=_notes(settings, origin),
     )
 
 
 def architecture(settings: Settings) -> str:
-    """As version 6 names it. Raises CheckpointError for one that is not read."""
+    """As version 6 names it; of a PolySAE, the one whose encoder it has. Raises CheckpointError for one that is not
+    read."""
     name = settings.text("architecture") or "standard"
-    if name not in SELECTORS:
+    if name not in ARCHITECTURES:
         settings.refuse("architecture", f"this is not read. {READ}")
     if name == "standard" and _activation(settings) == "topk":  # how versions before 6 wrote it
         return "topk"
-    return name
+    return saelens_poly.BASES.get(name, name)
 
 
 def subtracts_b_dec(settings: Settings) -> bool:
@@ -155,6 +165,8 @@ def _selector(settings: Settings) -> tuple[Selector, int | None]:
     if kind in ("topk", "abstopk"):
         kwargs = settings.section("activation_fn_kwargs")
         return SELECTORS[kind], settings.count("k") if "k" in settings.values else kwargs.count("k")
+    if kind == TEMPORAL:
+        return saelens_temporal.selected(settings)
     if kind == "matching_pursuit":
         bounded = settings.values.get("max_iterations") is not None
         return SELECTORS[kind], settings.count("max_iterations") if bounded else None
@@ -178,7 +190,7 @@ def _pursuit(settings: Settings) -> Pursuit:
 def _transform(settings: Settings) -> tuple[Transform, ...]:
     """`normalize_activations`, but for a factor or a whitening, which `load` folds in."""
     value = settings.values.get("normalize_activations")
-    if value in (None, False, True, AVERAGE, WHITENING):
+    if value in (None, False, True, AVERAGE, WHITENING, RESCALE):
         return ()
     if not isinstance(value, str) or value not in TRANSFORMS:
         settings.refuse(
@@ -190,7 +202,13 @@ def _transform(settings: Settings) -> tuple[Transform, ...]:
 
 def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder: bool) -> None:
     """Settings that change what an activation is, and that would otherwise pass unseen."""
-    reshape, hook = settings.text("reshape_activations") or "none", _hook(origin)
+    if architecture(settings) == TEMPORAL:
+        saelens_temporal.form_of(settings)
+        if was_centred(origin):
+            origin.refuse("model_from_pretrained_kwargs", "of temporal dictionaries centring is not read.")
+    elif settings.values.get("normalize_activations") == RESCALE:
+        settings.refuse("normalize_activations", f"this is read for {TEMPORAL} dictionaries only.")
+    reshape, hook = settings.text("reshape_activations") or "none", hook_of(origin)
     if reshape not in ("none", "hook_z") or (reshape == "hook_z" and hook and not hook.endswith("_z")):
         settings.refuse("reshape_activations", f"this is not read at the hook point '{hook}'.")
     head = next(
@@ -198,8 +216,9 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
     )
     if head is not None:
         origin.refuse(head, "dictionaries of a single attention head are not read.")
-    if is_transcoder and settings.values.get("normalize_activations") == WHITENING:
-        settings.refuse("normalize_activations", "for a transcoder this is not read.")
+    is_whitened = settings.values.get("normalize_activations") == WHITENING
+    if is_whitened and (is_transcoder or saelens_poly.is_polynomial(settings)):
+        settings.refuse("normalize_activations", "for a transcoder or a PolySAE this is not read.")
     if is_transcoder and settings.flag("apply_b_dec_to_input", False):
         settings.refuse(
             "apply_b_dec_to_input", "a transcoder's b_dec belongs to its output. Is the architecture right?"
@@ -211,17 +230,6 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
             f"it predicts another place than it reads, but its architecture, {architecture(settings)}, is no "
             f"transcoder. {READ}",
         )
-
-
-def _was_centred(origin: Settings) -> bool:
-    return origin.section("model_from_pretrained_kwargs").flag("center_writing_weights", False)
-
-
-def _is_behind_gain(origin: Settings) -> bool:
-    """SAELens has TransformerLens before version 4, and loads models with from_pretrained_no_processing, where
-    LayerNorm's hook_normalized (components/layer_norm.py) sees what has gain and bias, unless folding took these."""
-    folded = origin.section("model_from_pretrained_kwargs").flag("fold_ln", False)
-    return (_hook(origin) or "").endswith(".hook_normalized") and not folded
 
 
 def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
@@ -248,7 +256,10 @@ def _expected(settings: Settings) -> Expected:
 
 def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
     kind, value = architecture(settings), factor(settings)
-    notes = [f"b_dec is {'' if subtracts_b_dec(settings) else 'not '}subtracted"]
+    subtracts = subtracts_b_dec(settings)
+    notes = [f"b_dec is {'' if subtracts else 'not '}subtracted"]
+    if kind == TEMPORAL:
+        notes = [*temporal.notes(saelens_temporal.form_of(settings), subtracts_b=subtracts)]
     if kind == "matching_pursuit":
         notes.append(_course(_pursuit(settings), settings.integer("max_iterations")))
     if kind in BATCH_TOPK:
@@ -257,11 +268,8 @@ def _notes(settings: Settings, origin: Settings) -> tuple[str, ...]:
         notes.append(f"inputs are multiplied by {value:.6g} ({SCALER})")
     if settings.values.get("normalize_activations") == WHITENING:
         notes.append(f"inputs are whitened ({FILE})")
-    if _was_centred(origin):
-        notes.append("in models with LayerNorm, inputs are centred first (center_writing_weights)")
-    if _is_behind_gain(origin):
-        notes.append("in models with LayerNorm, hook_normalized is behind gain and bias (no fold_ln)")
-    return tuple(notes)
+    of_decoder = saelens_poly.notes(settings) if saelens_poly.is_polynomial(settings) else []
+    return (*of_decoder, *notes, *saelens_model.notes(origin))
 
 
 def _course(pursuit: Pursuit, n_steps: int | None) -> str:
@@ -269,12 +277,3 @@ def _course(pursuit: Pursuit, n_steps: int | None) -> str:
     ends = [f"what is left is shorter than {pursuit.residual_below:.4g}"] * (pursuit.residual_below > 0)
     ends += ["a step adds no new feature"] * pursuit.ends_on_repeat
     return f"matching pursuit: {steps} at most" + "".join(f", or until {end}" for end in ends)
-
-
-def _hook(origin: Settings) -> str | None:
-    """The hook's name; the earliest files have `blocks.{layer}.hook_resid_pre` and the layer beside it."""
-    hook = origin.text("hook_name") or origin.text("hook_point")
-    if hook and "{layer}" in hook:
-        layer = origin.integer("hook_layer", origin.integer("hook_point_layer"))
-        return None if layer is None else hook.replace("{layer}", str(layer))
-    return hook

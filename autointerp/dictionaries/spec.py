@@ -111,7 +111,7 @@ class DictionarySpec:
     written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
     one, `centre` is put in front of `transform` (centring.py)."""
     normalized_behind_gain: bool = False
-    """Its hook is called `hook_normalized`, and was TransformerLens' before version 4, without `fold_ln`: where the
+    """Its hook is called `hook_normalized`, and was TransformerLens' before version 3, without `fold_ln`: where the
     model turns out to have LayerNorm that is behind gain and bias, which a site of that name is not, and it reads
     there (places.py); its RMSNorm has the hook in front of the gain."""
     without_value_bias: bool = False

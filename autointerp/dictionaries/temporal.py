@@ -75,18 +75,8 @@ class Temporal:
         spec, headers = _configured(folder, settings), read_headers(weights)
         form = _form(settings, spec.width)
         prefix = _prefix(weights, headers)
-        n_layers = len({name.split(".")[-3] for name in headers if name.endswith(f".{MAPS[0]}.weight")})
-        if form.n_layers != n_layers:  # before a name is made for each
-            raise CheckpointError(
-                f"{weights} holds {n_layers} layers of attention, but {CONFIG} says that n_attn_layers is "
-                f"{form.n_layers}. Is it the configuration of another training?"
-            )
+        check_attention(weights, CONFIG, headers, form, f"{prefix}E")
         check_shapes(weights, headers, _shapes(spec, form, prefix))
-        if form.is_tied and f"{prefix}E" in headers:
-            raise CheckpointError(
-                f"{weights} holds an encoder, E, but {CONFIG} says that D is the encoder too (tied_weights). Is it "
-                "the configuration of another training?"
-            )
         return replace(spec, identity=fingerprint([folder / CONFIG, weights]))
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:
@@ -101,6 +91,24 @@ class Temporal:
         if threshold is None:
             return weights
         return replace(weights, threshold_F=threshold.expand(spec.width).contiguous())
+
+
+def check_attention(
+    weights: Path, config: str, headers: Mapping[str, object], form: Form, encoder: str
+) -> None:
+    """Raises CheckpointError where `weights` holds other layers than the configuration says, before a name is made
+    for each, or an encoder that nothing would read. `encoder`: what that one's name is."""
+    n_layers = len({name.split(".")[-3] for name in headers if name.endswith(f".{MAPS[0]}.weight")})
+    if form.n_layers != n_layers:
+        raise CheckpointError(
+            f"{weights} holds {n_layers} layers of attention, but {config} says that n_attn_layers is "
+            f"{form.n_layers}. Is it the configuration of another training?"
+        )
+    if form.is_tied and encoder in headers:
+        raise CheckpointError(
+            f"{weights} holds an encoder, {encoder}, but {config} says that the decoder is the encoder too "
+            "(tied_weights). Is it the configuration of another training?"
+        )
 
 
 def in_model_units(
@@ -166,12 +174,12 @@ def selected(settings: Settings, width: int) -> tuple[Selector, int | None]:
     return "topk", k
 
 
-def notes(form: Form) -> tuple[str, ...]:
+def notes(form: Form, *, subtracts_b: bool = True) -> tuple[str, ...]:
     layers = "1 layer" if form.n_layers == 1 else f"{form.n_layers} layers"
     return (
         f"codes are of what {layers} of attention over the tokens before leave of a vector: rows are never packed, "
         "and position 0 is read, though nobody looks at it",
-        f"inputs are multiplied by {form.scale:.6g}, and b is subtracted",
+        f"inputs are multiplied by {form.scale:.6g}, and b is {'' if subtracts_b else 'not '}subtracted",
     )
 
 
