@@ -8,8 +8,8 @@ where the classes are separated, and wild close to that. Hanley and McNeil's mod
 effective number of trials (Korn and Graubard 1998, Survey Methodology 24): n = A (1-A) / v, and Clopper and
 Pearson's ends for n A hits. v is DeLong's variance after one positive at the bottom and one negative at the
 top were added, each with a weight of one half: so v is 0 only where A is. n is at least the smaller of the two
-counts, and that where A is 0: for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum and
-Klose 1957).
+counts, and that where A is 0: for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum
+and Klose 1957).
 
 **AUPRC** is average precision, at the ratio of positives and negatives that the trials have. Its interval is
 the binomial one of Boyd, Eng and Page 2013 ("Area under the precision-recall curve"), with the number of
