@@ -21,6 +21,7 @@ from scipy import stats as untyped_stats  # pyright: ignore[reportMissingTypeStu
 from sklearn import metrics as untyped_sklearn  # pyright: ignore[reportMissingTypeStubs]  there are none
 
 from autointerp.metrics import MeanOver, mean_over_features, measure
+from autointerp.metrics.ranking import auroc
 from autointerp.results import Interval, Metrics
 from autointerp.trials import Trials
 from autointerp.types import Stratum
@@ -292,6 +293,30 @@ def test_all_answers_wrong_reach_zero_and_leave_doubt_above() -> None:
     for interval in intervals_of(of_rates(0, 50, 0, 50)):
         assert interval.value == interval.low == 0.0
         assert 0.01 < interval.high < 0.1
+
+
+@pytest.mark.parametrize(("n_pos", "n_neg"), [(3, 20), (20, 3), (50, 50)])
+def test_an_area_of_zero_has_the_mirrored_interval_of_an_area_of_one(n_pos: int, n_neg: int) -> None:
+    """Clopper and Pearson's for no hit in n, the smaller count: up to 1 - 0.025 ** (1 / n)."""
+    below, above = np.arange(n_pos, dtype=np.float64), np.arange(n_neg) + 1000.0
+    none, every = auroc(below, above), auroc(-below, -above)
+    high = 1 - 0.025 ** (1 / min(n_pos, n_neg))
+    assert (none.value, none.low, every.value, every.high) == (0, 0, 1, 1)
+    assert none.high == pytest.approx(high) and none.high == pytest.approx(1 - every.low)
+
+
+@quick
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.9]), min_size=1, max_size=6),
+    st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.9]), min_size=1, max_size=6),
+)
+def test_any_two_lists_of_numbers_have_an_area_within_its_interval(
+    positives: list[float], negatives: list[float]
+) -> None:
+    found = auroc(np.array(positives), np.array(negatives))
+    pairs = [(a > b) + (a == b) / 2 for a in positives for b in negatives]
+    assert found.value == pytest.approx(sum(pairs) / len(pairs))
+    assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 @quick

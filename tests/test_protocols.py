@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from able import EMBEDDED
 
 from autointerp import explain
-from autointerp.errors import RecipeError
+from autointerp.effects import Intervention
+from autointerp.errors import LLMStopped, RecipeError
 from autointerp.journal import unit_of_feature
+from autointerp.llm import sentence_transformers
 from autointerp.metrics import measure
 from autointerp.metrics.plain_accuracy import by_plain_accuracy
 from autointerp.recipe import merge, parse, read_file
@@ -162,6 +166,77 @@ def test_each_replica_runs_and_every_score_says_what_it_is(made: Tiny, tmp_path:
     assert not any("replica" in score["protocol"] for score in corrected.scores().to_pylist())
     assert not any(active(s.shown) & active(s.heldout) for s in samples(corrected))
     assert samples(corrected)
+
+
+# --- what else the paper measures -------------------------------------------------------------------------
+
+ABLE = {"use": "able:Able", "function": "judge:answer"}
+
+
+def recipe_of(made: Tiny, name: str, **over: Any) -> dict[str, Any]:
+    """A shipped recipe on the tiny model, with LLMs that can all it asks for."""
+    sections = {key: section for key, section in made.recipe().items() if key not in ("sampling", "cache")}
+    able = {"llms": dict.fromkeys(("explainer", "judge", "embedder"), ABLE)}
+    few = {"sampling": {"minimum": 60, "minimum_full": 60}}
+    recipe = merge(merge(sections, able), read_file(name))
+    recipe["llms"] = able["llms"]
+    return merge(merge(merge(recipe, SMALL), few), over)
+
+
+def test_the_whole_table_is_the_papers_replica_with_two_scorers_more() -> None:
+    paper, whole = (parse(merge(DEMO, read_file(f))) for f in ("paper", "paper-all"))
+    scorers = {name: section for name, section in whole.scorers.items() if name in paper.scorers}
+    more = {"embedding", "simulation"}
+    assert scorers == paper.scorers and whole.scorers.keys() - paper.scorers.keys() == more
+    assert whole.llms.embedder == {"use": "sentence_transformers"}
+    assert dataclasses.replace(whole, scorers=paper.scorers, llms=paper.llms) == paper
+
+
+def test_the_papers_replica_is_extended_by_its_whole_table(made: Tiny, tmp_path: Path) -> None:
+    explain(recipe_of(made, "paper"), out=tmp_path)
+    parts = {path: path.read_bytes() for path in (tmp_path / "score").rglob("*.jsonl")}
+    EMBEDDED.clear()
+    run = explain(recipe_of(made, "paper-all"), out=tmp_path)
+    assert parts and all(path.read_bytes() == content for path, content in parts.items())
+    scores = run.scores().to_pylist()
+    assert {score["scorer"] for score in scores} == {"detection", "fuzzing", "embedding", "simulation"}
+    new = [score for score in scores if score["scorer"] in ("embedding", "simulation")]
+    assert new and all(score["protocol"].startswith("replica of paper (") for score in new)
+    assert {score["headline"] for score in new} == {"auroc", "correlation"}
+    n_windows = {
+        name: {score["feature"]: score["n"] for score in scores if score["scorer"] == name}
+        for name in ("detection", "embedding")
+    }
+    assert n_windows["embedding"] == n_windows["detection"]  # the same windows, all of them
+    query = "Instruct: Retrieve sentences that could be related to the explanation.\nQuery: "
+    n_explained = len({score["feature"] for score in new})
+    assert sum(text.startswith(query) for text in EMBEDDED) == n_explained > 4
+
+
+def test_without_the_extra_it_says_what_to_do_before_anything_costs(
+    made: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence_transformers, "is_installed", lambda: False)
+    recipe = recipe_of(made, "paper-all")
+    recipe["llms"] = recipe["llms"] | read_file("paper-all")["llms"]
+    with pytest.raises(LLMStopped, match=r"pip install '\.\[embed\]'"):
+        explain(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_the_papers_intervention_runs_with_its_targets_and_prompts(made: Tiny, tmp_path: Path) -> None:
+    over = {"features": {"n": 4}, "sampling": {"width": 40, "context_before": 30}}
+    recipe = recipe_of(made, "paper-intervention", **over)
+    whole = parse(merge(DEMO, read_file("paper-intervention")))
+    assert whole.intervention == Intervention() and whole.replica is None
+    run = explain(recipe, out=tmp_path)
+    rows = run.trials().to_pylist()
+    assert {row["target_kl"] for row in rows} == {0.1, 0.33, 1.0, 3.0}
+    assert {row["arm"] for row in rows} == {"feature", "random", "other"}
+    of_one = [row for row in rows if row["feature"] == rows[0]["feature"]]
+    assert len(of_one) == 3 * 4 * (max(row["prompt"] for row in of_one) + 1)
+    (explainer,) = {score["explainer"] for score in run.scores().to_pylist()}
+    assert explainer == "effect"
 
 
 def test_plain_accuracy_is_the_share_of_right_answers_and_its_chance_the_larger_class() -> None:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from autointerp import comparison, pipeline, trials
 from autointerp.cli import app
 from autointerp.errors import PublishedError, PublishError, SecretFound
+from autointerp.files import write_atomically
 from autointerp.floors import Floor, Row, save
 from autointerp.journal import Part
 from autointerp.metrics import MeanOver
@@ -32,7 +33,7 @@ from autointerp.publish import records, rows, shards
 from autointerp.publish.folder import build
 from autointerp.publish.importing import import_published
 from autointerp.publish.local import public
-from autointerp.publish.manifest import Manifest, Options
+from autointerp.publish.manifest import Manifest, Options, sha256_of
 from autointerp.publish.quoting import visible
 from autointerp.publish.schema import EXAMPLES, SCORES, explanations
 from autointerp.publish.secrets import Guard
@@ -144,6 +145,66 @@ def test_status_of_the_imported_run_says_the_same(run: Run, folder: Path, tmp_pa
     said = [runner.invoke(app, ["status", str(path)]).output for path in (run.path, tmp_path / "again")]
     tables = [text[: text.index("Run: ")] for text in said]
     assert tables[0] == tables[1] and "enough windows" in tables[0]
+
+
+def slow_adjusted(p_values: list[float]) -> list[float]:
+    """Benjamini and Hochberg by their definition: a claim holds at a level where some rank k at or above its own
+    has p(k) <= k / m * level."""
+    m, by_size = len(p_values), sorted(p_values)
+    return [min(1, *(at * m / k for k, at in enumerate(by_size, 1) if at >= p)) for p in p_values]
+
+
+def test_published_p_values_are_adjusted_among_their_dictionary_explainer_and_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over five files, as `Run.scores()` has them; what is scored since changes every file of scores."""
+    monkeypatch.setattr("autointerp.publish.folder.span_of", lambda run, name, kept: 256)
+    mine = make_viewed_run(tmp_path / "run", 10)
+    before = built(mine, tmp_path / "set").files
+    names = [name for name in before if "scores" in name]
+    assert len(names) == 5
+    found = [row for name in names for row in pq.read_table(tmp_path / "set" / name).to_pylist()]
+    assert len({row["p_adjusted"] for row in found}) > 5
+    for pair in {(row["explainer"], row["scorer"]) for row in found}:
+        alike = [row for row in found if (row["explainer"], row["scorer"]) == pair]
+        claims = [row for row in alike if row["status"] == "ok"]
+        assert all(row["p_adjusted"] is None for row in alike if row["status"] != "ok")
+        expected = slow_adjusted([row["p_value"] for row in claims])
+        assert [row["p_adjusted"] for row in claims] == pytest.approx(expected)
+
+    def claims_of(told: list[Json]) -> dict[tuple[str, ...], float | None]:
+        return {(one["feature"], one["explainer"] or "_", one["scorer"]): one["p_adjusted"] for one in told}
+
+    again = import_published(tmp_path / "set", tmp_path / "again").run
+    for run in (mine, again):
+        assert claims_of(run.scores().to_pylist()) == claims_of(found)
+    # As if the first two features had been scored later: of the others nothing else changes.
+    (part, *_) = sorted((mine.path / "score/bench/plain/detection").glob("*.jsonl"))
+    part.unlink()
+    after = built(mine, tmp_path / "set").files
+    assert not [name for name in names if before[name].sha256 == after[name].sha256]
+    others = {name for name in before if "scores" not in name and before[name] != after[name]}
+    assert {Path(name).stem.split("-")[1] for name in others if "data" in name} == {"000000000"}
+
+
+def test_a_set_of_schema_1_has_no_adjusted_p_values_and_is_imported_the_same(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "set"
+    shutil.copytree(folder, old)
+    (path,) = old.rglob("scores-*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns("p_adjusted"), path)
+    manifest = orjson.loads((old / "manifest.json").read_bytes())
+    assert manifest["schema"] == 2
+    name = path.relative_to(old).as_posix()
+    manifest["files"][name] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    write_atomically(old / "manifest.json", orjson.dumps(manifest))
+    with pytest.raises(PublishedError, match="other columns"):
+        import_published(old, tmp_path / "again")
+    write_atomically(old / "manifest.json", orjson.dumps(manifest | {"schema": 1}))
+    again = import_published(old, tmp_path / "again").run
+    assert run.scores().equals(again.scores())
+    assert any(one is not None for one in again.scores()["p_adjusted"].to_pylist())
 
 
 INTERVALS = st.none() | st.sampled_from(
@@ -592,7 +653,7 @@ def spoil_bytes(folder: Path) -> None:
 
 def spoil_manifest(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"schema": 1', b'"schema": 99'))
+    path.write_bytes(path.read_bytes().replace(b'"schema": 2', b'"schema": 99'))
 
 
 def escape(folder: Path) -> None:

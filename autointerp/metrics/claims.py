@@ -27,6 +27,12 @@ def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p_value is None else next(found) for p_value in p_values]
 
 
+def levels(p_values: Sequence[float | None]) -> dict[float, float]:
+    """The same by p-value: equal ones have one level."""
+    pairs = zip(p_values, adjusted(p_values), strict=True)
+    return {p_value: level for p_value, level in pairs if p_value is not None and level is not None}
+
+
 def claimed(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
     """Which of them may be claimed."""
     return [value is not None and value <= level for value in adjusted(p_values)]

@@ -7,8 +7,9 @@ where the classes are separated, and wild close to that. Hanley and McNeil's mod
 143) is wrong where the judge is sure of some wrong answers. So the interval is that of a proportion with an
 effective number of trials (Korn and Graubard 1998, Survey Methodology 24): n = A (1-A) / v, and Clopper and
 Pearson's ends for n A hits. v is DeLong's variance after one positive at the bottom and one negative at the
-top were added, each with a weight of one half: so v is never 0. n is at least the smaller of the two counts:
-for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum and Klose 1957).
+top were added, each with a weight of one half: so v is 0 only where A is. n is at least the smaller of the two
+counts, and that where A is 0: for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum
+and Klose 1957).
 
 **AUPRC** is average precision, at the ratio of positives and negatives that the trials have. Its interval is
 the binomial one of Boyd, Eng and Page 2013 ("Area under the precision-recall curve"), with the number of
@@ -74,8 +75,8 @@ def auroc(positives: _Floats, negatives: _Floats, tail: float = TAIL) -> Interva
     fewer = min(n_pos, n_neg)
     doubted = (value * n_pos * n_neg) / ((n_pos + _DOUBT) * (n_neg + _DOUBT))
     variance = _variance(placements.positive, n_neg) + _variance(placements.negative, n_pos)
-    n = float(np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg))
-    return proportion(value, n, tail)
+    n = np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg) if variance else fewer
+    return proportion(value, float(n), tail)
 
 
 def _variance(placements: _Floats, n_other: int) -> float:

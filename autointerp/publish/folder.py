@@ -10,7 +10,7 @@ run/vocabulary.parquet                       token id -> its bytes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from autointerp.files import carry, write_atomically
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.publish.card import Published, card
 from autointerp.publish.dates import written
+from autointerp.publish.levels import Levels, digest_of, levels_of
 from autointerp.publish.local import public_recipe
 from autointerp.publish.manifest import CARD, NAME, File, Manifest, Options, read_manifest, sha256_of
 from autointerp.publish.publication import Publication, keep, kept, publication_of
@@ -112,7 +113,8 @@ def build(
     progress.begin("publish", len(pieces), "files of features")
     try:
         stop.check()
-        for made in spread(partial(Tables, run, folder, options, there), pieces, jobs):
+        levels = {name: levels_of(run, name) for name in spans}
+        for made in spread(partial(Tables, run, folder, options, there, levels), pieces, jobs):
             progress.advance()
             files |= made.files
             n_made += made.n_made
@@ -191,18 +193,28 @@ class Made:
 class Tables:
     """Makes what is missing of a shard's tables. Memory: the records of one unit, and a row group."""
 
-    def __init__(self, run: Run, folder: Path, options: Options, there: HasIt | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        options: Options,
+        there: HasIt | None,
+        levels: Mapping[str, Levels],
+    ) -> None:
+        """`levels`: by dictionary."""
         self._run, self._folder, self._options, self._there = run, folder, options, there
+        self._levels = levels
         self._rows: dict[str, Rows] = {}
 
     def __call__(self, shard: Shard) -> Made:
         """Raises DiskFull, and what reading a run raises."""
         run, options, found, guard = self._run, self._options, Made(), Guard()
-        rows = self._rows.get(shard.dictionary) or Rows(run, shard.dictionary, max_quote=options.max_quote)
+        levels, n_characters = self._levels[shard.dictionary], options.max_quote
+        rows = self._rows.get(shard.dictionary) or Rows(run, shard.dictionary, levels, max_quote=n_characters)
         self._rows[shard.dictionary] = rows
-        source = made_from(run, shard, {"max_quote": options.max_quote})
+        of_all = made_from(run, shard, {"max_quote": n_characters})
         for table in tables_of(run, shard, options):
-            name = shard.path(table)
+            name, source = shard.path(table), digest_of(of_all, levels) if table == "scores" else of_all
             path = self._folder / name
             is_there = made_from_of(path) == source
             known = self._there(name, source) if self._there else None

@@ -14,7 +14,7 @@ from autointerp import __version__
 from autointerp.errors import PublishedError
 from autointerp.files import write_atomically
 from autointerp.llm.spending import Spent
-from autointerp.publish.schema import SCHEMA, TableName
+from autointerp.publish.schema import READ, SCHEMA, TableName
 from autointerp.types import Json
 
 NAME: Final = "manifest.json"
@@ -83,10 +83,10 @@ def read_manifest(path: Path) -> Manifest:
     try:
         mapping: Any = orjson.loads(path.read_bytes())
         schema = mapping.get("schema") if isinstance(mapping, dict) else None
-        if schema != SCHEMA:
+        if schema not in READ:
             raise PublishedError(
-                f"{path} is of schema {schema!r}; this version of autointerp reads {SCHEMA}. Install the "
-                f"version that wrote it, or publish the run again."
+                f"{path} is of schema {schema!r}; this version of autointerp reads {READ[0]} to {SCHEMA}. Install "
+                f"the version that wrote it, or publish the run again."
             )
         manifest = pydantic.TypeAdapter(Manifest).validate_python(mapping)
     except (OSError, orjson.JSONDecodeError, pydantic.ValidationError) as error:

@@ -27,7 +27,7 @@ class Units:
         self, folder: Path, manifest: Manifest, dictionary: str, table: TableName, scorers: list[str]
     ) -> None:
         self._files = [folder / name for name in manifest.of_table(dictionary, table)]
-        self._dictionary, self._schema = dictionary, schema_of(table, scorers)
+        self._dictionary, self._schema = dictionary, schema_of(table, scorers, manifest.schema)
         self._pieces = self._read()
         self._next: tuple[str, Any] | None = next(self._pieces, None)
 

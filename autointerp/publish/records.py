@@ -1,4 +1,5 @@
-"""Rows of the published tables -> records of a run's journals: the inverse of `rows.py`."""
+"""Rows of the published tables -> records of a run's journals: the inverse of `rows.py`. What is in no record
+(`levels.py`) is left."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from autointerp.activations.histogram import EDGES
 from autointerp.activations.random_rates import RandomRates
 from autointerp.panel import control_places
 from autointerp.publish.effect_rows import effect_rows
+from autointerp.publish.levels import Levels, p_adjusted
 from autointerp.publish.local import public
 from autointerp.publish.quoting import visible
 from autointerp.publish.records import ASSUMED
@@ -49,9 +50,9 @@ class MakesRows(Protocol):
 class Rows:
     """Of one dictionary. Memory: the records of one unit, and its window store."""
 
-    def __init__(self, run: Run, dictionary: str, *, max_quote: int | None) -> None:
+    def __init__(self, run: Run, dictionary: str, levels: Levels, *, max_quote: int | None) -> None:
         """`max_quote`: characters of each window that are quoted; None: all."""
-        self._run, self._dictionary, self._max_quote = run, dictionary, max_quote
+        self._run, self._dictionary, self._levels, self._max_quote = run, dictionary, levels, max_quote
         self._vocabulary = Vocabulary.load(run.vocabulary)
         self._random: RandomRates | None = random_rates(run, dictionary)
         self._scores_of: list[tuple[str, str]] = run.scored()
@@ -144,12 +145,14 @@ class Rows:
         records = {pair: self._records("score", *pair, unit=unit) for pair in self._scores_of}
         keys = {key for of_pair in records.values() for key in of_pair}
         for key in sorted(keys, key=FeatureId.parse):
-            for (explainer, scorer), of_pair in records.items():
+            for pair, of_pair in records.items():
                 if key in of_pair:
                     record = of_pair[key]
                     texts: list[str] = record["trials"].get("text") or []
                     said = "\n".join([record["reason"] or "", *texts])
-                    yield Row(f"{key} by {explainer}, {scorer}", score_row(key, record), said)
+                    values = score_row(key, record)
+                    values["p_adjusted"] = p_adjusted(record, self._levels.get(pair))
+                    yield Row(f"{key} by {', '.join(pair)}", values, said)
 
     def _controls(self, unit: str) -> Iterator[Row]:
         found: list[tuple[FeatureId, str, Json]] = []

@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from autointerp import tables
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Raise it when the same records would give other rows: every shard is then made anew."""
+READ: Final = (1, SCHEMA)
+"""Schemas of sets that can be read. In 1 scores had no `p_adjusted`."""
 
 TableName = Literal["explanations", "scores", "examples", "controls", "effects"]
 TABLES: Final[tuple[TableName, ...]] = ("explanations", "scores", "examples", "controls", "effects")
@@ -87,7 +89,8 @@ def explanations(scorers: Sequence[str]) -> Any:
 SCORES: Final = pa.schema(
     [
         *((name, _STRING) for name in ("feature", "explainer", "scorer", "status", "headline")),
-        *((name, _FLOAT) for name in ("value", "low", "high", "worst", "best", "chance", "p_value")),
+        *((name, _FLOAT) for name in ("value", "low", "high", "worst", "best", "chance")),
+        *((name, _FLOAT) for name in ("p_value", "p_adjusted")),
         *((name, _INT) for name in ("n", "n_positive", "n_negative", "n_unreadable")),
         ("flags", _STRINGS),
         (
@@ -135,7 +138,8 @@ EXAMPLES: Final = pa.schema(
 )
 
 
-CONTROLS: Final = pa.schema([("control", _STRING), ("lender", _STRING), ("text", _STRING), *SCORES])
+_UNADJUSTED: Final = [column for column in SCORES if column.name != "p_adjusted"]
+CONTROLS: Final = pa.schema([("control", _STRING), ("lender", _STRING), ("text", _STRING), *_UNADJUSTED])
 
 _IDS: Final = pa.list_(pa.int32())
 _STEERED: Final = pa.struct(
@@ -167,10 +171,12 @@ EFFECTS: Final = pa.schema(
 )
 
 
-def schema_of(table: TableName, scorers: Sequence[str]) -> Any:
-    """A pyarrow.Schema."""
+def schema_of(table: TableName, scorers: Sequence[str], schema: int = SCHEMA) -> Any:
+    """A pyarrow.Schema. `schema`: one of `READ`."""
     if table == "explanations":
         return explanations(scorers)
+    if table == "scores" and schema == 1:
+        return pa.schema(_UNADJUSTED)
     return {"scores": SCORES, "examples": EXAMPLES, "controls": CONTROLS, "effects": EFFECTS}[table]
 
 
