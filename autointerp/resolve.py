@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from autointerp.activations.dump import Dump
-from autointerp.centring import check_not_centred
+from autointerp.centring import centred_from_files
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import ModelError, RecipeError
 from autointerp.identities import Identities, asked_features
@@ -133,7 +133,7 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     if isinstance(files.activations, Dump):
         found = {name: _as_long_as(one, files.activations.d_in) for name, one in found.items()}
     if not files.has_firings:
-        check_not_centred(found)
+        found = centred_from_files(found, files.tokenizer)
     named = fitted(recipe, files.activations, found)
     complete = dataclasses.replace(
         recipe,

@@ -229,6 +229,21 @@ def test_llamascopium_codes(tmp_path: Path, activation: str, gate: bool, normali
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "centred", "without_bias"),
+    [
+        ({}, True, False),
+        ({"hook_point_in": "blocks.1.attn.hook_z", "hook_point_out": "blocks.1.attn.hook_z"}, True, True),
+        ({"center_writing_weights": False}, False, False),
+    ],
+)
+def test_llamascopium_has_models_as_transformer_lens_processes_them(
+    tmp_path: Path, change: dict[str, Any], centred: bool, without_bias: bool
+) -> None:
+    spec = find_dictionary(str(llamascopium(tmp_path, {"norm_activation": "inference"} | change)))
+    assert (spec.model_was_centred, spec.without_value_bias) == (centred, without_bias)
+
+
 @pytest.mark.parametrize("gate", [True, False])
 def test_batchtopk_is_to_be_calibrated_on_scores(tmp_path: Path, gate: bool) -> None:
     """With a threshold put in, codes are those of jumprelu with that threshold on scores."""

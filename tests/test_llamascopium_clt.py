@@ -17,7 +17,8 @@ from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.dictionaries import safetensors_files
 from autointerp.dictionaries.encode import Encoder
-from autointerp.dictionaries.locate import find_dictionary, is_place, reader_of, wanted_files
+from autointerp.dictionaries.hub_files import wanted_files
+from autointerp.dictionaries.locate import find_dictionary, is_place, reader_of
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.report.dictionary import inspected

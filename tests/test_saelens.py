@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors_numpy
 
-from autointerp.centring import centred, check_not_centred
+from autointerp.centring import centred, centred_from_files
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import describe_place, find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.sources import DictionaryFound
 from autointerp.subject.architecture import Architecture
+from autointerp.subject.tokenizer_files import find_tokenizer
 from autointerp.types import Point, Site
 
 save_file = cast(Callable[[dict[str, NDArray[Any]], Path], None], cast(Any, safetensors_numpy).save_file)
@@ -355,8 +356,29 @@ def test_centring_in_a_model_of_unknown_norm_is_refused(tmp_path: Path) -> None:
     found = DictionaryFound(spec, Site("resid_post", 3))
     with pytest.raises(CheckpointError, match="'novel' model has LayerNorm is not known"):
         centred("a", found, architecture_of("novel"))
-    with pytest.raises(CheckpointError, match="activations from files"):
-        check_not_centred({"a": found})
+
+
+@pytest.mark.parametrize(("model_type", "steps"), [("gpt2", ("centre",)), ("llama", ())])
+def test_of_activations_from_files_the_config_beside_the_tokenizer_tells_the_norm(
+    tmp_path: Path, model_type: str, steps: tuple[str, ...]
+) -> None:
+    spec = describe_place(checkpoint(tmp_path / "sae", CENTRED, tensors()))
+    found = {"a": DictionaryFound(spec, Site("resid_post", 3))}
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"config\.json beside the tokenizer .*set center_writing_weights"
+    ):
+        centred_from_files(found, find_tokenizer(str(folder)))
+    config = {"model_type": model_type, "hidden_size": D, "num_hidden_layers": 5, "vocab_size": 9}
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": D}))
+    assert centred_from_files(found, find_tokenizer(str(folder)))["a"].spec.transform == steps
+    of_others = {
+        "a": dataclasses.replace(found["a"], spec=dataclasses.replace(spec, model_was_centred=False))
+    }
+    (folder / "config.json").unlink()
+    assert centred_from_files(of_others, find_tokenizer(str(folder))) == of_others
 
 
 # --- refusals --------------------------------------------------------------------------------------------

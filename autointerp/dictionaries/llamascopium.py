@@ -31,6 +31,7 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     common,
     has_thresholds,
+    on_processed_model,
     stored_in,
 )
 from autointerp.dictionaries.origin import site_of
@@ -135,7 +136,7 @@ def _described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dict
         expected=Expected(l0=None if spec.calibration is None else spec.calibration.k),
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored))
-    return spec
+    return on_processed_model(spec, settings)
 
 
 def _layout(stored: Stored) -> Layout:

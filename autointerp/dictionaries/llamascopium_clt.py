@@ -27,6 +27,7 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     has_thresholds,
     hook_list,
+    on_processed_model,
 )
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
@@ -72,7 +73,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: i
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored, layer))
     check_width(settings, stored, width)
-    return spec
+    return on_processed_model(spec, settings)
 
 
 def weights_of(spec: DictionarySpec, settings: Settings, stored: Stored, layer: int, device: str) -> Weights:

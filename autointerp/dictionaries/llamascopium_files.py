@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -117,6 +117,18 @@ def common(folder: Path, settings: Settings) -> DictionarySpec:
         value_is_score=not gated,
         calibration=Calibration("batch_topk", k) if activation == "batchtopk" and k is not None else None,
         notes=("b_dec is not subtracted",),
+    )
+
+
+def on_processed_model(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
+    """Llamascopium has the model from TransformerLens with the defaults of `load_and_process_state_dict`, that is
+    with center_writing_weights and fold_value_biases (backend/language_model.py); only Qwen 2.5, which has RMSNorm,
+    from transformers. A config.json that names either setting, which Llamascopium's don't, has the last word."""
+    at_z = spec.site is not None and spec.site.point == "z"
+    return replace(
+        spec,
+        model_was_centred=settings.flag("center_writing_weights", True),
+        without_value_bias=at_z and settings.flag("fold_value_biases", True),
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from autointerp.errors import ModelError
 from autointerp.identity import fingerprint
-from autointerp.subject.model_files import DEMO, TOKENIZER_FILES, ModelFiles, find_model
+from autointerp.subject.architecture import Architecture
+from autointerp.subject.model_files import CONFIG, DEMO, TOKENIZER_FILES, ModelFiles, find_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,15 @@ class TokenizerFiles:
     folder: Path
     model: ModelFiles | None
     """The hub's model it belongs to; None for a local folder."""
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """What the model is, where its config.json lies beside the tokenizer. Raises ModelError for an unreadable
+        one."""
+        if self.model is not None:
+            return self.model.architecture
+        config = self.folder / CONFIG
+        return Architecture.read(config) if config.is_file() else None
 
     def with_tokenizer(self) -> Path:
         """The folder, tokenizer files in it. Raises ModelError."""
