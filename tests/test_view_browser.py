@@ -496,6 +496,88 @@ def test_a_shard_that_is_missing_is_said(faulty: Any, folder: Path, tmp_path: Pa
     assert "data/s00000.js is missing" in faulty.locator("#pane").inner_text()
 
 
+# --- searching ----------------------------------------------------------------------------------------------
+
+_LETTERS = "aaabbceéÉ\u0301ßİσΣς漢🙂  \n"
+"""Few, so that texts hold the same beginnings many times over."""
+
+
+def typed(draw: random.Random, texts: list[str]) -> list[list[str]]:
+    """Words as they stand in the search box, letter by letter: what is in some text or nearly is, typed on, taken
+    back, with another word in front."""
+    queries = list[list[str]]()
+    for _ in range(120):
+        text = draw.choice(texts)
+        at = draw.randrange(len(text))
+        word = text[at : at + draw.randint(1, 7)] + draw.choice(["", "", draw.choice(_LETTERS).lower()])
+        others = draw.choice([[], [], [draw.choice(texts)[:1]], ["b", "a"]])
+        ends = list(range(1, len(word) + 1))
+        queries += [[*others, word[:end]] for end in ends + ends[:-1][::-1][: draw.randint(0, 3)]]
+    return queries
+
+
+@pytest.mark.parametrize("n_letters", [12, 60])
+def test_a_search_finds_what_looking_through_each_text_does(page: Any, folder: Path, n_letters: int) -> None:
+    """Whatever was searched before. In short texts a letter typed on leaves few rows, in long ones most."""
+    draw = random.Random(n_letters)
+    texts = ["".join(draw.choices(_LETTERS, k=draw.randint(0, n_letters))) + "." for _ in range(500)]
+    lower = [text.lower() for text in texts]
+    queries = typed(draw, lower)
+    look(page, folder)
+    found = page.evaluate(
+        """({texts, queries}) => {
+            const hay = new Haystack(texts);
+            return queries.map((words) => [...hay.search(words)].flatMap((is, row) => is ? [row] : []));
+        }""",
+        {"texts": texts, "queries": queries},
+    )
+    for words, rows in zip(queries, found, strict=True):
+        assert rows == [at for at, text in enumerate(lower) if all(word in text for word in words)], words
+    n_found = [len(rows) for rows in found]
+    assert min(n_found) == 0 and max(n_found) > len(texts) / 2
+
+
+def test_case_is_no_matter_and_accents_are(page: Any, folder: Path) -> None:
+    look(page, folder)
+    texts = ["École normale", "ecole", "STRASSE", "Straße 7", "ΟΔΟΣ", 'the "end" of it', "of the end", ""]
+    for query, rows in {
+        "éCOLE": [0],
+        "ecole": [1],
+        "strasse": [2],
+        "STRAß": [3],
+        "οδο": [4],
+        "the end": [5, 6],
+        '"the end"': [6],
+        '"the end': [6],
+        "end of": [5, 6],
+        '"': [0, 1, 2, 3, 4, 5, 6, 7],
+        "7 tra": [3],
+    }.items():
+        found = page.evaluate(
+            "({texts, query}) => [...new Haystack(texts).search(wordsOf(query))]",
+            {"texts": texts, "query": query},
+        )
+        assert [row for row, is_found in enumerate(found) if is_found] == rows, query
+
+
+def test_rows_that_stay_in_sight_are_those_that_are_found(page: Any, folder: Path) -> None:
+    """Rows are kept while a search is typed and taken back: their order, numbers and labels are as if drawn anew."""
+    look(page, folder)
+    for query in ("1", "12", "128", "12", "", "5", "56", "nothing", "0", ""):
+        page.locator("#search").fill(query)
+        wanted = [
+            str(128 * at) for at in range(N) if query in page.evaluate(f"index.hay.text.split('\\0')[{at}]")
+        ]
+        assert listed(page) == wanted
+        places = page.locator("#rows .row").evaluate_all("all => all.map(one => one.ariaRowIndex)")
+        assert places == [str(place + 1) for place in range(len(wanted))]
+        assert ("No feature matches" in page.locator("#rows").inner_text()) == (not wanted)
+    page.locator("#search").fill("bench/2")
+    page.locator("#head button").first.click()
+    page.locator("#search").fill("bench/")
+    assert listed(page) == [str(128 * at) for at in reversed(range(N))]
+
+
 # --- a hundred thousand -------------------------------------------------------------------------------------
 
 

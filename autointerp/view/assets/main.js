@@ -18,10 +18,11 @@ function columnsShown() {
 
 // --- showing ---
 
-function showList() {
+// `isFromTop`: whether it is scrolled back to its top.
+function showList(isFromTop = false) {
   const began = performance.now();
   const rows = index.rows(state);
-  table.show(index, rows, state, columnsShown(), sortBy);
+  table.show(index, rows, state, columnsShown(), { sort: sortBy, isFromTop });
   performance.measure("list", { start: began });
   $("count").textContent = rows.length === index.n ? `${count(index.n)} features` : `${count(rows.length)} of ${count(index.n)}`;
   const n = Object.keys(state.ranges).length + state.status.length + (state.dictionary ? 1 : 0);
@@ -59,10 +60,10 @@ function painted() {
   return new Promise((go) => requestAnimationFrame(() => setTimeout(go)));
 }
 
-function change(changes, asNew = false) {
+function change(changes, { isFromTop = false } = {}) {
   state = { ...state, ...changes };
-  writeAddress(state, asNew);
-  showList();
+  writeAddress(state, false);
+  showList(isFromTop);
   showPane();
 }
 
@@ -80,9 +81,7 @@ function openRow(row) {
 function sortBy(column) {
   const isSame = state.sort === column;
   // Scores are first looked at from the best, names from the first.
-  change({ sort: column, descending: isSame ? !state.descending : index.numeric.has(column) });
-  $("scroll").scrollTop = 0;
-  table.draw();
+  change({ sort: column, descending: isSame ? !state.descending : index.numeric.has(column) }, { isFromTop: true });
 }
 
 function step(by) {
@@ -250,7 +249,7 @@ async function begin() {
   table = new Table(openRow);
   $("home").textContent = index.card.name;
   $("home").addEventListener("click", () => openRow(null));
-  $("search").addEventListener("input", (event) => { change({ query: event.target.value }); $("scroll").scrollTop = 0; });
+  $("search").addEventListener("input", (event) => change({ query: event.target.value }, { isFromTop: true }));
   $("filters-button").addEventListener("click", () => toggleFilters());
   $("theme").addEventListener("click", toggleTheme);
   $("help-button").addEventListener("click", toggleHelp);
