@@ -578,6 +578,37 @@ def test_rows_that_stay_in_sight_are_those_that_are_found(page: Any, folder: Pat
     assert listed(page) == [str(128 * at) for at in reversed(range(N))]
 
 
+# --- sorting ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_numbers_of_any_size_and_sign_are_sorted(page: Any, folder: Path, descending: bool) -> None:
+    """Equal ones stay in their order, 0 is -0, and what is missing comes last either way."""
+    draw = random.Random(0)
+    ends = [0.0, -0.0, 1e308, -1e308, 5e-324, -5e-324, 4294967295.0, 16777217.0, 16777216.0]
+    known = [draw.choice([draw.gauss(0, 1), draw.gauss(0, 1e9), round(draw.random(), 1)]) for _ in range(500)]
+    values = [*known, *ends, *[None] * 20, *known[:100]]
+    draw.shuffle(values)
+    look(page, folder)
+    found = page.evaluate(
+        "({values, descending}) => [...byNumbers(values.map((one) => one ?? NaN), descending)]",
+        {"values": values, "descending": descending},
+    )
+    sign = -1 if descending else 1
+    rows = range(len(values))
+    assert found == sorted(rows, key=lambda row: (values[row] is None, sign * (values[row] or 0.0)))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_texts_are_sorted_by_letter_and_empty_ones_last(page: Any, folder: Path, descending: bool) -> None:
+    look(page, folder)
+    texts = ["b", "", "a", "ä", "b", "ab", "", "漢"]
+    found = page.evaluate(
+        "({texts, descending}) => [...byTexts(texts, descending)]", {"texts": texts, "descending": descending}
+    )
+    assert found == ([7, 3, 0, 4, 5, 2, 1, 6] if descending else [2, 5, 0, 4, 3, 7, 1, 6])
+
+
 # --- a hundred thousand -------------------------------------------------------------------------------------
 
 

@@ -51,8 +51,8 @@ async function showPane() {
   }
   if (number !== asked) return;
   shown = wanted;
+  $("pane").scrollTop = 0; // of what was there, which is laid out
   $("pane").replaceChildren(...content.flat(Infinity).filter(Boolean));
-  $("pane").scrollTop = 0;
   performance.measure("pane", { start: began });
 }
 
@@ -71,11 +71,11 @@ function openRow(row) {
   const id = row === null ? "" : index.id(row);
   state = { ...state, feature: id };
   writeAddress(state, true);
+  showPane(); // first: while its file is read the list is drawn
   table.state = state;
   const place = row === null ? -1 : table.placeOf(row);
   if (place >= 0) table.reveal(place);
   else table.draw();
-  showPane();
 }
 
 function sortBy(column) {

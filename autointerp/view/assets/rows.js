@@ -81,28 +81,11 @@ class Index {
   }
 
   sorted(column, descending, explainer) {
-    const rows = new Uint32Array(this.n);
-    for (let row = 0; row < this.n; row++) rows[row] = row;
-    const values = this.numeric.get(column);
-    if (values) {
-      const sign = descending ? -1 : 1;
-      const keys = new Float64Array(this.n);
-      for (let row = 0; row < this.n; row++) keys[row] = Number.isNaN(values[row]) ? Infinity : sign * values[row];
-      return rows.sort((one, other) => (keys[one] === keys[other] ? one - other : keys[one] < keys[other] ? -1 : 1));
-    }
-    const texts = {
-      label: () => Array.from(rows, (row) => this.label(row, explainer).toLowerCase()),
-      status: () => Array.from(rows, (row) => this.statuses[this.status[row]]),
-    }[column]?.();
-    if (texts) {
-      const sign = descending ? -1 : 1;
-      return rows.sort((one, other) => {
-        if (texts[one] === texts[other]) return one - other;
-        if (!texts[one] || !texts[other]) return texts[one] ? -1 : 1;
-        return texts[one] < texts[other] ? -sign : sign;
-      });
-    }
-    return descending ? rows.reverse() : rows;
+    const every = counted(this.n);
+    if (this.numeric.has(column)) return byNumbers(this.numeric.get(column), descending);
+    if (column === "label") return byTexts(Array.from(every, (row) => this.label(row, explainer).toLowerCase()), descending);
+    if (column === "status") return byTexts(Array.from(every, (row) => this.statuses[this.status[row]]), descending);
+    return descending ? every.reverse() : every;
   }
 
   // 1 for rows that the search and filters leave, 0 for others; null where there are none.
