@@ -119,7 +119,7 @@ def test_one_file_shows_the_same(page: Any, folder: Path, tmp_path: Path) -> Non
     seen = []
     for place in (folder, tmp_path / "one"):
         look(page, place, "f=bench/128")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         seen.append(page.locator("#pane").inner_text())
     assert seen[0] == seen[1]
 
@@ -128,7 +128,7 @@ def test_a_click_opens_a_feature_with_its_windows_and_trials(page: Any, folder: 
     feature = features_of(folder)[2]
     look(page, folder)
     page.locator("#rows .row").nth(2).click()
-    page.wait_for_selector(".cards")
+    page.wait_for_selector(".score-card")
     assert page.url.endswith("#f=bench%2F256")
     assert page.locator("#pane .crumbs").inner_text().startswith("bench/256")
     texts = page.locator(".explanation").all_text_contents()
@@ -228,6 +228,41 @@ def test_labels_are_sorted_as_they_are_shown(page: Any, folder: Path, tmp_path: 
         assert listed(page) == ["128", "384", "640", "256", "512", "0"]
 
 
+def test_what_was_asked_for_last_is_shown_once(page: Any, folder: Path) -> None:
+    """Also where another feature was asked for in between, and is read later; and behind the first sight of it."""
+    look(page, folder, "f=bench/0")
+    page.wait_for_selector(".score-card")
+    n_scores = len(features_of(folder)[0]["scores"])
+    for rows, number in (([1, 0], 0), ([2, 3, 2], 256), ([1, 2, 3, 0, 0], 0)):
+        page.evaluate("rows => rows.forEach(openRow)", rows)
+        until(page, f"document.querySelector('#pane .crumbs').textContent.startsWith('bench/{number}')")
+        page.wait_for_timeout(300)
+        assert page.locator("#pane .crumbs").inner_text().startswith(f"bench/{number}")
+        assert page.locator("#pane .score-card").count() == n_scores
+        assert page.locator("#pane .tabs").count() == 1
+
+
+def test_features_beside_the_open_one_are_read_ahead(page: Any, folder: Path, tmp_path: Path) -> None:
+    """Of the list as it is sorted; each file once. Here each is of one feature."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    data = tmp_path / "page" / "data"
+    (data / "index.js").write_bytes(script("index", [packed(index | {"features_a_shard": 1})]))
+    for at, feature in enumerate(features_of(folder)):
+        (data / f"s{at:05}.js").write_bytes(script(f"s{at:05}", [packed(feature)]))
+    read: list[str] = []
+    page.on("request", lambda request: read.append(request.url.rpartition("/")[2]))
+    look(page, tmp_path / "page", "sort=-&f=bench/256")
+    page.wait_for_selector(".score-card")
+    until(page, "payloadsOf.size === 3")
+    assert sorted(one for one in read if one.startswith("s")) == ["s00001.js", "s00002.js", "s00003.js"]
+    page.keyboard.press("j")
+    until(page, "document.querySelector('#pane .crumbs').textContent.startsWith('bench/128')")
+    until(page, "payloadsOf.size === 4")
+    assert sorted(one for one in read if one.startswith("s"))[:2] == ["s00000.js", "s00001.js"]
+    assert len(read) == len(set(read))
+
+
 def test_a_search_that_finds_nothing_says_so(page: Any, folder: Path) -> None:
     look(page, folder, "q=no-such-words-anywhere")
     assert listed(page) == []
@@ -295,7 +330,7 @@ def test_a_feature_stands_beside_the_controls_of_its_own_dictionary(page: Any, t
     assert len(set(means.values())) == 2
     for name, mean in means.items():
         look(page, two, f"f={name}/0")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         facts = page.locator(".score-card", has_text="plain · detection").locator("p.note").first
         assert f"{mean} on average" in facts.text_content()
         bar = page.locator(".card", has_text="plain").locator(".score-line", has_text="detection")
@@ -341,7 +376,7 @@ def test_detection_stands_against_fuzzing_whatever_it_is_called(page: Any, two: 
 def test_a_feature_shows_the_scores_of_its_own_controls(page: Any, two: Path) -> None:
     feature = next(one for one in features_of(two) if len(one["scores"][0]["controls"]) == 2)
     look(page, two, f"f={feature['id']}")
-    page.wait_for_selector(".cards")
+    page.wait_for_selector(".score-card")
     page.locator(".score-card").first.locator("summary").click()
     table = page.locator(".score-card").first.locator("table", has_text="controls on this feature")
     rows = table.locator("tr").all_inner_texts()
@@ -373,7 +408,7 @@ def test_no_explanation_is_the_best_where_two_are_equal(page: Any, folder: Path,
     said = []
     for feature in features[:3]:
         look(page, tmp_path / "page", f"f={feature['id']}")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         lines = page.locator(".card .score-line", has_text="detection")
         said.append([line.locator(".chip").all_text_contents() for line in lines.all()])
     assert said == [[[], []], [["best"], []], [[], ["highest"]]]
@@ -433,7 +468,7 @@ def test_hostile_text_stays_text_everywhere(page: Any, folder: Path) -> None:
     seen = ""
     for number in range(N):
         look(page, folder, f"f=bench/{128 * number}")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         for tab in page.locator("[role=tab]").all():
             tab.click()
             everything = page.locator(".choices button", has_text="all ")

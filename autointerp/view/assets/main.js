@@ -4,8 +4,7 @@
 let index;
 let table;
 let state = readAddress();
-let shown = ""; // what the pane holds: a feature's id, or the run
-let asked = 0; // counts requests for a feature: a slow one that is overtaken shows nothing
+let shown = { feature: "" }; // what the pane holds: a feature by its id, or the run; another object each time
 const $ = (id) => document.getElementById(id);
 const MOST_COLUMNS = 3;
 
@@ -31,11 +30,11 @@ function showList(isFromTop = false) {
 
 async function showPane() {
   const wanted = state.feature;
-  if (wanted === shown && $("pane").childElementCount) return;
-  const number = ++asked;
+  const isOver = () => state.feature !== wanted || (shown.feature === wanted && $("pane").childElementCount);
+  if (isOver()) return;
   const began = performance.now();
   const row = wanted ? index.find(wanted) : -1;
-  let content;
+  let [content, rest] = [null, () => []];
   if (!wanted) {
     await painted(); // the list first: the card's plots look at every feature
     content = cardPane(index, { open: openRow, dictionary: index.dictionaries.includes(state.dictionary) ? state.dictionary : index.dictionaries[0] });
@@ -43,17 +42,33 @@ async function showPane() {
   else {
     try {
       const feature = await readFeature(row, index.featuresAShard);
-      if (number !== asked) return;
+      if (isOver()) return;
       content = featurePane(feature, { index, step, open: openRow });
+      rest = () => featureRest(feature, index);
     } catch (error) {
       content = [h("p", { class: "empty" }, error.message)];
     }
   }
-  if (number !== asked) return;
-  shown = wanted;
+  if (isOver()) return;
+  const own = (shown = { feature: wanted });
   $("pane").scrollTop = 0; // of what was there, which is laid out
-  $("pane").replaceChildren(...content.flat(Infinity).filter(Boolean));
+  $("pane").replaceChildren(...elementsOf(content));
   performance.measure("pane", { start: began });
+  await painted();
+  if (shown !== own) return;
+  $("pane").append(...elementsOf(rest()));
+  if (row >= 0) readAhead(row);
+}
+
+function elementsOf(content) {
+  return content.flat(Infinity).filter(Boolean);
+}
+
+// Those above and below in the list are likely the next.
+function readAhead(row) {
+  const place = table.placeOf(row);
+  for (const next of place < 0 ? [] : [place + 1, place - 1])
+    if (next in table.rows) askFor(table.rows[next], index.featuresAShard);
 }
 
 function painted() {
@@ -246,7 +261,7 @@ async function begin() {
     return;
   }
   for (const one of index.scored) one.range = span(one.value);
-  table = new Table(openRow);
+  table = new Table({ open: openRow, ask: (row) => askFor(row, index.featuresAShard) });
   $("home").textContent = index.card.name;
   $("home").addEventListener("click", () => openRow(null));
   $("search").addEventListener("input", (event) => change({ query: event.target.value }, { isFromTop: true }));

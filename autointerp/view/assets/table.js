@@ -5,8 +5,10 @@ const ROW = 34; // pixels, as in the style
 const TALLEST = 8e6; // pixels that browsers lay out well; beyond, scrolling is scaled
 
 class Table {
-  constructor(open) {
+  // `open`: a row. `ask`: for a row that is likely opened next.
+  constructor({ open, ask }) {
     this.open = open;
+    this.ask = ask;
     this.rows = new Uint32Array(0);
     this.drawn = new Map(); // row -> element, of those in sight
     this.look = ""; // what it was laid out for
@@ -119,7 +121,7 @@ class Table {
     const dictionary = dictionaryOf(id);
     const label = index.label(row, this.state.explainer);
     const status = index.statuses[index.status[row]];
-    return h("div", { class: "row", role: "row", "aria-selected": "false", "data-row": row, onclick: () => this.open(row) },
+    return h("div", { class: "row", role: "row", "aria-selected": "false", "data-row": row, onpointerdown: () => this.ask(row), onclick: () => this.open(row) },
       h("span", { class: "id", title: id }, index.dictionaries.length > 1 ? h("span", { class: "of" }, `${dictionary}/`) : null, index.shortId(row)),
       h("span", { class: label ? "label" : "label none", dir: "auto", title: visible(label) }, label ? visible(label) : "no explanation"),
       this.columns.map((one) => h("span", { class: "score" },
@@ -140,11 +142,11 @@ class Table {
     let to = null;
     if (place < first) to = place;
     else if (place + 1 > first + fit) to = place + 1 - fit;
-    if (to !== null) {
-      const all = this.rows.length * ROW;
-      this.scroll.scrollTop = all <= TALLEST ? to * ROW : (to / ((all - this.height) / ROW)) * (TALLEST - this.height);
-    }
-    this.draw();
+    if (to === null) return this.draw();
+    const all = this.rows.length * ROW;
+    const top = all <= TALLEST ? to * ROW : (to / ((all - this.height) / ROW)) * (TALLEST - this.height);
+    this.scroll.scrollTop = top;
+    this.draw(top); // where it ends up to a fraction of a pixel, which the browser says by an event
   }
 }
 
