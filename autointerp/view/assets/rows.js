@@ -61,12 +61,11 @@ class Index {
   // `texts`: of each explainer, in full; none before they are there: then labels alone are searched.
   haystack(texts) {
     if (this.hay && !texts) return this.hay;
-    const all = Array.from({ length: this.n }, (_, row) => {
+    this.hay = new Haystack(this.n, (row) => {
       let text = this.id(row);
       this.explained.forEach((one, which) => (text += `\n${one.labels[row]}\n${texts?.[which][row] ?? ""}`));
       return text;
     });
-    this.hay = new Haystack(all);
     return this.hay;
   }
 

@@ -6,15 +6,15 @@ const NOWHERE = 2 ** 32 - 1;
 const KEPT_WORDS = 8; // of queries before: 4 bytes a row each
 
 class Haystack {
-  // `texts`: of each row.
-  constructor(texts) {
-    this.n = texts.length;
-    this.starts = new Uint32Array(this.n + 1);
-    const all = texts.map((text, row) => {
-      const lower = `${text.toLowerCase()}\u0000`;
-      this.starts[row + 1] = this.starts[row] + lower.length;
-      return lower;
-    });
+  // `textOf`: of a row, of which there are n.
+  constructor(n, textOf) {
+    this.n = n;
+    this.starts = new Uint32Array(n + 1);
+    const all = new Array(n);
+    for (let row = 0; row < n; row++) {
+      all[row] = `${textOf(row).toLowerCase()}\u0000`;
+      this.starts[row + 1] = this.starts[row] + all[row].length;
+    }
     this.text = all.join("");
     this.known = new Map(); // word -> {at: where it first is in each row, n: rows that hold it}
   }
