@@ -119,7 +119,7 @@ def test_one_file_shows_the_same(page: Any, folder: Path, tmp_path: Path) -> Non
     seen = []
     for place in (folder, tmp_path / "one"):
         look(page, place, "f=bench/128")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         seen.append(page.locator("#pane").inner_text())
     assert seen[0] == seen[1]
 
@@ -128,7 +128,7 @@ def test_a_click_opens_a_feature_with_its_windows_and_trials(page: Any, folder: 
     feature = features_of(folder)[2]
     look(page, folder)
     page.locator("#rows .row").nth(2).click()
-    page.wait_for_selector(".cards")
+    page.wait_for_selector(".score-card")
     assert page.url.endswith("#f=bench%2F256")
     assert page.locator("#pane .crumbs").inner_text().startswith("bench/256")
     texts = page.locator(".explanation").all_text_contents()
@@ -228,6 +228,41 @@ def test_labels_are_sorted_as_they_are_shown(page: Any, folder: Path, tmp_path: 
         assert listed(page) == ["128", "384", "640", "256", "512", "0"]
 
 
+def test_what_was_asked_for_last_is_shown_once(page: Any, folder: Path) -> None:
+    """Also where another feature was asked for in between, and is read later; and behind the first sight of it."""
+    look(page, folder, "f=bench/0")
+    page.wait_for_selector(".score-card")
+    n_scores = len(features_of(folder)[0]["scores"])
+    for rows, number in (([1, 0], 0), ([2, 3, 2], 256), ([1, 2, 3, 0, 0], 0)):
+        page.evaluate("rows => rows.forEach(openRow)", rows)
+        until(page, f"document.querySelector('#pane .crumbs').textContent.startsWith('bench/{number}')")
+        page.wait_for_timeout(300)
+        assert page.locator("#pane .crumbs").inner_text().startswith(f"bench/{number}")
+        assert page.locator("#pane .score-card").count() == n_scores
+        assert page.locator("#pane .tabs").count() == 1
+
+
+def test_features_beside_the_open_one_are_read_ahead(page: Any, folder: Path, tmp_path: Path) -> None:
+    """Of the list as it is sorted; each file once. Here each is of one feature."""
+    shutil.copytree(folder, tmp_path / "page")
+    [index] = data_of(folder)["index"]
+    data = tmp_path / "page" / "data"
+    (data / "index.js").write_bytes(script("index", [packed(index | {"features_a_shard": 1})]))
+    for at, feature in enumerate(features_of(folder)):
+        (data / f"s{at:05}.js").write_bytes(script(f"s{at:05}", [packed(feature)]))
+    read: list[str] = []
+    page.on("request", lambda request: read.append(request.url.rpartition("/")[2]))
+    look(page, tmp_path / "page", "sort=-&f=bench/256")
+    page.wait_for_selector(".score-card")
+    until(page, "payloadsOf.size === 3")
+    assert sorted(one for one in read if one.startswith("s")) == ["s00001.js", "s00002.js", "s00003.js"]
+    page.keyboard.press("j")
+    until(page, "document.querySelector('#pane .crumbs').textContent.startsWith('bench/128')")
+    until(page, "payloadsOf.size === 4")
+    assert sorted(one for one in read if one.startswith("s"))[:2] == ["s00000.js", "s00001.js"]
+    assert len(read) == len(set(read))
+
+
 def test_a_search_that_finds_nothing_says_so(page: Any, folder: Path) -> None:
     look(page, folder, "q=no-such-words-anywhere")
     assert listed(page) == []
@@ -295,7 +330,7 @@ def test_a_feature_stands_beside_the_controls_of_its_own_dictionary(page: Any, t
     assert len(set(means.values())) == 2
     for name, mean in means.items():
         look(page, two, f"f={name}/0")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         facts = page.locator(".score-card", has_text="plain · detection").locator("p.note").first
         assert f"{mean} on average" in facts.text_content()
         bar = page.locator(".card", has_text="plain").locator(".score-line", has_text="detection")
@@ -341,7 +376,7 @@ def test_detection_stands_against_fuzzing_whatever_it_is_called(page: Any, two: 
 def test_a_feature_shows_the_scores_of_its_own_controls(page: Any, two: Path) -> None:
     feature = next(one for one in features_of(two) if len(one["scores"][0]["controls"]) == 2)
     look(page, two, f"f={feature['id']}")
-    page.wait_for_selector(".cards")
+    page.wait_for_selector(".score-card")
     page.locator(".score-card").first.locator("summary").click()
     table = page.locator(".score-card").first.locator("table", has_text="controls on this feature")
     rows = table.locator("tr").all_inner_texts()
@@ -373,7 +408,7 @@ def test_no_explanation_is_the_best_where_two_are_equal(page: Any, folder: Path,
     said = []
     for feature in features[:3]:
         look(page, tmp_path / "page", f"f={feature['id']}")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         lines = page.locator(".card .score-line", has_text="detection")
         said.append([line.locator(".chip").all_text_contents() for line in lines.all()])
     assert said == [[[], []], [["best"], []], [[], ["highest"]]]
@@ -433,7 +468,7 @@ def test_hostile_text_stays_text_everywhere(page: Any, folder: Path) -> None:
     seen = ""
     for number in range(N):
         look(page, folder, f"f=bench/{128 * number}")
-        page.wait_for_selector(".cards")
+        page.wait_for_selector(".score-card")
         for tab in page.locator("[role=tab]").all():
             tab.click()
             everything = page.locator(".choices button", has_text="all ")
@@ -494,6 +529,119 @@ def test_a_shard_that_is_missing_is_said(faulty: Any, folder: Path, tmp_path: Pa
     look(faulty, tmp_path / "page", "f=bench/0")
     faulty.wait_for_selector("#pane .empty")
     assert "data/s00000.js is missing" in faulty.locator("#pane").inner_text()
+
+
+# --- searching ----------------------------------------------------------------------------------------------
+
+_LETTERS = "aaabbceéÉ\u0301ßİσΣς漢🙂  \n"
+"""Few, so that texts hold the same beginnings many times over."""
+
+
+def typed(draw: random.Random, texts: list[str]) -> list[list[str]]:
+    """Words as they stand in the search box, letter by letter: what is in some text or nearly is, typed on, taken
+    back, with another word in front."""
+    queries = list[list[str]]()
+    for _ in range(120):
+        text = draw.choice(texts)
+        at = draw.randrange(len(text))
+        word = text[at : at + draw.randint(1, 7)] + draw.choice(["", "", draw.choice(_LETTERS).lower()])
+        others = draw.choice([[], [], [draw.choice(texts)[:1]], ["b", "a"]])
+        ends = list(range(1, len(word) + 1))
+        queries += [[*others, word[:end]] for end in ends + ends[:-1][::-1][: draw.randint(0, 3)]]
+    return queries
+
+
+@pytest.mark.parametrize("n_letters", [12, 60])
+def test_a_search_finds_what_looking_through_each_text_does(page: Any, folder: Path, n_letters: int) -> None:
+    """Whatever was searched before. In short texts a letter typed on leaves few rows, in long ones most."""
+    draw = random.Random(n_letters)
+    texts = ["".join(draw.choices(_LETTERS, k=draw.randint(0, n_letters))) + "." for _ in range(500)]
+    lower = [text.lower() for text in texts]
+    queries = typed(draw, lower)
+    look(page, folder)
+    found = page.evaluate(
+        """({texts, queries}) => {
+            const hay = new Haystack(texts.length, (row) => texts[row]);
+            return queries.map((words) => [...hay.search(words)].flatMap((is, row) => is ? [row] : []));
+        }""",
+        {"texts": texts, "queries": queries},
+    )
+    for words, rows in zip(queries, found, strict=True):
+        assert rows == [at for at, text in enumerate(lower) if all(word in text for word in words)], words
+    n_found = [len(rows) for rows in found]
+    assert min(n_found) == 0 and max(n_found) > len(texts) / 2
+
+
+def test_case_is_no_matter_and_accents_are(page: Any, folder: Path) -> None:
+    look(page, folder)
+    texts = ["École normale", "ecole", "STRASSE", "Straße 7", "ΟΔΟΣ", 'the "end" of it', "of the end", ""]
+    for query, rows in {
+        "éCOLE": [0],
+        "ecole": [1],
+        "strasse": [2],
+        "STRAß": [3],
+        "οδο": [4],
+        "the end": [5, 6],
+        '"the end"': [6],
+        '"the end': [6],
+        "end of": [5, 6],
+        '"': [0, 1, 2, 3, 4, 5, 6, 7],
+        "7 tra": [3],
+    }.items():
+        found = page.evaluate(
+            "({texts, query}) => [...new Haystack(texts.length, (row) => texts[row]).search(wordsOf(query))]",
+            {"texts": texts, "query": query},
+        )
+        assert [row for row, is_found in enumerate(found) if is_found] == rows, query
+
+
+def test_rows_that_stay_in_sight_are_those_that_are_found(page: Any, folder: Path) -> None:
+    """Rows are kept while a search is typed and taken back: their order, numbers and labels are as if drawn anew."""
+    look(page, folder)
+    for query in ("1", "12", "128", "12", "", "5", "56", "nothing", "0", ""):
+        page.locator("#search").fill(query)
+        wanted = [
+            str(128 * at) for at in range(N) if query in page.evaluate(f"index.hay.text.split('\\0')[{at}]")
+        ]
+        assert listed(page) == wanted
+        places = page.locator("#rows .row").evaluate_all("all => all.map(one => one.ariaRowIndex)")
+        assert places == [str(place + 1) for place in range(len(wanted))]
+        assert ("No feature matches" in page.locator("#rows").inner_text()) == (not wanted)
+    page.locator("#search").fill("bench/2")
+    page.locator("#head button").first.click()
+    page.locator("#search").fill("bench/")
+    assert listed(page) == [str(128 * at) for at in reversed(range(N))]
+
+
+# --- sorting ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_numbers_of_any_size_and_sign_are_sorted(page: Any, folder: Path, descending: bool) -> None:
+    """Equal ones stay in their order, 0 is -0, and what is missing comes last either way."""
+    draw = random.Random(0)
+    ends = [0.0, -0.0, 1e308, -1e308, 5e-324, -5e-324, 4294967295.0, 16777217.0, 16777216.0]
+    known = [draw.choice([draw.gauss(0, 1), draw.gauss(0, 1e9), round(draw.random(), 1)]) for _ in range(500)]
+    values = [*known, *ends, *[None] * 20, *known[:100]]
+    draw.shuffle(values)
+    look(page, folder)
+    found = page.evaluate(
+        "({values, descending}) => [...byNumbers(values.map((one) => one ?? NaN), descending)]",
+        {"values": values, "descending": descending},
+    )
+    sign = -1 if descending else 1
+    rows = range(len(values))
+    assert found == sorted(rows, key=lambda row: (values[row] is None, sign * (values[row] or 0.0)))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_texts_are_sorted_by_letter_and_empty_ones_last(page: Any, folder: Path, descending: bool) -> None:
+    look(page, folder)
+    texts = ["b", "", "a", "ä", "b", "ab", "", "漢"]
+    found = page.evaluate(
+        "({texts, descending}) => [...byTexts(texts, descending)]", {"texts": texts, "descending": descending}
+    )
+    assert found == ([7, 3, 0, 4, 5, 2, 1, 6] if descending else [2, 5, 0, 4, 3, 7, 1, 6])
 
 
 # --- a hundred thousand -------------------------------------------------------------------------------------

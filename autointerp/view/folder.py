@@ -32,7 +32,7 @@ SINGLE_UP_TO: Final = 200
 """Features of a run that is one file unless told otherwise."""
 ALL_WINDOWS_UP_TO: Final = 2_000
 """Features of a run of which every window is kept unless told otherwise; of larger ones WINDOWS of each split, and
-more of those that a judge got wrong (`windows.py`): 17 kB a feature instead of 13."""
+more of those that a judge got wrong (`windows.py`): of a made-up run 15 kB a feature instead of 10."""
 WINDOWS: Final = 24
 PAGE: Final = "index.html"
 DATA: Final = "data"

@@ -10,7 +10,8 @@ import orjson
 
 LONGEST: Final = 20_000
 """Characters of any one text; a page with longer ones would stand still."""
-_LEVEL: Final = 6
+_LEVEL: Final = 4
+"""Half the time of 6 for 7% more bytes."""
 
 
 def packed(content: Any) -> str:

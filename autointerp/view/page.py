@@ -17,8 +17,8 @@ from typing import Final
 GENERATOR: Final = '<meta name="generator" content="autointerp view">'
 """By this a page of ours is told from others."""
 _SCRIPTS: Final = (
-    "data.js", "address.js", "rows.js", "dom.js", "plots.js", "scores.js", "windows.js", "trials.js", "table.js",
-    "card.js", "feature.js", "main.js",
+    "data.js", "address.js", "search.js", "order.js", "rows.js", "dom.js", "plots.js", "scores.js", "windows.js",
+    "trials.js", "table.js", "card.js", "feature.js", "main.js",
 )  # fmt: skip
 """In the order in which they are run."""
 

@@ -76,8 +76,6 @@ def entry(at: int, window: Window) -> Json:
         "values": [to_4_digits(window.activations[place]) for place in fires],
         "band": window.band,
         "stratum": window.stratum,
-        "document": window.document,
-        "position": window.position,
     }
 
 

@@ -47,9 +47,17 @@ async function readWhole(name) {
 }
 
 async function readFeature(row, featuresAShard) {
-  const shard = Math.floor(row / featuresAShard);
-  const found = await payloads(`s${String(shard).padStart(5, "0")}`);
+  const found = await payloads(shardOf(row, featuresAShard));
   return unpacked(found[row % featuresAShard]);
+}
+
+// Begins to read what will be wanted. That it can't be read is said when it is.
+function askFor(row, featuresAShard) {
+  payloads(shardOf(row, featuresAShard)).catch(() => {});
+}
+
+function shardOf(row, featuresAShard) {
+  return `s${String(Math.floor(row / featuresAShard)).padStart(5, "0")}`;
 }
 
 const ARRAYS = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array };

@@ -1,6 +1,7 @@
 "use strict";
 // One feature in full.
 
+// What is in sight when it is opened; below follows `featureRest`, three quarters of the elements.
 function featurePane(feature, { index, step, open }) {
   const { sample } = feature;
   const facts = [
@@ -11,7 +12,6 @@ function featurePane(feature, { index, step, open }) {
     sample.random_rate === null ? null : `on ${percent(sample.random_rate)} of random tokens`,
   ].filter(Boolean);
   const title = feature.explanations.find((one) => one.label)?.label;
-  const scores = feature.scores.filter((one) => one.trials);
   return [
     h("header", { class: "feature-head" },
       h("div", { class: "steps" },
@@ -23,10 +23,11 @@ function featurePane(feature, { index, step, open }) {
     explanationCards(feature, index),
     h("div", { class: "known" }, distribution(sample), vocabulary(feature.directions), topTokens(sample), nearest(feature.directions, index, open)),
     shownWindows(feature),
-    trialsSection(feature, scores),
-    scoresSection(feature, index),
-    effectsSection(feature.effects),
   ];
+}
+
+function featureRest(feature, index) {
+  return [trialsSection(feature, index), scoresSection(feature, index), effectsSection(feature.effects)];
 }
 
 function headlineOf(score) {
@@ -125,7 +126,8 @@ function nearest(directions, index, open) {
     })));
 }
 
-function trialsSection(feature, scores) {
+function trialsSection(feature, index) {
+  const scores = feature.scores.filter((one) => one.trials);
   if (!scores.length) return null;
   const { no_explainer: none } = index.card;
   const body = h("div");

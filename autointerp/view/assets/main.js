@@ -4,8 +4,7 @@
 let index;
 let table;
 let state = readAddress();
-let shown = ""; // what the pane holds: a feature's id, or the run
-let asked = 0; // counts requests for a feature: a slow one that is overtaken shows nothing
+let shown = { feature: "" }; // what the pane holds: a feature by its id, or the run; another object each time
 const $ = (id) => document.getElementById(id);
 const MOST_COLUMNS = 3;
 
@@ -18,10 +17,11 @@ function columnsShown() {
 
 // --- showing ---
 
-function showList() {
+// `isFromTop`: whether it is scrolled back to its top.
+function showList(isFromTop = false) {
   const began = performance.now();
   const rows = index.rows(state);
-  table.show(index, rows, state, columnsShown(), sortBy);
+  table.show(index, rows, state, columnsShown(), { sort: sortBy, isFromTop });
   performance.measure("list", { start: began });
   $("count").textContent = rows.length === index.n ? `${count(index.n)} features` : `${count(rows.length)} of ${count(index.n)}`;
   const n = Object.keys(state.ranges).length + state.status.length + (state.dictionary ? 1 : 0);
@@ -30,11 +30,11 @@ function showList() {
 
 async function showPane() {
   const wanted = state.feature;
-  if (wanted === shown && $("pane").childElementCount) return;
-  const number = ++asked;
+  const isOver = () => state.feature !== wanted || (shown.feature === wanted && $("pane").childElementCount);
+  if (isOver()) return;
   const began = performance.now();
   const row = wanted ? index.find(wanted) : -1;
-  let content;
+  let [content, rest] = [null, () => []];
   if (!wanted) {
     await painted(); // the list first: the card's plots look at every feature
     content = cardPane(index, { open: openRow, dictionary: index.dictionaries.includes(state.dictionary) ? state.dictionary : index.dictionaries[0] });
@@ -42,27 +42,43 @@ async function showPane() {
   else {
     try {
       const feature = await readFeature(row, index.featuresAShard);
-      if (number !== asked) return;
+      if (isOver()) return;
       content = featurePane(feature, { index, step, open: openRow });
+      rest = () => featureRest(feature, index);
     } catch (error) {
       content = [h("p", { class: "empty" }, error.message)];
     }
   }
-  if (number !== asked) return;
-  shown = wanted;
-  $("pane").replaceChildren(...content.flat(Infinity).filter(Boolean));
-  $("pane").scrollTop = 0;
+  if (isOver()) return;
+  const own = (shown = { feature: wanted });
+  $("pane").scrollTop = 0; // of what was there, which is laid out
+  $("pane").replaceChildren(...elementsOf(content));
   performance.measure("pane", { start: began });
+  await painted();
+  if (shown !== own) return;
+  $("pane").append(...elementsOf(rest()));
+  if (row >= 0) readAhead(row);
+}
+
+function elementsOf(content) {
+  return content.flat(Infinity).filter(Boolean);
+}
+
+// Those above and below in the list are likely the next.
+function readAhead(row) {
+  const place = table.placeOf(row);
+  for (const next of place < 0 ? [] : [place + 1, place - 1])
+    if (next in table.rows) askFor(table.rows[next], index.featuresAShard);
 }
 
 function painted() {
   return new Promise((go) => requestAnimationFrame(() => setTimeout(go)));
 }
 
-function change(changes, asNew = false) {
+function change(changes, { isFromTop = false } = {}) {
   state = { ...state, ...changes };
-  writeAddress(state, asNew);
-  showList();
+  writeAddress(state, false);
+  showList(isFromTop);
   showPane();
 }
 
@@ -70,19 +86,17 @@ function openRow(row) {
   const id = row === null ? "" : index.id(row);
   state = { ...state, feature: id };
   writeAddress(state, true);
+  showPane(); // first: while its file is read the list is drawn
   table.state = state;
   const place = row === null ? -1 : table.placeOf(row);
   if (place >= 0) table.reveal(place);
   else table.draw();
-  showPane();
 }
 
 function sortBy(column) {
   const isSame = state.sort === column;
   // Scores are first looked at from the best, names from the first.
-  change({ sort: column, descending: isSame ? !state.descending : index.numeric.has(column) });
-  $("scroll").scrollTop = 0;
-  table.draw();
+  change({ sort: column, descending: isSame ? !state.descending : index.numeric.has(column) }, { isFromTop: true });
 }
 
 function step(by) {
@@ -247,10 +261,10 @@ async function begin() {
     return;
   }
   for (const one of index.scored) one.range = span(one.value);
-  table = new Table(openRow);
+  table = new Table({ open: openRow, ask: (row) => askFor(row, index.featuresAShard) });
   $("home").textContent = index.card.name;
   $("home").addEventListener("click", () => openRow(null));
-  $("search").addEventListener("input", (event) => { change({ query: event.target.value }); $("scroll").scrollTop = 0; });
+  $("search").addEventListener("input", (event) => change({ query: event.target.value }, { isFromTop: true }));
   $("filters-button").addEventListener("click", () => toggleFilters());
   $("theme").addEventListener("click", toggleTheme);
   $("help-button").addEventListener("click", toggleHelp);

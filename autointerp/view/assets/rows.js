@@ -58,63 +58,15 @@ class Index {
     return "";
   }
 
-  // All texts one behind the other, so that a search is one scan of one string. `texts`: of each explainer, in full;
-  // none before they are there: then labels alone are searched.
+  // `texts`: of each explainer, in full; none before they are there: then labels alone are searched.
   haystack(texts) {
     if (this.hay && !texts) return this.hay;
-    const all = new Array(this.n);
-    const starts = new Uint32Array(this.n + 1);
-    for (let row = 0, at = 0; row < this.n; row++) {
+    this.hay = new Haystack(this.n, (row) => {
       let text = this.id(row);
       this.explained.forEach((one, which) => (text += `\n${one.labels[row]}\n${texts?.[which][row] ?? ""}`));
-      all[row] = `${text.toLowerCase()}\u0000`;
-      at += all[row].length;
-      starts[row + 1] = at;
-    }
-    this.hay = { text: all.join(""), starts, before: null };
-    return this.hay;
-  }
-
-  // Rows that hold every word: 1, others 0. A "phrase in quotes" is one word.
-  search(query) {
-    const words = wordsOf(query).sort((one, other) => other.length - one.length);
-    if (!words.length) return null;
-    const { before } = this.haystack();
-    // Who types on looks for less: only what was found then can hold the words now.
-    const isLess = before && before.words.every((old) => words.some((word) => word.includes(old)));
-    const rows = isLess && before.rows.length < this.n / 8 ? this.among(before.rows, words) : this.everywhere(words);
-    this.hay.before = { words, rows };
-    const found = new Uint8Array(this.n);
-    for (const row of rows) found[row] = 1;
-    return found;
-  }
-
-  among(rows, words) {
-    const { text, starts } = this.hay;
-    return rows.filter((row) => {
-      const own = text.slice(starts[row], starts[row + 1]);
-      return words.every((word) => own.includes(word));
+      return text;
     });
-  }
-
-  everywhere([first, ...others]) {
-    const { text, starts } = this.hay;
-    const found = [];
-    const next = others.map(() => -1); // where a word comes next; each is looked for once
-    let row = 0;
-    for (let at = text.indexOf(first); at >= 0 && row < this.n; at = text.indexOf(first, starts[row])) {
-      while (starts[row + 1] <= at) row++;
-      const isIn = (word, which) => {
-        if (next[which] < starts[row]) {
-          const place = text.indexOf(word, starts[row]);
-          next[which] = place < 0 ? Infinity : place;
-        }
-        return next[which] < starts[row + 1];
-      };
-      if (others.every(isIn)) found.push(row);
-      row++;
-    }
-    return found;
+    return this.hay;
   }
 
   // All rows, sorted; rows without a value last, equal ones in the order of the index. `explainer`: whose labels.
@@ -128,37 +80,21 @@ class Index {
   }
 
   sorted(column, descending, explainer) {
-    const rows = new Uint32Array(this.n);
-    for (let row = 0; row < this.n; row++) rows[row] = row;
-    const values = this.numeric.get(column);
-    if (values) {
-      const sign = descending ? -1 : 1;
-      const keys = new Float64Array(this.n);
-      for (let row = 0; row < this.n; row++) keys[row] = Number.isNaN(values[row]) ? Infinity : sign * values[row];
-      return rows.sort((one, other) => (keys[one] === keys[other] ? one - other : keys[one] < keys[other] ? -1 : 1));
-    }
-    const texts = {
-      label: () => Array.from(rows, (row) => this.label(row, explainer).toLowerCase()),
-      status: () => Array.from(rows, (row) => this.statuses[this.status[row]]),
-    }[column]?.();
-    if (texts) {
-      const sign = descending ? -1 : 1;
-      return rows.sort((one, other) => {
-        if (texts[one] === texts[other]) return one - other;
-        if (!texts[one] || !texts[other]) return texts[one] ? -1 : 1;
-        return texts[one] < texts[other] ? -sign : sign;
-      });
-    }
-    return descending ? rows.reverse() : rows;
+    const every = counted(this.n);
+    if (this.numeric.has(column)) return byNumbers(this.numeric.get(column), descending);
+    if (column === "label") return byTexts(Array.from(every, (row) => this.label(row, explainer).toLowerCase()), descending);
+    if (column === "status") return byTexts(Array.from(every, (row) => this.statuses[this.status[row]]), descending);
+    return descending ? every.reverse() : every;
   }
 
+  // 1 for rows that the search and filters leave, 0 for others; null where there are none.
   matching(state) {
-    const found = this.search(state.query);
-    const keep = found ?? new Uint8Array(this.n).fill(1);
-    for (const [column, range] of Object.entries(state.ranges)) {
+    const words = wordsOf(state.query);
+    const ranges = Object.entries(state.ranges).filter(([column]) => this.numeric.has(column));
+    if (!words.length && !ranges.length && !state.status.length && !state.dictionary) return null;
+    const keep = words.length ? this.haystack().search(words) : new Uint8Array(this.n).fill(1);
+    for (const [column, { min = -Infinity, max = Infinity }] of ranges) {
       const values = this.numeric.get(column);
-      if (!values) continue;
-      const { min = -Infinity, max = Infinity } = range;
       // What is not known is in no range.
       for (let row = 0; row < this.n; row++) if (!(values[row] >= min && values[row] <= max)) keep[row] = 0;
     }
@@ -172,14 +108,14 @@ class Index {
     for (let row = 0; row < this.n; row++) if (!wanted.includes(codes[row])) keep[row] = 0;
   }
 
+  // Picked out of the order that is kept: nothing is sorted again.
   rows(state) {
+    const order = this.order(state.sort, state.descending, state.explainer);
     const keep = this.matching(state);
-    return this.order(state.sort, state.descending, state.explainer).filter((row) => keep[row]);
+    if (!keep) return order;
+    const rows = new Uint32Array(this.n);
+    let n = 0;
+    for (const row of order) if (keep[row]) rows[n++] = row;
+    return rows.slice(0, n);
   }
-}
-
-function wordsOf(query) {
-  const words = [];
-  for (const [, phrase, word] of query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)) words.push(phrase ?? word);
-  return words.filter((word) => word !== '"');
 }
