@@ -19,8 +19,9 @@ from autointerp.cli import app
 from autointerp.errors import LLMStopped, LLMUnavailable, Pending
 from autointerp.llm.batch import Batch, BatchLLM
 from autointerp.llm.batch_import import import_answers
+from autointerp.llm.exchange import Reply
 from autointerp.llm.left_out import FILE, left_out
-from autointerp.llm.protocol import Awaited, Place, Reply
+from autointerp.llm.protocol import Awaited, Place
 from autointerp.progress import Silent
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run

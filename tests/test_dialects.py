@@ -12,8 +12,8 @@ import pytest
 from autointerp.errors import LLMBadRequest, LLMStopped
 from autointerp.llm import endpoints
 from autointerp.llm.dialects import Dialect, dialect_of, look_up, written_out
+from autointerp.llm.exchange import Prices, Reply, Usage
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import Prices, Reply, Usage
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
 from fault_server import Behaviour, FaultServer, Json, body_of, ok, rate_limited, refused_url, slow, status

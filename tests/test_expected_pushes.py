@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from autointerp import pipeline
 from autointerp.journal import Journal
-from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place, Reply, Request
+from autointerp.llm.exchange import Reply, Request
+from autointerp.llm.protocol import ANYWHERE, Capabilities, LLMIdentity, Place
 from autointerp.llm.scripted import ScriptedLLM
 from autointerp.progress import Silent, Stop
 from autointerp.prompting import Prompt

@@ -36,9 +36,10 @@ from autointerp.explainers.refine import Refine
 from autointerp.explainers.top_tokens import TopTokens
 from autointerp.explainers.two_lines import read_reply
 from autointerp.llm.clauses import matches
+from autointerp.llm.exchange import Reply
 from autointerp.llm.lexical import LexicalLLM
 from autointerp.llm.lexical_explaining import explain_lexically
-from autointerp.llm.protocol import LLMIdentity, Reply
+from autointerp.llm.protocol import LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.prompting import Prompt, View
 from autointerp.splits import Select, Shown

@@ -19,7 +19,7 @@ from autointerp.bench.made_up_run import DICTIONARY, make_run
 from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.evidence import Evidence
 from autointerp.explainers.plain import Plain
-from autointerp.llm.protocol import Reply
+from autointerp.llm.exchange import Reply
 from autointerp.prompting import Prompt
 from autointerp.recipe import parse
 from autointerp.report.summary import summarise

@@ -21,7 +21,8 @@ from autointerp.effects import Effects, EffectTexts, Intervention, SceneTexts, W
 from autointerp.errors import NoEvidence, RecipeError
 from autointerp.evidence import Evidence
 from autointerp.explainers.effect import Effect, variables_of
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.metrics import measure
 from autointerp.metrics.influence import influences
 from autointerp.prompting import Prompt

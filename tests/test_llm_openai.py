@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from autointerp.errors import LLMBadRequest, LLMError, LLMStopped, LLMUnavailable, RecipeError
 from autointerp.llm import chat_format
+from autointerp.llm.exchange import Reply, Usage
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import LLM, Backend, Reply, Usage
+from autointerp.llm.protocol import LLM, Backend
 from autointerp.llm.retries import Passing
 from autointerp.llm.server_errors import (
     RefusedSetting,

@@ -9,7 +9,8 @@ import jinja2
 import pytest
 
 from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeError
-from autointerp.llm.protocol import LLM, Backend, LLMIdentity, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import LLM, Backend, LLMIdentity
 from autointerp.llm.scripted import Answer, Scripted, ScriptedLLM
 from autointerp.prompting import Prompt, Template
 

@@ -21,8 +21,9 @@ from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest, RecipeError
 from autointerp.evidence import needs_explanation, needs_of
 from autointerp.llm.clauses import odd_one_out
+from autointerp.llm.exchange import Reply
 from autointerp.llm.lexical import LexicalLLM
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.metrics.chosen import n_clusters

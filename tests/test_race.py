@@ -20,7 +20,8 @@ from autointerp.evidence import Evidence, needs_of, uses_of
 from autointerp.explainers.protocol import Explained
 from autointerp.explainers.race import Race
 from autointerp.explainers.refine import Refine
-from autointerp.llm.protocol import LLMIdentity, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import LLMIdentity
 from autointerp.llm.scripted import Answer, ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from autointerp import plugins
 from autointerp.asking import Asking
 from autointerp.errors import LLMUnavailable, Pending, RecipeError
-from autointerp.llm.protocol import Capabilities, LLMIdentity, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import Capabilities, LLMIdentity
 from autointerp.llm.scripted import ScriptedLLM
 from autointerp.metrics import measure
 from autointerp.prompting import Prompt, View

@@ -12,7 +12,8 @@ import pytest
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import Dialect
 from autointerp.llm.engine_process import Engine
-from autointerp.llm.protocol import LLMIdentity, Request
+from autointerp.llm.exchange import Request
+from autointerp.llm.protocol import LLMIdentity
 from autointerp.llm.transformers import TransformersLLM
 from autointerp.llm.vllm import Vllm, VllmLLM
 from autointerp.prompting import Prompt, Template

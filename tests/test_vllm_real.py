@@ -28,8 +28,9 @@ import yaml
 
 from autointerp.errors import LLMBadRequest, LLMUnavailable
 from autointerp.llm import engine_pids
+from autointerp.llm.exchange import Reply
 from autointerp.llm.openai import Openai
-from autointerp.llm.protocol import LLM, Reply
+from autointerp.llm.protocol import LLM
 from autointerp.llm.vllm import Vllm, VllmLLM
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run

@@ -22,7 +22,8 @@ from autointerp.llm import chat_format, pacing
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import Dialect
 from autointerp.llm.endpoints import Endpoint
-from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Reply, Request
+from autointerp.llm.exchange import Reply, Request
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity
 from autointerp.llm.server_errors import Server
 from autointerp.progress import Silent, Stop
 from autointerp.prompting import Prompt

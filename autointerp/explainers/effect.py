@@ -17,7 +17,7 @@ from autointerp.errors import NoEvidence, RecipeError, Refused
 from autointerp.evidence import Evidence, Need
 from autointerp.explainers.protocol import Explained
 from autointerp.explainers.two_lines import read_reply, unread
-from autointerp.llm.protocol import Reply
+from autointerp.llm.exchange import Reply
 from autointerp.scorers.told import mean_gain, told
 
 

@@ -15,7 +15,7 @@ from autointerp.asking import Asking
 from autointerp.errors import Refused, Unreadable
 from autointerp.explainers.declining import declines
 from autointerp.explainers.protocol import Explained
-from autointerp.llm.protocol import Reply
+from autointerp.llm.exchange import Reply
 from autointerp.prompting import inert
 
 LABEL_WORDS: Final = 6

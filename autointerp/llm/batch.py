@@ -33,18 +33,9 @@ from autointerp.llm.batch_refusals import Refusals
 from autointerp.llm.batch_requests import Requests
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
+from autointerp.llm.exchange import Prices, Reply, Request
 from autointerp.llm.left_out import Learned
-from autointerp.llm.protocol import (
-    ANYWHERE,
-    Awaited,
-    ByRequest,
-    Capabilities,
-    LLMIdentity,
-    Place,
-    Prices,
-    Reply,
-    Request,
-)
+from autointerp.llm.protocol import ANYWHERE, Awaited, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.llm.replay import request_key
 from autointerp.llm.server_errors import Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of

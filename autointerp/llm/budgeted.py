@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Final
 
 from autointerp.errors import LLMStopped
+from autointerp.llm.exchange import Prices, Reply, Request, Usage
 from autointerp.llm.front import InFront
 from autointerp.llm.metering import UNCOUNTED
-from autointerp.llm.protocol import LLM, Prices, Reply, Request, Usage
+from autointerp.llm.protocol import LLM
 from autointerp.llm.replay import request_key
 from autointerp.llm.spending import Bound, Budget
 from autointerp.prompting import Prompt

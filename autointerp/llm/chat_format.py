@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
-from autointerp.llm.protocol import FinishReason, Reply, Usage
+from autointerp.llm.exchange import FinishReason, Reply, Usage
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 

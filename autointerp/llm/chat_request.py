@@ -6,7 +6,8 @@ from typing import Any
 
 from autointerp.llm.chat_format import N_TOP, messages
 from autointerp.llm.dialects import Dialect, Options
-from autointerp.llm.protocol import LLMIdentity, Request
+from autointerp.llm.exchange import Request
+from autointerp.llm.protocol import LLMIdentity
 from autointerp.llm.seeds import seed_of
 from autointerp.types import Json, digest
 

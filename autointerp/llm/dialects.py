@@ -19,7 +19,7 @@ import pydantic
 import yaml
 
 from autointerp.errors import LLMStopped
-from autointerp.llm.protocol import Prices, Reply, Usage
+from autointerp.llm.exchange import Prices, Reply, Usage
 
 OPENAI: Final = "https://api.openai.com/v1"
 OWN_TABLE: Final = "AUTOINTERP_DIALECTS"

@@ -19,9 +19,9 @@ import orjson
 
 from autointerp.errors import LLMUnavailable
 from autointerp.llm import chat_format
+from autointerp.llm.exchange import Usage
 from autointerp.llm.metering import UNCOUNTED, current
 from autointerp.llm.pacing import Pace, Turn
-from autointerp.llm.protocol import Usage
 from autointerp.llm.retries import Passing
 from autointerp.llm.server_errors import (
     Server,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autointerp.llm.protocol import LLM, ByRequest, Capabilities, LLMIdentity, Reply, Request
+from autointerp.llm.exchange import Reply, Request
+from autointerp.llm.protocol import LLM, ByRequest, Capabilities, LLMIdentity
 from autointerp.prompting import Prompt
 
 

@@ -15,8 +15,9 @@ from typing import ClassVar, Final
 
 from autointerp.errors import LLMBadRequest
 from autointerp.llm.clauses import matches, odd_one_out, written_for
+from autointerp.llm.exchange import Reply, Request
 from autointerp.llm.lexical_explaining import explain_by_output, explain_lexically
-from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.prompting import Prompt, View
 from autointerp.splits import Shown
 from autointerp.types import Window

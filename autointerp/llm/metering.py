@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from autointerp.llm.protocol import Usage
+from autointerp.llm.exchange import Usage
 
 UNCOUNTED = Usage(counted=False)
 """Of a try that may be billed, and of which nothing is known."""

@@ -22,19 +22,10 @@ from autointerp.llm.dialects import (
     with_cost,
 )
 from autointerp.llm.endpoints import Endpoint, LeftQueue
+from autointerp.llm.exchange import Prices, Reply, Request, Usage
 from autointerp.llm.left_out import Learned
 from autointerp.llm.pacing import Pace
-from autointerp.llm.protocol import (
-    ANYWHERE,
-    ByRequest,
-    Capabilities,
-    LLMIdentity,
-    Place,
-    Prices,
-    Reply,
-    Request,
-    Usage,
-)
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.llm.retries import Passing, try_again
 from autointerp.llm.routing import place_of
 from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine

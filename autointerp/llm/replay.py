@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from autointerp.journal import Journal, Part
+from autointerp.llm.exchange import Reply, Request, Usage
 from autointerp.llm.front import InFront
 from autointerp.llm.metering import Meter, metered_by, total
-from autointerp.llm.protocol import LLM, LLMIdentity, Reply, Request, Usage
+from autointerp.llm.protocol import LLM, LLMIdentity
 from autointerp.prompting import Prompt
 from autointerp.types import Json, digest
 

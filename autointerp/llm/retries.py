@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tenacity
 
-from autointerp.llm.protocol import Usage
+from autointerp.llm.exchange import Usage
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
-from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
+from autointerp.llm.exchange import Reply, Request
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.prompting import Prompt
 
 Answer = Callable[[Prompt, int], str | Reply | Awaitable[str | Reply]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autointerp import draw
-from autointerp.llm.protocol import Request
+from autointerp.llm.exchange import Request
 
 
 def seed_of(request: Request) -> int | None:

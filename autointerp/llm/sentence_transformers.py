@@ -15,7 +15,8 @@ from autointerp.errors import LLMBadRequest, LLMStopped, RecipeError
 from autointerp.llm import local_model
 from autointerp.llm.chat_format import encodable
 from autointerp.llm.engine_process import Engine
-from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place, Reply, Request
+from autointerp.llm.exchange import Reply, Request
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.prompting import Prompt
 from autointerp.types import Json
 

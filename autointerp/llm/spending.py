@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from autointerp.errors import BudgetReached, Pending
+from autointerp.llm.exchange import Usage
 from autointerp.llm.in_flight import Slots
 from autointerp.llm.metering import UNCOUNTED, Meter, current, metered_by
-from autointerp.llm.protocol import Usage
 
 
 @dataclass(slots=True)

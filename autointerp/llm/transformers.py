@@ -16,16 +16,8 @@ from autointerp.errors import LLMBadRequest, RecipeError
 from autointerp.llm import local_model, metering
 from autointerp.llm.chat_format import encodable, messages
 from autointerp.llm.engine_process import Engine
-from autointerp.llm.protocol import (
-    ANYWHERE,
-    ByRequest,
-    Capabilities,
-    LLMIdentity,
-    Place,
-    Reply,
-    Request,
-    Usage,
-)
+from autointerp.llm.exchange import Reply, Request, Usage
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.llm.seeds import seed_of
 from autointerp.prompting import Prompt
 from autointerp.types import Json

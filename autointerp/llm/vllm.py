@@ -19,19 +19,9 @@ from autointerp.errors import LLMBadRequest, LLMStopped, LLMUnavailable, RecipeE
 from autointerp.llm import local_model, metering
 from autointerp.llm.chat_format import encodable, messages, without_thought
 from autointerp.llm.engine_process import Engine
+from autointerp.llm.exchange import FinishReason, Reply, Request, Usage
 from autointerp.llm.gpus import visible_gpus
-from autointerp.llm.protocol import (
-    ANYWHERE,
-    ByRequest,
-    Capabilities,
-    EngineResources,
-    FinishReason,
-    LLMIdentity,
-    Place,
-    Reply,
-    Request,
-    Usage,
-)
+from autointerp.llm.protocol import ANYWHERE, ByRequest, Capabilities, EngineResources, LLMIdentity, Place
 from autointerp.llm.routing import place_of
 from autointerp.llm.seeds import seed_of
 from autointerp.prompting import Prompt

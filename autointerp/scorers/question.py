@@ -25,7 +25,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from autointerp.asking import Asking
 from autointerp.errors import Pending, RecipeError
-from autointerp.llm.protocol import Capabilities, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import Capabilities
 from autointerp.prompting import View
 from autointerp.trials import Trials, bands, documents, lengths, maxima, offsets, strata
 from autointerp.types import Json

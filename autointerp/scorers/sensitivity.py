@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Final, Literal, cast
 from autointerp.asking import Asking
 from autointerp.errors import RecipeError, Refused, Unreadable
 from autointerp.evidence import ScorerNeed
-from autointerp.llm.protocol import Capabilities, Reply
+from autointerp.llm.exchange import Reply
+from autointerp.llm.protocol import Capabilities
 from autointerp.prompting import inert
 from autointerp.splits import Heldout, Probed
 from autointerp.trials import Responses, to_4_digits

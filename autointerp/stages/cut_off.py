@@ -6,8 +6,8 @@ import math
 from typing import Final
 
 from autointerp.journal import Journal, Part
+from autointerp.llm.exchange import Usage
 from autointerp.llm.in_flight import FILE, begin, unfinished
-from autointerp.llm.protocol import Usage
 from autointerp.llm.replay import LOST, record_of
 from autointerp.llm.spending import Spent
 from autointerp.run import Run

@@ -21,7 +21,8 @@ from autointerp.errors import LLMBadRequest, NoEvidence, Refused, Unreadable
 from autointerp.evidence import needs_of
 from autointerp.explainers.protocol import Explainer
 from autointerp.llm.dialects import Addressed
-from autointerp.llm.protocol import Prices, Role
+from autointerp.llm.exchange import Prices
+from autointerp.llm.protocol import Role
 from autointerp.panel import controls_of, scorer_section
 from autointerp.run import Run
 from autointerp.run.made_from import judge_of_candidates

@@ -15,8 +15,9 @@ import yaml
 
 from autointerp.asking import Asking
 from autointerp.errors import LLMBadRequest
+from autointerp.llm.exchange import Reply, Request
 from autointerp.llm.front import InFront
-from autointerp.llm.protocol import LLM, Backend, Reply, Request
+from autointerp.llm.protocol import LLM, Backend
 from autointerp.llm.spending import Spent
 from autointerp.metrics import measure
 from autointerp.prompting import View

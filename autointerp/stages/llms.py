@@ -12,11 +12,12 @@ from autointerp.errors import RecipeError
 from autointerp.llm import vllm
 from autointerp.llm.budgeted import Budgeted, check_is_priced
 from autointerp.llm.dialects import Addressed, written_out
+from autointerp.llm.exchange import Prices
 from autointerp.llm.in_flight import FILE as IN_FLIGHT
 from autointerp.llm.in_flight import Slots
 from autointerp.llm.left_out import FILE as LEFT_OUT
 from autointerp.llm.left_out import left_out, refused
-from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Prices, Role
+from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Role
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget
 from autointerp.progress import Progress

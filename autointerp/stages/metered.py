@@ -13,8 +13,9 @@ from copy import copy
 from typing import Final
 
 from autointerp.errors import LLMBadRequest
+from autointerp.llm.exchange import Reply, Request, Usage
 from autointerp.llm.lexical import LexicalLLM
-from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity, Reply, Request, Usage
+from autointerp.llm.protocol import ByRequest, Capabilities, LLMIdentity
 from autointerp.prompting import Prompt
 
 BLOCK: Final = 256

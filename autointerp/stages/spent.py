@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 
 from autointerp.journal import Journal
-from autointerp.llm.protocol import Usage
+from autointerp.llm.exchange import Usage
 from autointerp.llm.replay import LOST, REUSED
 from autointerp.llm.spending import Spent
 from autointerp.run import Run
