@@ -21,13 +21,13 @@ from autointerp.errors import BudgetReached, LLMUnavailable, Pending, RunError
 from autointerp.journal import Journal
 from autointerp.llm import in_flight
 from autointerp.llm.batch import Batch
-from autointerp.llm.budgeted import Budgeted
 from autointerp.llm.exchange import Prices, Reply
 from autointerp.llm.in_flight import Slots, unfinished
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import LLM, Place
 from autointerp.llm.replay import Replayed
 from autointerp.llm.spending import Budget, Spent
+from autointerp.llm.within_budget import Budgeted
 from autointerp.merge import merge
 from autointerp.progress import Silent
 from autointerp.prompting import Prompt, Template

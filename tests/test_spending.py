@@ -19,12 +19,12 @@ from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMStopped, LLMUnavailable
 from autointerp.journal import Journal
 from autointerp.llm import chat_format, metering
-from autointerp.llm.budgeted import Budgeted
 from autointerp.llm.exchange import Prices, Reply, Request, Usage
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import LLM, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.llm.replay import Replayed
 from autointerp.llm.spending import Budget, Spent
+from autointerp.llm.within_budget import Budgeted
 from autointerp.panel import controls_of
 from autointerp.prompting import Prompt, Template
 from autointerp.run import Run

@@ -10,7 +10,6 @@ from typing import Any, Final, get_args
 from autointerp import recipe as recipes
 from autointerp.errors import RecipeError
 from autointerp.llm import vllm
-from autointerp.llm.budgeted import Budgeted, check_is_priced
 from autointerp.llm.dialects import Addressed, written_out
 from autointerp.llm.exchange import Prices
 from autointerp.llm.in_flight import FILE as IN_FLIGHT
@@ -20,6 +19,7 @@ from autointerp.llm.left_out import left_out, refused
 from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Role
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget
+from autointerp.llm.within_budget import Budgeted, check_is_priced
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
