@@ -317,6 +317,9 @@ def test_any_two_lists_of_numbers_have_an_area_within_its_interval(
     pairs = [(a > b) + (a == b) / 2 for a in positives for b in negatives]
     assert found.value == pytest.approx(sum(pairs) / len(pairs))
     assert 0 <= found.low <= found.value <= found.high <= 1
+    mirrored = auroc(np.array(negatives), np.array(positives))
+    ends = [1 - mirrored.value, 1 - mirrored.high, 1 - mirrored.low]
+    assert [found.value, found.low, found.high] == pytest.approx(ends)
 
 
 @quick

@@ -176,6 +176,27 @@ def test_search_filter_and_sort_stand_in_the_address(page: Any, folder: Path) ->
     page.go_back()
 
 
+def test_going_back_to_a_feature_that_the_search_hides_leaves_the_list(page: Any, folder: Path) -> None:
+    look(page, folder, "f=bench/0")
+    page.locator("#search").fill("12")
+    found = listed(page)
+    assert found and "0" not in found
+    page.locator("#rows .row").first.click()
+    until(page, f"location.hash.includes('f=bench%2F{found[0]}')")
+    page.go_back()
+    until(page, "document.querySelector('#pane .crumbs')?.innerText.startsWith('bench/0')")
+    assert listed(page) == found
+    assert page.locator("#rows .row").first.is_visible()
+
+
+def test_what_goes_wrong_below_the_first_sight_of_a_feature_is_said(page: Any, folder: Path) -> None:
+    look(page, folder)
+    page.evaluate("void (featureRest = () => { throw new Error('a plot of nothing'); })")
+    page.locator("#rows .row").first.click()
+    until(page, "document.querySelector('#pane .empty')?.innerText === 'a plot of nothing'")
+    assert page.locator("#pane .crumbs").is_visible()
+
+
 def test_the_status_is_a_column_to_sort_and_filter_by(page: Any, statuses: Path) -> None:
     look(page, statuses)
     assert page.locator("#rows .status").all_text_contents() == [

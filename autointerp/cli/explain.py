@@ -78,7 +78,12 @@ def explain(
         str | None,
         typer.Option(metavar="RUN", help="Take answers that another run has paid for from its folder."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check everything, print the plan, and stop.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            help="Check recipe, dictionary, model and corpus, print the plan, and stop: no LLM is asked."
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an existing run is extended.")] = None,
 ) -> None:
     """Explain and score features; run it again, killed or not, and it goes on.

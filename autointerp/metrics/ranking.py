@@ -7,9 +7,9 @@ where the classes are separated, and wild close to that. Hanley and McNeil's mod
 143) is wrong where the judge is sure of some wrong answers. So the interval is that of a proportion with an
 effective number of trials (Korn and Graubard 1998, Survey Methodology 24): n = A (1-A) / v, and Clopper and
 Pearson's ends for n A hits. v is DeLong's variance after one positive at the bottom and one negative at the
-top were added, each with a weight of one half: so v is 0 only where A is. n is at least the smaller of the two
-counts, and that where A is 0: for no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum
-and Klose 1957).
+top were added, each with a weight of one half: so v is never 0. n is at least the smaller of the two counts: for
+no two distributions is the variance larger than A (1-A) / min(n+, n-) (Birnbaum and Klose 1957). Below one half the
+interval is the mirror image of that of 1 - A, with the classes the other way round.
 
 **AUPRC** is average precision, at the ratio of positives and negatives that the trials have. Its interval is
 the binomial one of Boyd, Eng and Page 2013 ("Area under the precision-recall curve"), with the number of
@@ -69,13 +69,21 @@ _DOUBT = 0.5
 
 def auroc(positives: _Floats, negatives: _Floats, tail: float = TAIL) -> Interval:
     """Values [P] and [N], neither empty."""
+    value = Placements.of(positives, negatives).auroc
+    if value >= 0.5:
+        return _above_half(positives, negatives, tail)
+    mirrored = _above_half(negatives, positives, tail)
+    return Interval(value, min(1 - mirrored.high, value), max(1 - mirrored.low, value))
+
+
+def _above_half(positives: _Floats, negatives: _Floats, tail: float) -> Interval:
     placements = Placements.of(positives, negatives)
     value = placements.auroc
     n_pos, n_neg = len(positives), len(negatives)
     fewer = min(n_pos, n_neg)
     doubted = (value * n_pos * n_neg) / ((n_pos + _DOUBT) * (n_neg + _DOUBT))
     variance = _variance(placements.positive, n_neg) + _variance(placements.negative, n_pos)
-    n = np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg) if variance else fewer
+    n = np.clip(doubted * (1 - doubted) / variance, fewer, n_pos + n_neg)
     return proportion(value, float(n), tail)
 
 

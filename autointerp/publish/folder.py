@@ -48,6 +48,7 @@ from autointerp.report.authors import journals_of
 from autointerp.run import ENVIRONMENT, Run
 from autointerp.spread import spread
 from autointerp.stages.spent import spent
+from autointerp.types import digest
 
 RUN: Final = "run"
 VOCABULARY: Final = f"{RUN}/vocabulary.parquet"
@@ -113,7 +114,7 @@ def build(
     progress.begin("publish", len(pieces), "files of features")
     try:
         stop.check()
-        levels = {name: levels_of(run, name) for name in spans}
+        levels = {name: levels_of(run, name, jobs=jobs, stop=stop) for name in spans}
         for made in spread(partial(Tables, run, folder, options, there, levels), pieces, jobs):
             progress.advance()
             files |= made.files
@@ -204,6 +205,7 @@ class Tables:
         """`levels`: by dictionary."""
         self._run, self._folder, self._options, self._there = run, folder, options, there
         self._levels = levels
+        self._of_levels = {name: digest_of(of_dictionary) for name, of_dictionary in levels.items()}
         self._rows: dict[str, Rows] = {}
 
     def __call__(self, shard: Shard) -> Made:
@@ -214,7 +216,9 @@ class Tables:
         self._rows[shard.dictionary] = rows
         of_all = made_from(run, shard, {"max_quote": n_characters})
         for table in tables_of(run, shard, options):
-            name, source = shard.path(table), digest_of(of_all, levels) if table == "scores" else of_all
+            name, source = shard.path(table), of_all
+            if table == "scores":
+                source = digest(of_all, self._of_levels[shard.dictionary])
             path = self._folder / name
             is_there = made_from_of(path) == source
             known = self._there(name, source) if self._there else None

@@ -56,7 +56,11 @@ async function showPane() {
   performance.measure("pane", { start: began });
   await painted();
   if (shown !== own) return;
-  $("pane").append(...elementsOf(rest()));
+  try {
+    $("pane").append(...elementsOf(rest()));
+  } catch (error) {
+    $("pane").append(h("p", { class: "empty" }, error.message));
+  }
   if (row >= 0) readAhead(row);
 }
 

@@ -85,7 +85,7 @@ class Table {
   // nothing.
   draw(top = this.scroll.scrollTop) {
     if (!this.index) return;
-    const atTop = this.firstAt(top);
+    const atTop = Math.max(0, this.firstAt(top)); // less where a browser lets a list be pulled down
     const first = Math.floor(atTop);
     const rows = this.rows.subarray(first, first + Math.ceil(this.height / ROW) + 2);
     const offset = `translateY(${top - (atTop - first) * ROW}px)`;
@@ -135,8 +135,9 @@ class Table {
     return this.rows.indexOf(row);
   }
 
-  // Scrolls no further than needed.
+  // Scrolls no further than needed; a row that is not in the list (-1) is nowhere to be scrolled to.
   reveal(place) {
+    if (place < 0) return this.draw();
     const first = this.firstAt(this.scroll.scrollTop);
     const fit = this.height / ROW;
     let to = null;
