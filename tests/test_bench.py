@@ -142,6 +142,7 @@ def test_bench_view_builds_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None
     else:
         assert 0 < found.browsed.usable <= found.browsed.searchable
         assert f"worst {found.browsed.open.worst:,.0f}" in printed
+        assert 0 < found.browsed.open.median < found.browsed.whole.median
 
 
 def test_a_page_that_nobody_can_look_at_says_what_is_missing(
