@@ -185,6 +185,22 @@ def test_a_server_that_refuses_both_names_of_a_limit_stops_the_run(tmp_path: Pat
             assert len(server.batches) == n_batches
 
 
+@pytest.mark.parametrize("where", ["rows", "file"])
+def test_what_extra_body_sends_all_the_same_stops_the_run(tmp_path: Path, where: str) -> None:
+    """Nothing can be left out: one batch, and one more in a process that knows of the refusal."""
+    with BatchServer(refusing("max_tokens")) as server:
+        if where == "file":
+            errors = {"data": [UNSUPPORTED["max_tokens"]]}
+            server.on["created"] = lambda: server.batches[-1].update(status="failed", errors=errors)
+        for n_batches in (1, 2):
+            with pytest.raises(LLMStopped, match=r"refuses a setting"):
+                asked(tmp_path, server.url, extra_body={"max_tokens": 100})
+            assert len(server.batches) == n_batches
+            (tmp_path / "usage").mkdir(exist_ok=True)
+            identity = str(Batch("tiny", extra_body={"max_tokens": 100}).identity())
+            (tmp_path / FILE).write_bytes(orjson.dumps({identity: ["max_tokens"]}))
+
+
 @pytest.mark.parametrize("line", [2, None, "?"])
 def test_a_batch_whose_validation_fails_for_settings_is_asked_again_without(
     tmp_path: Path, line: object
