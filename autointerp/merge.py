@@ -129,7 +129,7 @@ def _left_out_notes(runs: list[Run]) -> list[str]:
     for llm in sorted({llm for run in runs for llm in left_out(run.path)}):
         found = {run.path: left_out(run.path).get(llm, []) for run in runs if _has_asked(run, llm)}
         if len({frozenset(names) for names in found.values()}) > 1:
-            both = LIMIT <= {name for names in found.values() for name in names}
+            both = {name for names in found.values() for name in names} >= LIMIT
             which = f", but for the two names of a limit ({', '.join(sorted(LIMIT))})" if both else ""
             each = "; ".join(f"{path}: {', '.join(names) or 'nothing'}" for path, names in found.items())
             notes.append(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMUnavailable, Pending, RunError
-from autointerp.journal import Journal
+from autointerp.journal import Journal, Part
 from autointerp.llm import in_flight
 from autointerp.llm.batch import Batch
 from autointerp.llm.exchange import Prices, Reply
@@ -26,7 +26,7 @@ from autointerp.llm.in_flight import Slots, unfinished
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import LLM, Place
 from autointerp.llm.replay import Replayed
-from autointerp.llm.spending import Budget, Spent
+from autointerp.llm.spending import Bound, Budget, Spent
 from autointerp.llm.within_budget import Budgeted
 from autointerp.merge import merge
 from autointerp.progress import Silent
@@ -296,6 +296,41 @@ def test_merging_counts_what_kills_left_in_each_run(sampled: Callable[[Path], Ru
     for _ in range(2):
         merged = merge([run.path for run in runs], tmp_path / "out").run
         assert spent_in_all(merged).aside_tokens == 700
+
+
+@pytest.mark.parametrize("how", ["noted", "reused", "not noted", "awaited"])
+def test_a_batch_whose_answer_is_there_is_counted_once(
+    how: str, sampled: Callable[[Path], Run], tmp_path: Path
+) -> None:
+    """A process without a budget takes it, and notes what it used; or nobody can note that any more."""
+    run, name = sampled(tmp_path / "run"), "a" * 32
+    slots = Slots.opened(run.path / in_flight.FILE)
+    slots.wait(slots.take(name, 0.5, 700.0), name, 0.5, 700.0)
+    slots.close()
+    requests, usage = (Journal(run.path / kind / "explain/x", None) for kind in ("requests", "usage"))
+    with Part(requests, "0") as replies, Part(usage, "0") as used:
+        if how != "awaited":
+            replies.append(name, {"text": "yes", "finish_reason": "stop", "label_logprobs": None})
+        if how == "noted":
+            used.append(name, {"prompt_tokens": 20, "completion_tokens": 5, "cost": 0.125})
+        if how == "reused":
+            used.append(name, {"reused": True})
+    known, most = (0.125, 25), (0.5, 700)
+    expected = known if how == "noted" else most
+    for _ in range(2):  # nothing is counted again
+        settle(run)
+        limited = Budget(None, 10**9, spent_in_all(run), Slots.opened(run.path / in_flight.FILE))
+        total = spent_in_all(run)
+        counted = total.cost + total.aside_cost, total.n_tokens + total.aside_tokens
+        n_slots = len(unfinished(run.path / in_flight.FILE))
+        assert (counted, n_slots) == (((0.0, 0), 1) if how == "awaited" else (expected, 0))
+        with pytest.raises(BudgetReached, match="are set aside" if how != "noted" else "25 tokens of"):
+            asyncio.run(too_much(limited))
+
+
+async def too_much(budget: Budget) -> None:
+    async with budget.aside(Bound(0.0, 1e9), "b" * 32):
+        pass
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -64,7 +64,7 @@ class Dialect:
         return None if other == self else other
 
     def sends(self, name: str) -> bool:
-        """Whether a request may hold the field of this name, or a `system` turn. What `extra_body` says goes first."""
+        """Whether a request may hold the field of this name, or a `system` turn; `extra_body` goes first."""
         if name in self.extra_body:
             return self.extra_body[name] is not None
         return {

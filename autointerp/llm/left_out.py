@@ -48,7 +48,7 @@ def unite(folders: Sequence[Path], out: Path) -> None:
 
 
 def _without_both_limits(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in LIMIT or not LIMIT <= set(names)]
+    return [name for name in names if name not in LIMIT or not set(names) >= LIMIT]
 
 
 def refused(llm: str, names: Sequence[str]) -> str:
