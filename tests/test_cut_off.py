@@ -27,7 +27,7 @@ from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import LLM, Place
 from autointerp.llm.replay import Replayed
 from autointerp.llm.spending import Bound, Budget, Spent
-from autointerp.llm.within_budget import Budgeted
+from autointerp.llm.within_budget import Budgeted, DelayedWithinBudget
 from autointerp.merge import merge
 from autointerp.progress import Silent
 from autointerp.prompting import Prompt, Template
@@ -221,6 +221,81 @@ def test_what_a_server_took_into_a_batch_stays_aside_over_a_kill_and_is_not_coun
     assert not (tmp_path / in_flight.FILE).exists()
 
 
+def test_a_resumed_run_waits_for_its_batch_whatever_it_asks_for_first(tmp_path: Path) -> None:
+    """Room for three requests, and three are in a batch. The next process asks for another one before these; and
+    for one that there is no room for, which ends it behind the first pass and not in it."""
+    limit = 3 * BOUND
+
+    async def process(url: str, texts: str, *, goes_on: bool) -> list[Reply | BaseException]:
+        llm = Batch("tiny", base_url=url, first_poll_s=0.01).connect(Place(folder=tmp_path))
+        kept = Kept(tmp_path, llm, limit)
+        delayed = DelayedWithinBudget(llm, kept.budget)
+        await delayed.open(Silent())
+        while True:
+            found = await asyncio.gather(*(kept.ask(text) for text in texts), return_exceptions=True)
+            if any(isinstance(one, Pending) for one in found):
+                await delayed.send(Silent())
+            if not goes_on or not any(isinstance(one, Pending) for one in found):
+                await kept.close()
+                return found
+            await delayed.fetch(Silent())
+
+    with BatchServer(lambda _body: ok_row("yes")) as server:  # of eight tokens each
+        asyncio.run(process(server.url, "abc", goes_on=False))
+        replies = asyncio.run(process(server.url, "dabc", goes_on=True))
+        assert all(isinstance(one, Reply) for one in replies) and len(server.batches) == 2
+        assert of_journal(Journal(tmp_path / "usage", None)).n_tokens == 4 * 8
+        limit = 4 * 8 + BOUND
+        asyncio.run(process(server.url, "e", goes_on=False))
+        (reached,) = asyncio.run(process(server.url, "f", goes_on=True))
+    assert isinstance(reached, BudgetReached)
+    assert f"32 tokens of {limit} are spent, up to {BOUND} tokens are set aside for batches that" in str(
+        reached
+    )
+    assert "cut off" not in str(reached)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_request_that_is_made_by_itself_leaves_that_in_a_batch_its_room(
+    tmp_path: Path, *, is_up: bool
+) -> None:
+    """The recipe's `batch` became `openai`: the batch is charged all the same."""
+
+    async def batch(url: str) -> None:
+        llm = Batch("tiny", base_url=url).connect(Place(folder=tmp_path))
+        kept = Kept(tmp_path, llm)
+        await llm.open(Silent())
+        with pytest.raises(Pending):
+            await kept.ask("a")
+        await llm.send(Silent())
+
+    async def single(url: str) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=url, max_tries=1).connect(), 2 * BOUND + 8)
+        if not is_up:
+            with pytest.raises(LLMUnavailable):
+                await kept.ask("a")
+        else:
+            await kept.ask("a")
+            await kept.ask("b")
+            with pytest.raises(BudgetReached, match=f"16 tokens of .* up to {BOUND} tokens"):
+                await kept.ask("c")
+        await kept.close()
+
+    def answer(_number: int, _body: Json) -> Behaviour:
+        seen.append(taken(tmp_path))
+        return ok("yes", usage={"prompt_tokens": 3, "completion_tokens": 5}) if is_up else rate_limited()
+
+    seen: list[list[float]] = []
+    with BatchServer(lambda _body: ok_row("yes")) as server:
+        asyncio.run(batch(server.url))
+    with FaultServer(answer) as other:
+        asyncio.run(single(other.url))
+    assert seen == [[BOUND] * 2] * (2 if is_up else 1), "the batch's, and its own"
+    # Once the answer is paid for otherwise, nobody will note what the batch took: it is settled as cut off.
+    (left,) = unfinished(tmp_path / in_flight.FILE)
+    assert left.n_tokens == BOUND and left.is_awaited is not is_up
+
+
 def test_batches_that_nobody_asks_for_any_more_keep_their_room_and_nobody_waits_for_them(
     tmp_path: Path,
 ) -> None:
@@ -233,7 +308,9 @@ def test_batches_that_nobody_asks_for_any_more_keep_their_room_and_nobody_waits_
         kept = Kept(tmp_path, Openai("tiny", base_url=url).connect(), 1_000)
         try:
             await kept.ask("a")
-            with pytest.raises(BudgetReached, match="up to 700 tokens are set aside"):
+            with pytest.raises(
+                BudgetReached, match="up to 700 tokens are set aside for batches that were sent"
+            ):
                 await kept.ask("b")
         finally:
             await kept.close()
