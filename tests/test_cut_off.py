@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -36,7 +37,7 @@ from autointerp.stages.cut_off import CUT_OFF, settle
 from autointerp.stages.spent import of_journal, spent, spent_in_all
 from autointerp.types import Json
 from batch_server import BatchServer, ok_row
-from fault_server import Behaviour, FaultServer, body_of, ok, rate_limited, slow
+from fault_server import Behaviour, FaultServer, body_of, ok, rate_limited, slow, status
 from here import device_here, records
 from tiny import Tiny
 
@@ -168,6 +169,60 @@ def test_what_is_cancelled_in_flight_is_spent_and_what_waited_is_not(tmp_path: P
         aside_tokens=2 * BOUND, aside_cost=pytest.approx(2 * BOUND * 10 / 1e6)
     )
     assert not (tmp_path / in_flight.FILE).exists()
+
+
+@pytest.mark.parametrize(("n_texts", "n_answered"), [(1, 0), (300, 1)])
+def test_of_embeddings_that_are_cancelled_those_in_flight_are_spent(
+    tmp_path: Path, n_texts: int, n_answered: int
+) -> None:
+    """Two requests at one connection: of one text each the second has sent nothing; of 300 each, in two parts, the
+    first has its first answer, and waits with the second part for the other's first."""
+
+    async def main(server: FaultServer) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=server.url).connect(Place(n_in_flight=1)))
+        texts = [[f"{letter}{n:03}" for n in range(n_texts)] for letter in "ab"]
+        asking = [asyncio.ensure_future(kept.llm.embed(some)) for some in texts]
+        while len(server.requests) < n_answered + 1:
+            await asyncio.sleep(0.01)
+        for one in asking:
+            one.cancel()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in found)
+        await kept.close()
+
+    def answer(number: int, body: Json) -> Behaviour:
+        data = [{"index": n, "embedding": [1.0]} for n in range(len(body["input"]))]
+        done = {"data": data, "usage": {"prompt_tokens": 100, "total_tokens": 100}}
+        return body_of(orjson.dumps(done).decode()) if number < n_answered else slow(30.0, ok("yes"))
+
+    with FaultServer(answer) as server:
+        asyncio.run(main(server))
+    bound = 256 + n_texts * (16 + 4)
+    total = of_journal(Journal(tmp_path / "usage", None))
+    assert (total.prompt_tokens, total.aside_tokens) == (100 * n_answered, bound)
+    assert not (tmp_path / in_flight.FILE).exists()
+
+
+def test_what_waits_behind_a_refusal_is_not_spent(tmp_path: Path) -> None:
+    """The server takes a temperature, then refuses it, and is to be asked again a while later."""
+
+    async def main(server: FaultServer) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=server.url, first_wait_s=30.0).connect())
+        await kept.ask("a")
+        asking = asyncio.ensure_future(kept.ask("b"))
+        while len(server.requests) < 2 or taken(tmp_path):
+            await asyncio.sleep(0.01)
+            assert not asking.done()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await kept.close()
+
+    error = {"message": "Unsupported parameter: 'temperature' is not supported.", "param": "temperature"}
+    refusal = status(400, error)
+    with FaultServer(lambda number, _b: refusal if number else ok("yes")) as server:
+        asyncio.run(asyncio.wait_for(main(server), 20.0))
+    assert of_journal(Journal(tmp_path / "usage", None)).aside_tokens == 0
 
 
 def test_what_fails_for_good_holds_nothing(tmp_path: Path) -> None:
