@@ -14,9 +14,11 @@ from autointerp.errors import LLMBadRequest, LLMStopped
 from autointerp.llm import endpoints
 from autointerp.llm.dialects import Dialect, dialect_of, look_up, written_out
 from autointerp.llm.exchange import Prices, Reply, Usage
-from autointerp.llm.left_out import FILE
+from autointerp.llm.left_out import FILE, Learned
+from autointerp.llm.left_out import left_out as left_out_of
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import Place
+from autointerp.llm.server_errors import RefusedSetting, Server
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
 from fault_server import Behaviour, FaultServer, Json, body_of, ok, rate_limited, refused_url, slow, status
@@ -252,6 +254,23 @@ def test_what_extra_body_sends_all_the_same_stops_the_run(
         with pytest.raises(LLMStopped, match="refuses a setting"):
             asyncio.run(later())
         assert len(server.requests) == n_before + 1
+
+
+def test_two_sections_of_one_llm_keep_what_each_has_learned(tmp_path: Path) -> None:
+    """Each leaves out one setting; what one of them takes back stays with the other's beside it."""
+
+    def refused(name: str) -> RefusedSetting:
+        found = Server("http://x/v1", "tiny", "", "").verdict(400, UNSUPPORTED[name], {})
+        assert isinstance(found, RefusedSetting)
+        return found
+
+    body: Json = {"messages": [{"role": "user", "content": "a"}], "temperature": 0.0, "logprobs": True}
+    one, two = (Learned(Dialect(), tmp_path, "tiny") for _ in range(2))
+    one.leave_out(refused("temperature"), body)
+    two.leave_out(refused("logprobs"), body)
+    assert left_out_of(tmp_path) == {"tiny": ["temperature", "logprobs"]}
+    one.took({"messages": body["messages"], "temperature": 0.0})
+    assert left_out_of(tmp_path) == {"tiny": ["logprobs"]}
 
 
 def test_a_setting_that_is_not_named_is_looked_for_among_those_that_can_be_left_out() -> None:

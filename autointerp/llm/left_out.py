@@ -68,6 +68,8 @@ class Learned:
         """By name, the setting as it was when it was refused; empty where another process learned it."""
         self._taken: set[str] = set()
         """Settings of requests that were answered."""
+        self._taken_after_all: set[str] = set()
+        """Names of what was left out, and is no more."""
         if folder is not None:
             self._refused = dict.fromkeys(_without_both_limits(left_out(folder).get(llm, ())), "")
             self._apply()
@@ -107,6 +109,7 @@ class Learned:
             return
         self._taken |= new
         if not new.isdisjoint(self._refused.values()):
+            self._taken_after_all |= {name for name, setting in self._refused.items() if setting in new}
             self._refused = {name: setting for name, setting in self._refused.items() if setting not in new}
             self._apply()
             self._keep()
@@ -130,7 +133,11 @@ class Learned:
 
     def _keep(self) -> None:
         if self._folder is not None:
-            known = left_out(self._folder) | {self._llm: list(self._refused)}
+            there = left_out(self._folder)
+            # Another section of the recipe may ask the same LLM, and have learned something else.
+            names = [name for name in there.get(self._llm, ()) if name not in self._taken_after_all]
+            names += [name for name in self._refused if name not in names]
+            known = there | {self._llm: _without_both_limits(names)}
             path = self._folder / FILE
             write_atomically(path, orjson.dumps({llm: names for llm, names in known.items() if names}))
 
