@@ -184,8 +184,8 @@ def _delayed(llm: LLM, budget: Budget | None) -> Delayed | None:
 
 def _in_front_of(llm: LLM, backend: Backend, resources: recipes.Resources, budget: Budget | None) -> LLM:
     """What limits an LLM. Raises LLMStopped where its cost is limited and not known."""
-    # Nothing is gained by limiting what queues by itself, or is computed here at once.
-    limited = backend.paid and not backend.queues
+    # Nothing is gained by limiting what queues by itself, answers later, or is computed here at once.
+    limited = backend.paid and not backend.queues and not isinstance(llm, Delayed)
     asked: LLM = Limited(llm, resources.n_in_flight or N_IN_FLIGHT) if limited else llm
     if budget is None or not backend.paid:
         return asked
