@@ -27,7 +27,7 @@ from autointerp.files import carry, read_sealed_json
 from autointerp.journal import MADE_FROM, Journal, differing, lines_of, parse_line
 from autointerp.llm.batch import FOLDER as BATCHES
 from autointerp.llm.batch_requests import round_digest, round_folders, take_round
-from autointerp.llm.left_out import left_out, unite
+from autointerp.llm.left_out import LIMIT, left_out, unite
 from autointerp.llm.protocol import Role
 from autointerp.lock import locked
 from autointerp.progress import Progress, Silent
@@ -129,10 +129,12 @@ def _left_out_notes(runs: list[Run]) -> list[str]:
     for llm in sorted({llm for run in runs for llm in left_out(run.path)}):
         found = {run.path: left_out(run.path).get(llm, []) for run in runs if _has_asked(run, llm)}
         if len({frozenset(names) for names in found.values()}) > 1:
+            both = {name for names in found.values() for name in names} >= LIMIT
+            which = f", but for the two names of a limit ({', '.join(sorted(LIMIT))})" if both else ""
             each = "; ".join(f"{path}: {', '.join(names) or 'nothing'}" for path, names in found.items())
             notes.append(
                 f"the server of {llm} refused not the same in all runs ({each}). What is asked from now on goes "
-                f"without all of it; scores say what they went without"
+                f"without all of it{which}; scores say what they went without"
             )
     return notes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_a_server_that_refuses_both_names_of_a_limit_stops_the_run(tmp_path: Pat
             assert len(server.batches) == n_batches
 
 
+@pytest.mark.parametrize("where", ["rows", "file"])
+def test_what_extra_body_sends_all_the_same_stops_the_run(tmp_path: Path, where: str) -> None:
+    """Nothing can be left out: one batch, and one more in a process that knows of the refusal."""
+    with BatchServer(refusing("max_tokens")) as server:
+        if where == "file":
+            errors = {"data": [UNSUPPORTED["max_tokens"]]}
+            server.on["created"] = lambda: server.batches[-1].update(status="failed", errors=errors)
+        for n_batches in (1, 2):
+            with pytest.raises(LLMStopped, match=r"refuses a setting"):
+                asked(tmp_path, server.url, extra_body={"max_tokens": 100})
+            assert len(server.batches) == n_batches
+            (tmp_path / "usage").mkdir(exist_ok=True)
+            identity = str(Batch("tiny", extra_body={"max_tokens": 100}).identity())
+            (tmp_path / FILE).write_bytes(orjson.dumps({identity: ["max_tokens"]}))
+
+
 @pytest.mark.parametrize("line", [2, None, "?"])
 def test_a_batch_whose_validation_fails_for_settings_is_asked_again_without(
     tmp_path: Path, line: object
@@ -264,7 +281,7 @@ def test_imported_answers_teach_as_well(tmp_path: Path) -> None:
     def import_some(awaited: list[Awaited]) -> None:
         rows = answered(awaited[0].requests, refusing("seed"))
         if not given:
-            rows[0] |= ok_row("by hand")
+            rows[0] = {"custom_id": rows[0]["custom_id"], "text": "by hand"}
         given.append(tmp_path / f"{len(given)}.jsonl")
         write_rows(given[-1], rows)
         (taken,) = import_answers(tmp_path / "run" / "batch", [given[-1]])
@@ -280,6 +297,47 @@ def test_imported_answers_teach_as_well(tmp_path: Path) -> None:
     replies, found = ask()
     assert sorted(one.text for one in replies if isinstance(one, Reply)) == ["by hand", "yes", "yes"]
     assert found == ("seed",)
+
+
+def test_imported_answers_teach_what_the_server_takes(tmp_path: Path) -> None:
+    """Two of three were answered with a seed: the third one met a fault."""
+
+    def import_some(awaited: list[Awaited]) -> None:
+        rows = answered(awaited[0].requests, lambda body: ok_row("yes"))
+        if len(rows) == 3:
+            rows[2] = {"custom_id": rows[2]["custom_id"], **failed_row(400, UNSUPPORTED["seed"])}
+        write_rows(tmp_path / "rows.jsonl", rows)
+        import_answers(tmp_path / "run" / "batch", [tmp_path / "rows.jsonl"])
+
+    def ask() -> tuple[list[Reply | BaseException], tuple[str, ...]]:
+        return asked(tmp_path / "run", "http://127.0.0.1:9/v1", then=import_some, submit=False)
+
+    ask()
+    waiting, _ = ask()
+    assert sum(isinstance(one, Pending) for one in waiting) == 1
+    replies, found = ask()
+    assert found == () and all(isinstance(one, Reply) for one in replies)
+
+
+def test_answers_through_a_pipe_teach_as_well_and_twice_imported_is_once(tmp_path: Path) -> None:
+    found: list[list[str]] = []
+
+    def import_all(awaited: list[Awaited]) -> None:
+        rows = answered(awaited[0].requests, refusing("seed"))
+        for _ in range(2):
+            end, other = os.pipe()
+            os.write(other, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+            os.close(other)
+            (taken,) = import_answers(tmp_path / "batch", [Path(f"/dev/fd/{end}")])
+            os.close(end)
+            (errors,) = tmp_path.glob("batch/*/errors-*")
+            found.append([orjson.loads(line)["custom_id"] for line in errors.read_bytes().splitlines()])
+            assert sorted(taken.settings) == sorted(found[-1]) == sorted(row["custom_id"] for row in rows)
+
+    address = "http://127.0.0.1:9/v1"
+    asked(tmp_path, address, then=import_all, submit=False)
+    assert len(found) == 2 and len(found[1]) == 3
+    assert asked(tmp_path, address, submit=False)[1] == ("seed",)
 
 
 # --- whole runs ------------------------------------------------------------------------------------------

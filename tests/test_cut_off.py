@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
+import orjson
 import pytest
 from typer.testing import CliRunner
 
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import BudgetReached, LLMUnavailable, Pending, RunError
-from autointerp.journal import Journal
+from autointerp.journal import Journal, Part
 from autointerp.llm import in_flight
 from autointerp.llm.batch import Batch
 from autointerp.llm.exchange import Prices, Reply
@@ -26,8 +27,8 @@ from autointerp.llm.in_flight import Slots, unfinished
 from autointerp.llm.openai import Openai
 from autointerp.llm.protocol import LLM, Place
 from autointerp.llm.replay import Replayed
-from autointerp.llm.spending import Budget, Spent
-from autointerp.llm.within_budget import Budgeted
+from autointerp.llm.spending import Bound, Budget, Spent
+from autointerp.llm.within_budget import Budgeted, DelayedWithinBudget
 from autointerp.merge import merge
 from autointerp.progress import Silent
 from autointerp.prompting import Prompt, Template
@@ -36,7 +37,7 @@ from autointerp.stages.cut_off import CUT_OFF, settle
 from autointerp.stages.spent import of_journal, spent, spent_in_all
 from autointerp.types import Json
 from batch_server import BatchServer, ok_row
-from fault_server import Behaviour, FaultServer, body_of, ok, rate_limited, slow
+from fault_server import Behaviour, FaultServer, body_of, ok, rate_limited, slow, status
 from here import device_here, records
 from tiny import Tiny
 
@@ -170,6 +171,60 @@ def test_what_is_cancelled_in_flight_is_spent_and_what_waited_is_not(tmp_path: P
     assert not (tmp_path / in_flight.FILE).exists()
 
 
+@pytest.mark.parametrize(("n_texts", "n_answered"), [(1, 0), (300, 1)])
+def test_of_embeddings_that_are_cancelled_those_in_flight_are_spent(
+    tmp_path: Path, n_texts: int, n_answered: int
+) -> None:
+    """Two requests at one connection: of one text each the second has sent nothing; of 300 each, in two parts, the
+    first has its first answer, and waits with the second part for the other's first."""
+
+    async def main(server: FaultServer) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=server.url).connect(Place(n_in_flight=1)))
+        texts = [[f"{letter}{n:03}" for n in range(n_texts)] for letter in "ab"]
+        asking = [asyncio.ensure_future(kept.llm.embed(some)) for some in texts]
+        while len(server.requests) < n_answered + 1:
+            await asyncio.sleep(0.01)
+        for one in asking:
+            one.cancel()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in found)
+        await kept.close()
+
+    def answer(number: int, body: Json) -> Behaviour:
+        data = [{"index": n, "embedding": [1.0]} for n in range(len(body["input"]))]
+        done = {"data": data, "usage": {"prompt_tokens": 100, "total_tokens": 100}}
+        return body_of(orjson.dumps(done).decode()) if number < n_answered else slow(30.0, ok("yes"))
+
+    with FaultServer(answer) as server:
+        asyncio.run(main(server))
+    bound = 256 + n_texts * (16 + 4)
+    total = of_journal(Journal(tmp_path / "usage", None))
+    assert (total.prompt_tokens, total.aside_tokens) == (100 * n_answered, bound)
+    assert not (tmp_path / in_flight.FILE).exists()
+
+
+def test_what_waits_behind_a_refusal_is_not_spent(tmp_path: Path) -> None:
+    """The server takes a temperature, then refuses it, and is to be asked again a while later."""
+
+    async def main(server: FaultServer) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=server.url, first_wait_s=30.0).connect())
+        await kept.ask("a")
+        asking = asyncio.ensure_future(kept.ask("b"))
+        while len(server.requests) < 2 or taken(tmp_path):
+            await asyncio.sleep(0.01)
+            assert not asking.done()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await kept.close()
+
+    error = {"message": "Unsupported parameter: 'temperature' is not supported.", "param": "temperature"}
+    refusal = status(400, error)
+    with FaultServer(lambda number, _b: refusal if number else ok("yes")) as server:
+        asyncio.run(asyncio.wait_for(main(server), 20.0))
+    assert of_journal(Journal(tmp_path / "usage", None)).aside_tokens == 0
+
+
 def test_what_fails_for_good_holds_nothing(tmp_path: Path) -> None:
     async def main(url: str) -> None:
         kept = Kept(tmp_path, Openai("tiny", base_url=url, first_wait_s=0.01, max_tries=2).connect())
@@ -221,6 +276,81 @@ def test_what_a_server_took_into_a_batch_stays_aside_over_a_kill_and_is_not_coun
     assert not (tmp_path / in_flight.FILE).exists()
 
 
+def test_a_resumed_run_waits_for_its_batch_whatever_it_asks_for_first(tmp_path: Path) -> None:
+    """Room for three requests, and three are in a batch. The next process asks for another one before these; and
+    for one that there is no room for, which ends it behind the first pass and not in it."""
+    limit = 3 * BOUND
+
+    async def process(url: str, texts: str, *, goes_on: bool) -> list[Reply | BaseException]:
+        llm = Batch("tiny", base_url=url, first_poll_s=0.01).connect(Place(folder=tmp_path))
+        kept = Kept(tmp_path, llm, limit)
+        delayed = DelayedWithinBudget(llm, kept.budget)
+        await delayed.open(Silent())
+        while True:
+            found = await asyncio.gather(*(kept.ask(text) for text in texts), return_exceptions=True)
+            if any(isinstance(one, Pending) for one in found):
+                await delayed.send(Silent())
+            if not goes_on or not any(isinstance(one, Pending) for one in found):
+                await kept.close()
+                return found
+            await delayed.fetch(Silent())
+
+    with BatchServer(lambda _body: ok_row("yes")) as server:  # of eight tokens each
+        asyncio.run(process(server.url, "abc", goes_on=False))
+        replies = asyncio.run(process(server.url, "dabc", goes_on=True))
+        assert all(isinstance(one, Reply) for one in replies) and len(server.batches) == 2
+        assert of_journal(Journal(tmp_path / "usage", None)).n_tokens == 4 * 8
+        limit = 4 * 8 + BOUND
+        asyncio.run(process(server.url, "e", goes_on=False))
+        (reached,) = asyncio.run(process(server.url, "f", goes_on=True))
+    assert isinstance(reached, BudgetReached)
+    assert f"32 tokens of {limit} are spent, up to {BOUND} tokens are set aside for batches that" in str(
+        reached
+    )
+    assert "cut off" not in str(reached)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_request_that_is_made_by_itself_leaves_that_in_a_batch_its_room(
+    tmp_path: Path, *, is_up: bool
+) -> None:
+    """The recipe's `batch` became `openai`: the batch is charged all the same."""
+
+    async def batch(url: str) -> None:
+        llm = Batch("tiny", base_url=url).connect(Place(folder=tmp_path))
+        kept = Kept(tmp_path, llm)
+        await llm.open(Silent())
+        with pytest.raises(Pending):
+            await kept.ask("a")
+        await llm.send(Silent())
+
+    async def single(url: str) -> None:
+        kept = Kept(tmp_path, Openai("tiny", base_url=url, max_tries=1).connect(), 2 * BOUND + 8)
+        if not is_up:
+            with pytest.raises(LLMUnavailable):
+                await kept.ask("a")
+        else:
+            await kept.ask("a")
+            await kept.ask("b")
+            with pytest.raises(BudgetReached, match=f"16 tokens of .* up to {BOUND} tokens"):
+                await kept.ask("c")
+        await kept.close()
+
+    def answer(_number: int, _body: Json) -> Behaviour:
+        seen.append(taken(tmp_path))
+        return ok("yes", usage={"prompt_tokens": 3, "completion_tokens": 5}) if is_up else rate_limited()
+
+    seen: list[list[float]] = []
+    with BatchServer(lambda _body: ok_row("yes")) as server:
+        asyncio.run(batch(server.url))
+    with FaultServer(answer) as other:
+        asyncio.run(single(other.url))
+    assert seen == [[BOUND] * 2] * (2 if is_up else 1), "the batch's, and its own"
+    # Once the answer is paid for otherwise, nobody will note what the batch took: it is settled as cut off.
+    (left,) = unfinished(tmp_path / in_flight.FILE)
+    assert left.n_tokens == BOUND and left.is_awaited is not is_up
+
+
 def test_batches_that_nobody_asks_for_any_more_keep_their_room_and_nobody_waits_for_them(
     tmp_path: Path,
 ) -> None:
@@ -233,7 +363,9 @@ def test_batches_that_nobody_asks_for_any_more_keep_their_room_and_nobody_waits_
         kept = Kept(tmp_path, Openai("tiny", base_url=url).connect(), 1_000)
         try:
             await kept.ask("a")
-            with pytest.raises(BudgetReached, match="up to 700 tokens are set aside"):
+            with pytest.raises(
+                BudgetReached, match="up to 700 tokens are set aside for batches that were sent"
+            ):
                 await kept.ask("b")
         finally:
             await kept.close()
@@ -296,6 +428,41 @@ def test_merging_counts_what_kills_left_in_each_run(sampled: Callable[[Path], Ru
     for _ in range(2):
         merged = merge([run.path for run in runs], tmp_path / "out").run
         assert spent_in_all(merged).aside_tokens == 700
+
+
+@pytest.mark.parametrize("how", ["noted", "reused", "not noted", "awaited"])
+def test_a_batch_whose_answer_is_there_is_counted_once(
+    how: str, sampled: Callable[[Path], Run], tmp_path: Path
+) -> None:
+    """A process without a budget takes it, and notes what it used; or nobody can note that any more."""
+    run, name = sampled(tmp_path / "run"), "a" * 32
+    slots = Slots.opened(run.path / in_flight.FILE)
+    slots.wait(slots.take(name, 0.5, 700.0), name, 0.5, 700.0)
+    slots.close()
+    requests, usage = (Journal(run.path / kind / "explain/x", None) for kind in ("requests", "usage"))
+    with Part(requests, "0") as replies, Part(usage, "0") as used:
+        if how != "awaited":
+            replies.append(name, {"text": "yes", "finish_reason": "stop", "label_logprobs": None})
+        if how == "noted":
+            used.append(name, {"prompt_tokens": 20, "completion_tokens": 5, "cost": 0.125})
+        if how == "reused":
+            used.append(name, {"reused": True})
+    known, most = (0.125, 25), (0.5, 700)
+    expected = known if how == "noted" else most
+    for _ in range(2):  # nothing is counted again
+        settle(run)
+        limited = Budget(None, 10**9, spent_in_all(run), Slots.opened(run.path / in_flight.FILE))
+        total = spent_in_all(run)
+        counted = total.cost + total.aside_cost, total.n_tokens + total.aside_tokens
+        n_slots = len(unfinished(run.path / in_flight.FILE))
+        assert (counted, n_slots) == (((0.0, 0), 1) if how == "awaited" else (expected, 0))
+        with pytest.raises(BudgetReached, match="are set aside" if how != "noted" else "25 tokens of"):
+            asyncio.run(too_much(limited))
+
+
+async def too_much(budget: Budget) -> None:
+    async with budget.aside(Bound(0.0, 1e9), "b" * 32):
+        pass
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import orjson
 import pytest
 
 from autointerp.errors import LLMBadRequest, LLMStopped
 from autointerp.llm import endpoints
 from autointerp.llm.dialects import Dialect, dialect_of, look_up, written_out
 from autointerp.llm.exchange import Prices, Reply, Usage
+from autointerp.llm.left_out import FILE, Learned
+from autointerp.llm.left_out import left_out as left_out_of
 from autointerp.llm.openai import Openai
+from autointerp.llm.protocol import Place
+from autointerp.llm.server_errors import RefusedSetting, Server
 from autointerp.prompting import Prompt, Template
 from autointerp.recipe import merge
 from fault_server import Behaviour, FaultServer, Json, body_of, ok, rate_limited, refused_url, slow, status
@@ -214,6 +219,66 @@ def test_a_server_that_refuses_both_names_of_a_limit_stops_the_run() -> None:
         with pytest.raises(LLMStopped, match="refuses a setting"):
             asked(Openai("unknown", base_url=server.url), 1)
         assert len(server.requests) <= 4
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize(
+    ("extra", "options"),
+    [
+        ({"max_tokens": 100}, {}),
+        ({"logprobs": True}, {}),
+        ({"structured_outputs": {"regex": "a"}}, {"constrain": "structured_outputs"}),
+    ],
+)
+def test_what_extra_body_sends_all_the_same_stops_the_run(
+    extra: Json, options: dict[str, Any], n: int, tmp_path: Path
+) -> None:
+    """Nothing can be left out, and a later process is told so with its first request, too."""
+    (name,) = extra
+    with FaultServer(refuses({name: UNSUPPORTED[name]})) as server:
+        backend = Openai("unknown", base_url=server.url, extra_body=extra, **options)
+        with pytest.raises(LLMStopped, match="refuses a setting"):
+            asked(backend, n)
+        assert len(server.requests) <= n
+        (tmp_path / "usage").mkdir()
+        (tmp_path / FILE).write_bytes(orjson.dumps({str(backend.identity()): [name]}))
+
+        async def later() -> None:
+            llm = backend.connect(Place(folder=tmp_path))
+            try:
+                await llm.generate(prompt("hello"), max_tokens=5)
+            finally:
+                await llm.close()
+
+        n_before = len(server.requests)
+        with pytest.raises(LLMStopped, match="refuses a setting"):
+            asyncio.run(later())
+        assert len(server.requests) == n_before + 1
+
+
+def test_two_sections_of_one_llm_keep_what_each_has_learned(tmp_path: Path) -> None:
+    """Each leaves out one setting; what one of them takes back stays with the other's beside it."""
+
+    def refused(name: str) -> RefusedSetting:
+        found = Server("http://x/v1", "tiny", "", "").verdict(400, UNSUPPORTED[name], {})
+        assert isinstance(found, RefusedSetting)
+        return found
+
+    body: Json = {"messages": [{"role": "user", "content": "a"}], "temperature": 0.0, "logprobs": True}
+    one, two = (Learned(Dialect(), tmp_path, "tiny") for _ in range(2))
+    one.leave_out(refused("temperature"), body)
+    two.leave_out(refused("logprobs"), body)
+    assert left_out_of(tmp_path) == {"tiny": ["temperature", "logprobs"]}
+    one.took({"messages": body["messages"], "temperature": 0.0})
+    assert left_out_of(tmp_path) == {"tiny": ["logprobs"]}
+
+
+def test_a_setting_that_is_not_named_is_looked_for_among_those_that_can_be_left_out() -> None:
+    nobody = {"message": "No endpoints found that can handle the requested parameters.", "code": 404}
+    with FaultServer(refuses({"seed": nobody}, code=404)) as server:
+        options = Openai("unknown", base_url=server.url, extra_body={"logprobs": True})
+        _, left_out = asked(options, 1, seed=3)
+        assert left_out == ("seed",) and len(server.requests) == 2
 
 
 def test_a_refusal_of_what_was_taken_before_is_tried_again() -> None:

@@ -20,7 +20,8 @@ from autointerp import merge as merging
 from autointerp import pipeline
 from autointerp.cli import app
 from autointerp.errors import DiskFull, RecipeError, RunBusy, RunError
-from autointerp.llm.left_out import left_out
+from autointerp.llm.dialects import Dialect
+from autointerp.llm.left_out import FILE, Learned, left_out
 from autointerp.merge import merge
 from autointerp.portion import Portion
 from autointerp.report.summary import summarise
@@ -119,6 +120,33 @@ def test_what_a_server_refused_of_one_run_is_left_out_in_the_merged_one_and_said
     assert behind.startswith(f"of {n_one} scores: ") and "without" not in behind
     bodies = asked(out, ("temperature", "max_tokens"), ids=ids)
     assert bodies and all(body.keys().isdisjoint({"temperature", "max_tokens"}) for body in bodies)
+
+
+def test_two_names_of_a_limit_that_servers_refused_are_learned_again(
+    made: Tiny, whole: Path, tmp_path: Path
+) -> None:
+    """Each run's server refused the other name: without both there is no request."""
+    names = {"one": ["seed", "max_tokens"], "two": ["max_completion_tokens"]}
+    llm = {"use": "openai", "model": "tiny", "base_url": "http://127.0.0.1:9/v1"}
+    ids = [str(feature.index) for feature in Run.open(whole).asked("layers.1")]
+    for (name, refused), one in zip(names.items(), ids, strict=False):
+        recipe = made.recipe(cache=SHARDS, features={"ids": [one]}, llms={"explainer": llm, "judge": llm})
+        run = pipeline.explain(recipe, out=tmp_path / name, until="sample")
+        (run.path / "usage/x").mkdir(parents=True)
+        (run.path / "usage/x/0.0.jsonl").touch()
+        (run.path / FILE).write_bytes(orjson.dumps({"tiny": refused}))
+    (note,) = [
+        one for one in merge([tmp_path / name for name in names], tmp_path / "out").notes if "tiny" in one
+    ]
+    assert "but for the two names of a limit (max_completion_tokens, max_tokens)" in note
+    assert left_out(tmp_path / "out") == {"tiny": ["seed"]}
+
+
+def test_both_names_of_a_limit_in_a_file_are_none(tmp_path: Path) -> None:
+    (tmp_path / "usage").mkdir()
+    (tmp_path / FILE).write_bytes(orjson.dumps({"tiny": ["max_tokens", "seed", "max_completion_tokens"]}))
+    learned = Learned(Dialect(), tmp_path, "tiny")
+    assert learned.names == ("seed",) and learned.dialect.max_tokens_field == "max_tokens"
 
 
 # --- portions ------------------------------------------------------------------------------------------

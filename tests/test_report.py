@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from matplotlib import image
+from rich.console import Console
 from typer.testing import CliRunner
 
-from autointerp import pipeline
+from autointerp import pipeline, report
 from autointerp.cli import app
 from autointerp.errors import PackageMissing, RunError
 from autointerp.journal import Part
@@ -24,9 +25,11 @@ from autointerp.llm.spending import Spent
 from autointerp.published.importing import import_delphi
 from autointerp.report.figures import Shown, shown
 from autointerp.report.folder import write_report
+from autointerp.report.plan import spending
 from autointerp.report.plots import _histograms, plots
-from autointerp.report.templates import dollars
+from autointerp.report.templates import dollars, markdown_template
 from autointerp.run import Run
+from autointerp.stages.spent import in_all
 from autointerp.types import Json
 from here import device_here
 from test_published import judged, write
@@ -120,6 +123,25 @@ def test_what_was_spent_is_drawn_where_there_is_something(content: Shown) -> Non
     names = [name for name, _, _ in plots(dataclasses.replace(content, spent=unpriced))]
     assert names[-1] == "spent.png"
     assert [dollars(one["explain/layers.1/plain"]) for one in (spent, unpriced)] == ["0.2500", "unknown"]
+
+
+@pytest.mark.parametrize(("n_askers", "n_rows"), [(0, 0), (1, 1), (2, 3)])
+def test_what_a_kill_left_is_told_below_the_table_and_makes_no_row(n_askers: int, n_rows: int) -> None:
+    """Each asker has a row, and two have one of their sum; where there is none there are no headings."""
+    spent = {f"asker {n}": Spent(10, 5_000, completion_tokens=800, cost=0.25) for n in range(n_askers)}
+    spent["cut-off"] = Spent(aside_tokens=1_001, aside_cost=0.00101)
+    said = Console(width=200, record=True, file=io.StringIO())
+    said.print(spending(spent))
+    text = said.export_text()
+    tables = markdown_template(Path(report.__file__).parent / "report.md.jinja").environment
+    markdown: str = tables.get_template("tables.md.jinja").module.spending(spent, in_all(spent))
+    for lines in (text.splitlines(), markdown.splitlines()):
+        assert sum("0.2500" in one or "0.5000" in one for one in lines) == n_rows
+        assert any("requests" in one for one in lines) == bool(n_askers)
+        assert any("cut-off" in one for one in lines) is False
+    assert "up to 1,001 tokens ($0.0010) more" in " ".join(text.split())
+    assert "up to 1,001 tokens (0.0010 US dollars) more." in markdown
+    assert any("all" in one.split()[:2] for one in text.splitlines()) == (n_askers > 1)
 
 
 def test_many_features_are_drawn_as_cells(content: Shown, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from autointerp.errors import (
     LLMBadRequest,
-    LLMError,
     LLMFiltered,
     LLMStopped,
     LLMUnavailable,
@@ -26,18 +25,18 @@ from autointerp.errors import (
     RecipeError,
 )
 from autointerp.llm import chat_format, chat_request
-from autointerp.llm.batch_answers import Answers
+from autointerp.llm.batch_answers import Answers, imported
 from autointerp.llm.batch_api import BatchServer
 from autointerp.llm.batch_jobs import Jobs, said_of
 from autointerp.llm.batch_refusals import Refusals
-from autointerp.llm.batch_requests import Requests
+from autointerp.llm.batch_requests import RequestFile, Requests
 from autointerp.llm.chat_request import chat_body
 from autointerp.llm.dialects import OPENAI, Constrain, Dialect, MaxTokensField, dialect_of, with_cost
 from autointerp.llm.exchange import Prices, Reply, Request
 from autointerp.llm.left_out import Learned
 from autointerp.llm.protocol import ANYWHERE, Awaited, ByRequest, Capabilities, LLMIdentity, Place
 from autointerp.llm.replay import request_key
-from autointerp.llm.server_errors import Server, address_fault, is_this_machine
+from autointerp.llm.server_errors import RefusedSetting, Server, address_fault, is_this_machine
 from autointerp.llm.server_key import key_of
 from autointerp.progress import Progress
 from autointerp.prompting import Prompt
@@ -222,7 +221,8 @@ class BatchLLM(ByRequest):
             raise self._server.verdict(404, {"message": "it is not in /models."}, {}, models)
 
     async def open(self, progress: Progress) -> None:
-        requests, stopped = self._requests, list[LLMError]()
+        requests = self._requests
+        refusing: list[tuple[RequestFile, Mapping[str, RefusedSetting]]] = []
         requests.load()
         waiting = {path: file for file in requests.open_files() for path in (file.answers, file.errors)}
         for path, taken in self._answers.load(
@@ -231,7 +231,14 @@ class BatchLLM(ByRequest):
             if path in waiting or taken.n_unknown < taken.n_rows:
                 progress.note(said_of(path, taken))
             if path in waiting and taken.settings:
-                stopped += self._refusals.of_rows(waiting[path], taken.settings).stopped
+                refusing.append((waiting[path], taken.settings))
+        # Not before all is known that the server took.
+        elsewhere = imported(self._folder, self._server) if refusing else set[str]()
+        stopped = [
+            one
+            for file, settings in refusing
+            for one in self._refusals.of_rows(file, settings, elsewhere).stopped
+        ]
         requests.end_answered()
         if stopped:
             raise stopped[0]

@@ -94,6 +94,11 @@ def completed(path: Path, server: Server) -> set[str]:
     return found
 
 
+def imported(folder: Path, server: Server) -> set[str]:
+    """As `completed`, of all files that were imported."""
+    return {key for path in (folder / IMPORTED).glob("*.jsonl") for key in completed(path, server)}
+
+
 def _checked(path: Path, number: int, row: Any) -> Json:
     if not isinstance(row, dict) or not isinstance(cast(Json, row).get("custom_id"), str):
         raise AnswersError(f"{path}, line {number}, has no custom_id: it doesn't say what it answers.")
@@ -167,8 +172,10 @@ class Answers:
         path: Path,
         is_asked: Callable[[str], bool] = lambda key: True,
         on_new: Callable[[Json], None] = lambda row: None,
+        on_setting: Callable[[Json], None] = lambda row: None,
     ) -> Taken:
-        """Notes where answers stand. An answer goes before a refusal, and else the first of several counts.
+        """Notes where answers stand. An answer goes before a refusal, and else the first of several counts. A file
+        is read once: it may be a pipe. `on_setting` hears of rows that refuse a setting.
 
         Raises AnswersError.
         """
@@ -188,6 +195,7 @@ class Answers:
             except RefusedSetting as failure:
                 taken.settings[key] = by_name.setdefault(failure.name, failure)
                 taken.reason = str(failure.stopped)
+                on_setting(row)
                 continue
             except (Passing, LLMError) as failure:
                 taken.n_passing += 1

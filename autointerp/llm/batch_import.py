@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -29,6 +29,7 @@ def import_answers(folder: Path, files: Sequence[Path]) -> list[Taken]:
         )
     for _ in answers.load(folder):
         pass
+    refusing: dict[str, Json] = {}
     target = folder / IMPORTED / f"{len(list((folder / IMPORTED).glob('*.jsonl'))) + 1:04d}.jsonl"
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -39,37 +40,40 @@ def import_answers(folder: Path, files: Sequence[Path]) -> list[Taken]:
                 def keep(row: Json) -> None:
                     out.write(orjson.dumps(row) + b"\n")
 
-                taken = [_take(answers, path, asked.holds, keep) for path in files]
+                def refuse(row: Json) -> None:
+                    refusing.setdefault(row["custom_id"], row)
+
+                taken = [_take(answers, path, asked.holds, keep, refuse) for path in files]
                 out.flush()
                 os.fsync(out.fileno())
             if any(one.n_new for one in taken):
                 partial.replace(target)
-            _keep_refusals(folder, zip(files, taken, strict=True))
+            _keep_refusals(folder, refusing)
     finally:
         partial.unlink(missing_ok=True)
     return taken
 
 
-def _keep_refusals(folder: Path, taken: Iterable[tuple[Path, Taken]]) -> None:
+def _keep_refusals(folder: Path, refusing: Mapping[str, Json]) -> None:
     """Rows that refuse a setting go beside the requests that they were made of: what is learned of them belongs to
-    these alone, not to what is asked without it."""
-    refusing = {row["custom_id"]: row for path, one in taken if one.settings for row in _refusing(path, one)}
+    these alone, not to what is asked without it. Each once, however often it is imported."""
     for file in open_to_answers(folder) if refusing else ():
-        rows = [refusing[key] for key in keys_of(file.path) if key in refusing]
+        known = {row["custom_id"] for _, row in rows_of(file.errors)} if file.errors.is_file() else set[str]()
+        rows = [refusing[key] for key in keys_of(file.path) if key in refusing and key not in known]
         if rows:
             before = file.errors.read_bytes() if file.errors.is_file() else b""
             write_atomically(file.errors, before + b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
 
-def _refusing(path: Path, taken: Taken) -> Iterator[Json]:
-    return (row for _, row in rows_of(path) if row["custom_id"] in taken.settings)
-
-
 def _take(
-    answers: Answers, path: Path, is_asked: Callable[[str], bool], keep: Callable[[Json], None]
+    answers: Answers,
+    path: Path,
+    is_asked: Callable[[str], bool],
+    keep: Callable[[Json], None],
+    refuse: Callable[[Json], None],
 ) -> Taken:
     try:
-        taken = answers.take(path, is_asked, keep)
+        taken = answers.take(path, is_asked, keep, refuse)
     except OSError as error:
         raise AnswersError(f"{path} can't be read: {error.strerror}.") from error
     if taken.n_unknown == taken.n_rows:

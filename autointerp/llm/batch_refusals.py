@@ -6,7 +6,7 @@ request that failed for a setting has not used up one of the batches it may go i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
@@ -41,10 +41,13 @@ class Refusals:
         self._requests = requests
         self._server = server
 
-    def of_rows(self, file: RequestFile, refused: Mapping[str, RefusedSetting]) -> Outcome:
-        """`refused` by request: of rows that answer this file. Its requests may be asked again."""
+    def of_rows(
+        self, file: RequestFile, refused: Mapping[str, RefusedSetting], elsewhere: Set[str] = frozenset()
+    ) -> Outcome:
+        """`refused` by request: of rows that answer this file. Its requests may be asked again. `elsewhere`: requests
+        whose completions stand in other files."""
         outcome = Outcome()
-        answered = completed(file.answers, self._server)
+        answered = completed(file.answers, self._server) | elsewhere
         for key, body in bodies_of(file.path):
             if key in answered:
                 self._learned.took(body)

@@ -63,6 +63,21 @@ class Dialect:
         other = dataclasses.replace(self, **changed)
         return None if other == self else other
 
+    def sends(self, name: str) -> bool:
+        """Whether a request may hold the field of this name, or a `system` turn; `extra_body` goes first."""
+        if name in self.extra_body:
+            return self.extra_body[name] is not None
+        return {
+            "system": self.system_role,
+            "logprobs": self.logprobs,
+            "top_logprobs": self.logprobs,
+            "max_tokens": self.max_tokens_field == "max_tokens",
+            "max_completion_tokens": self.max_tokens_field == "max_completion_tokens",
+            "response_format": self.constrain == "response_format",
+            "structured_outputs": self.constrain == "structured_outputs",
+            "reasoning": bool(self._thoughts()),
+        }.get(name, True)
+
     def _thoughts(self) -> list[str]:
         return [name for name in THOUGHTS if self.extra_body.get(name) is not None]
 

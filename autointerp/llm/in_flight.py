@@ -110,6 +110,11 @@ class Slots:
         """Its answer is to come by other means."""
         self._write(slot, _SLOT.pack(bytes.fromhex(name), cost, n_tokens, _AWAITED))
 
+    def disown(self, name: str) -> None:
+        """Another answer to this was paid for: what the awaited one costs is told by nobody."""
+        if (found := self.awaited.pop(name, None)) is not None:
+            self._write(found[0], found[1].packed(_SENT))
+
     def free(self, slot: int) -> None:
         """What it stood for stands in a journal, or costs nothing."""
         self._write(slot, _EMPTY)

@@ -48,6 +48,41 @@ class Meter:
         self._when_noted.clear()
 
 
+class InParts(Meter):
+    """Of a request that is sent in parts, whose answers are told to the meter around it together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_sent = False
+        """Whether a part is in flight."""
+        self._n_answered = 0
+        self._around = current()
+
+    def answered(self) -> None:
+        """The part that was sent last."""
+        self.is_sent = False
+        self._n_answered += 1
+
+    def use(self, usage: Usage) -> None:
+        self.is_sent = False
+        self._around.use(usage)
+
+    async def may_try(self) -> None:
+        await self._around.may_try()
+
+    def sends(self) -> None:
+        self.is_sent = True
+        self._around.sends()
+
+    def unsent(self) -> None:
+        self.is_sent = False
+        if not self._n_answered:  # else the parts before it cost something
+            self._around.unsent()
+
+    def when_noted(self, call: Callable[[], None]) -> None:
+        self._around.when_noted(call)
+
+
 _around: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 

@@ -176,7 +176,7 @@ class OpenaiLLM(ByRequest):
             dialect = self._learned.dialect
             body = chat_request.chat_body(self._options.model, dialect, request)
             try:
-                reply = await self._ask("/chat/completions", body, prompt_of(body), read, alone=True)
+                reply = await self._ask("/chat/completions", body, prompt_of(body), read)
             except RefusedSetting as refused:
                 self._learned.leave_out(refused, body)
                 continue
@@ -196,15 +196,19 @@ class OpenaiLLM(ByRequest):
         def read(answer: Json, seconds: float, n: int) -> list[list[float]]:
             found = chat_format.read_vectors(answer, n)
             used.append(priced(chat_format.usage_of(answer, seconds), self._learned.dialect.prices))
+            parts.answered()
             return found
 
+        parts = metering.InParts()
         try:
-            for start in range(0, len(texts), N_EMBED):
-                batch = [chat_format.encodable(text) for text in texts[start : start + N_EMBED]]
-                body: Json = {"model": self._options.model, "input": batch, "encoding_format": "float"}
-                vectors += await self._ask("/embeddings", body, batch, partial(read, n=len(batch)))
+            with metering.metered_by(parts):
+                for start in range(0, len(texts), N_EMBED):
+                    batch = [chat_format.encodable(text) for text in texts[start : start + N_EMBED]]
+                    body: Json = {"model": self._options.model, "input": batch, "encoding_format": "float"}
+                    vectors += await self._ask("/embeddings", body, batch, partial(read, n=len(batch)))
         except asyncio.CancelledError:
-            used.append(metering.UNCOUNTED)  # what is cut off
+            if parts.is_sent:
+                used.append(metering.UNCOUNTED)  # what is cut off
             raise
         finally:
             # Together, since what may be used was set aside for all of them.
@@ -227,11 +231,9 @@ class OpenaiLLM(ByRequest):
         body: Json,
         texts: list[str],
         read: Callable[[Json, float], T],
-        *,
-        alone: bool = False,
     ) -> T:
         """`read(answer, seconds)` of the answer to `body`, whose `texts` cost tokens; tried again while the
-        failure may pass, elsewhere if another address is up. `alone`: nothing else is set aside together with it."""
+        failure may pass, elsewhere if another address is up."""
         n_characters = sum(map(len, texts))
         asked: list[Endpoint] = []
 
@@ -246,16 +248,18 @@ class OpenaiLLM(ByRequest):
                 except LeftQueue:
                     continue
                 except RefusedSetting as refused:
+                    metering.current().unsent()
                     self._learned.check(refused, body)
                     raise
                 except LLMUnavailable as error:
+                    metering.current().unsent()
                     if not elsewhere():
                         raise
                     raise Passing(str(error), wait_s=0.0) from None
                 except Passing as error:
                     if error.billed is not None:
                         metering.current().use(priced(error.billed, self._learned.dialect.prices))
-                    elif alone:
+                    else:
                         metering.current().unsent()
                     raise
 

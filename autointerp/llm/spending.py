@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 from autointerp.errors import BudgetReached, Pending
 from autointerp.llm.exchange import Usage
 from autointerp.llm.in_flight import Slots
-from autointerp.llm.metering import UNCOUNTED, Meter, current, metered_by
+from autointerp.llm.metering import UNCOUNTED, metered_by
+from autointerp.llm.set_aside import Share
 
 
 @dataclass(slots=True)
@@ -103,6 +103,8 @@ class Budget:
         self._is_reached = False
         self._pending: dict[str, tuple[Bound, int | None]] = {}
         """What is set aside for requests whose answers are to come, by name, each with its slot."""
+        self._may_be_asked_for = False
+        """Whether what an earlier process was promised may still be asked for in this one."""
         for _, one in slots.awaited.values() if slots else ():
             self._count_uncounted(Bound(one.cost, one.n_tokens), 1)
         self._worse = 1.0
@@ -110,15 +112,26 @@ class Budget:
         self._door = asyncio.Lock()  # wakes those who wait in the order of their coming
         self._settled = asyncio.Event()
 
+    def begin_passes(self) -> None:
+        """From here on everything is asked for that waits for an answer."""
+        self._may_be_asked_for = True
+
+    def end_pass(self) -> None:
+        """What was not asked for by now is nobody's."""
+        self._may_be_asked_for = False
+
     @asynccontextmanager
-    async def aside(self, bound: Bound, name: str, *, tells_when_sent: bool = False) -> AsyncGenerator[Share]:
+    async def aside(
+        self, bound: Bound, name: str, *, tells_when_sent: bool = False, is_delayed: bool = False
+    ) -> AsyncGenerator[Share]:
         """Sets so much aside while a request is made; what its tries use is told to the share. A try that ends
         otherwise costs nothing, but for one that is cut off, and one whose answer is to come: its share stays aside
         until it is asked for again by this `name`. `tells_when_sent`: what is not sent yet costs nothing either.
+        `is_delayed`: such an answer may be this request's; else it is made anew, whatever was made before.
 
         Raises BudgetReached; Pending where answers that are to come may make room for this request."""
         share = Share(self, bound, name, self._slots, tells_when_sent=tells_when_sent)
-        if not self._resume(share):
+        if not (is_delayed and self._resume(share)):
             await share.may_try()
         try:
             with metered_by(share):
@@ -164,7 +177,7 @@ class Budget:
         """Waits until so much fits; what is set aside. Raises as `aside`."""
         async with self._door:
             while self._is_reached or not self._fits(bound):
-                if not self._is_reached and not self._n_aside and self._pending:
+                if not self._is_reached and not self._n_aside and self._is_awaiting():
                     raise Pending  # what these answers leave over is known when they are there
                 if self._is_reached or not self._n_aside:
                     # From here on nothing is sent, however small: whoever hears of it may cancel the others.
@@ -177,6 +190,10 @@ class Budget:
             self._aside_tokens += held.n_tokens
             self._n_aside += 1
             return held
+
+    def _is_awaiting(self) -> bool:
+        is_promised = self._may_be_asked_for and self._slots is not None and self._slots.awaited
+        return bool(self._pending or is_promised)
 
     def release(self, share: Share) -> None:
         """What is aside for a request is so no longer."""
@@ -217,75 +234,27 @@ class Budget:
 
     def _said(self, bound: Bound) -> str:
         next_one = bound.times(self._worse)
+        promised = [one for _, one in self._slots.awaited.values()] if self._slots else []
         if self._max_cost is not None and self._cost + next_one.cost > self._max_cost:
             way, spent = "--max-cost", f"${self._cost - self._uncounted_cost:,.4f} of ${self._max_cost:,.4f}"
-            aside, more = self._uncounted_cost and f"${self._uncounted_cost:,.4f}", f"${next_one.cost:,.4f}"
+            batches = sum(one.cost for one in promised)
+            lost, more = self._uncounted_cost - batches, f"${next_one.cost:,.4f}"
+            shown = "${:,.4f}"
         else:
             way = "--max-tokens"
             spent = f"{self._n_tokens - self._uncounted_tokens:,.0f} tokens of {self._max_tokens or 0:,}"
-            aside = self._uncounted_tokens and f"{self._uncounted_tokens:,.0f} tokens"
-            more = f"{next_one.n_tokens:,.0f} tokens"
-        kept = f", up to {aside} are set aside for tries of which the server didn't say what they took"
+            batches = sum(one.n_tokens for one in promised)
+            lost, more = self._uncounted_tokens - batches, f"{next_one.n_tokens:,.0f} tokens"
+            shown = "{:,.0f} tokens"
+        whose = {
+            "for tries that were cut off, or of which the server didn't say what they took": lost,
+            "for batches that were sent and nobody asks for any more": batches,
+        }
+        # Sums of floats: what is left of nothing is not quite nothing.
+        kept = [
+            f", up to {shown.format(most)} are set aside {who}" for who, most in whose.items() if most > 1e-9
+        ]
         return (
-            f"the budget is used up: {spent} are spent{kept if aside else ''}, and the next request may take {more}. "
+            f"the budget is used up: {spent} are spent{''.join(kept)}, and the next request may take {more}. "
             f"What was answered is kept; go on with a larger {way}."
         )
-
-
-class Share(Meter):
-    """What is set aside for a request's next try, and the meter of those it has made."""
-
-    def __init__(
-        self, budget: Budget, bound: Bound, name: str, slots: Slots | None, *, tells_when_sent: bool
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.held: Bound | None = None
-        self.is_sent = False
-        self.slot: int | None = None
-        self._budget, self._bound, self._slots = budget, bound, slots
-        self._tells_when_sent = tells_when_sent
-        self._around = current()
-
-    def settled(self, usage: Usage) -> Usage:
-        """Takes what a try used out of the budget, and nothing is aside for it any more. With what it can have used
-        at most, where that is not known."""
-        taken = self._budget.take(usage, self._bound)
-        self._budget.release(self)
-        self.is_sent = False
-        if self._slots is not None and self.slot is not None:
-            self._around.when_noted(partial(self._slots.free, self.slot))
-            self.slot = None
-        return taken
-
-    def use(self, usage: Usage) -> None:
-        super().use(taken := self.settled(usage))
-        self._around.use(taken)
-
-    async def may_try(self) -> None:
-        """Sets aside what a try may cost, if it isn't yet. Raises as `Budget.aside`."""
-        await self._around.may_try()
-        if self.held is None:
-            self.held = await self._budget.reserve(self._bound)
-            if not self._tells_when_sent:
-                self.sends()
-
-    def sends(self) -> None:
-        self._around.sends()
-        self.is_sent = True
-        if self._slots is not None and self.slot is None and self.held is not None:
-            self.slot = self._slots.take(self.name, self.held.cost, self.held.n_tokens)
-
-    def wait(self) -> None:
-        """The answer is to come by other means."""
-        if self._slots is not None and self.slot is not None and self.held is not None:
-            self._slots.wait(self.slot, self.name, self.held.cost, self.held.n_tokens)
-
-    def unsent(self) -> None:
-        self.is_sent = False
-        if self._slots is not None and self.slot is not None:
-            self._slots.free(self.slot)
-            self.slot = None
-
-    def when_noted(self, call: Callable[[], None]) -> None:
-        self._around.when_noted(call)

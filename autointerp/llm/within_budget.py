@@ -14,9 +14,10 @@ from autointerp.errors import LLMStopped
 from autointerp.llm.exchange import Prices, Reply, Request, Usage
 from autointerp.llm.front import InFront
 from autointerp.llm.metering import UNCOUNTED
-from autointerp.llm.protocol import LLM
+from autointerp.llm.protocol import LLM, Awaited, Delayed
 from autointerp.llm.replay import request_key
 from autointerp.llm.spending import Bound, Budget
+from autointerp.progress import Progress
 from autointerp.prompting import Prompt
 from autointerp.types import digest
 
@@ -32,12 +33,15 @@ class Budgeted(InFront):
         super().__init__(llm)
         self._budget = budget
         self._prices = prices
-        self._tells_when_sent = llm.capabilities.tells_when_sent
+        self._ways = {
+            "tells_when_sent": llm.capabilities.tells_when_sent,
+            "is_delayed": isinstance(llm, Delayed),
+        }
 
     async def answer(self, request: Request) -> Reply:
         bound = self._bound([turn.content for turn in request.prompt.messages], request.max_tokens)
         name = request_key(self.identity, request)
-        async with self._budget.aside(bound, name, tells_when_sent=self._tells_when_sent) as share:
+        async with self._budget.aside(bound, name, **self._ways) as share:
             reply = await request.to(self._llm)
             return replace(reply, usage=share.settled(reply.usage))
 
@@ -61,7 +65,7 @@ class Budgeted(InFront):
     async def _aside(self, texts: Sequence[str], max_tokens: int) -> AsyncGenerator[None]:
         """For a request whose use is told to the meter, or not at all."""
         bound, name = self._bound(texts, max_tokens), digest(texts)
-        async with self._budget.aside(bound, name, tells_when_sent=self._tells_when_sent) as share:
+        async with self._budget.aside(bound, name, **self._ways) as share:
             yield
             if share.held is not None:
                 share.use(UNCOUNTED)
@@ -75,6 +79,27 @@ class Budgeted(InFront):
         written = Usage(prompt_tokens=n_prompt, written_tokens=n_prompt, completion_tokens=max_tokens)
         cost = max(self._prices.of(worst), self._prices.of(written)) if self._prices else 0.0
         return Bound(cost, n_prompt + max_tokens)
+
+
+class DelayedWithinBudget:
+    """An LLM whose answers come between two passes: tells the budget which pass it is."""
+
+    def __init__(self, llm: Delayed, budget: Budget) -> None:
+        self._llm, self._budget = llm, budget
+
+    async def check(self) -> None:
+        await self._llm.check()
+
+    async def open(self, progress: Progress) -> None:
+        await self._llm.open(progress)
+        self._budget.begin_passes()
+
+    async def send(self, progress: Progress) -> None:
+        self._budget.end_pass()
+        await self._llm.send(progress)
+
+    async def fetch(self, progress: Progress) -> list[Awaited]:
+        return await self._llm.fetch(progress)
 
 
 def check_is_priced(name: str, prices: Prices | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from autointerp.llm.protocol import Capabilities
 from autointerp.llm.spending import Spent
@@ -110,17 +111,17 @@ def _all_there_are(run: Run) -> str:
     return f" (all there are; {asked:,} asked for)" if asked and asked > most else ""
 
 
-def spending(by_place: dict[str, Spent]) -> Table:
-    """What the LLM requests of a run took, by what asked them."""
+def spending(by_place: dict[str, Spent]) -> Table | Text:
+    """What the LLM requests of a run took, by what asked them; text alone where nobody's are known."""
     table = Table(title="LLM requests", title_justify="left", show_edge=False)
     table.add_column("")
     for name in ("requests", "tokens in", "cached", "out", "of it thought", "US dollars", "seconds each"):
         table.add_column(name, justify="right")
-    for place, part in by_place.items():
-        if part.is_known:
-            table.add_row(place, *_cells(part))
+    shown = {place: part for place, part in by_place.items() if part.is_known}
+    for place, part in shown.items():
+        table.add_row(place, *_cells(part))
     total = in_all(by_place)
-    if len(by_place) > 1:
+    if len(shown) > 1:
         table.add_row("all", *_cells(total))
     said: list[str] = []
     if total.n_reused:
@@ -131,6 +132,8 @@ def spending(by_place: dict[str, Spent]) -> Table:
             f"Tries that were lost or cut off can have taken up to {total.aside_tokens:,} tokens{more} more; a "
             f"budget counts them."
         )
+    if not shown:
+        return Text("\n".join(said))
     if said:
         table.caption, table.caption_justify = "\n".join(said), "left"
     return table

@@ -19,7 +19,7 @@ from autointerp.llm.left_out import left_out, refused
 from autointerp.llm.protocol import LLM, Backend, Delayed, Place, Role
 from autointerp.llm.replay import Limited
 from autointerp.llm.spending import Budget
-from autointerp.llm.within_budget import Budgeted, check_is_priced
+from autointerp.llm.within_budget import Budgeted, DelayedWithinBudget, check_is_priced
 from autointerp.progress import Progress
 from autointerp.recipe import Recipe
 from autointerp.resolve import local
@@ -161,8 +161,7 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
                 if backend.local:
                     progress.note(f"{living[-1].identity} starts on this machine when it is first asked.")
                 llm = _in_front_of(living[-1], backend, resources, budget)
-                delayed = living[-1] if isinstance(living[-1], Delayed) else None
-                by_section.append((section, Asked(llm, backend.paid, delayed)))
+                by_section.append((section, Asked(llm, backend.paid, _delayed(living[-1], budget))))
             yield {
                 role: next((asked for known, asked in by_section if known == section), NOBODY)
                 for role, section in sections.items()
@@ -177,10 +176,16 @@ async def connected(run: Run, progress: Progress) -> AsyncGenerator[dict[str, As
                 )
 
 
+def _delayed(llm: LLM, budget: Budget | None) -> Delayed | None:
+    if not isinstance(llm, Delayed):
+        return None
+    return llm if budget is None else DelayedWithinBudget(llm, budget)
+
+
 def _in_front_of(llm: LLM, backend: Backend, resources: recipes.Resources, budget: Budget | None) -> LLM:
     """What limits an LLM. Raises LLMStopped where its cost is limited and not known."""
-    # Nothing is gained by limiting what queues by itself, or is computed here at once.
-    limited = backend.paid and not backend.queues
+    # Nothing is gained by limiting what queues by itself, answers later, or is computed here at once.
+    limited = backend.paid and not backend.queues and not isinstance(llm, Delayed)
     asked: LLM = Limited(llm, resources.n_in_flight or N_IN_FLIGHT) if limited else llm
     if budget is None or not backend.paid:
         return asked

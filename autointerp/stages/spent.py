@@ -50,6 +50,10 @@ def in_all(by_place: Mapping[str, Spent]) -> Spent:
     return total
 
 
+def journals_below(folder: Path) -> list[Journal]:
+    return [Journal(folder / place, None) for place in _places(folder)]
+
+
 def _places(folder: Path) -> list[str]:
     return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")})
 
