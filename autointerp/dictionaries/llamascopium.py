@@ -31,9 +31,9 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     common,
     has_thresholds,
-    on_processed_model,
     stored_in,
 )
+from autointerp.dictionaries.llamascopium_model import with_its_model
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_tensors
@@ -136,7 +136,7 @@ def _described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dict
         expected=Expected(l0=None if spec.calibration is None else spec.calibration.k),
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored))
-    return on_processed_model(spec, settings)
+    return with_its_model(spec, settings, stored.version)
 
 
 def _layout(stored: Stored) -> Layout:

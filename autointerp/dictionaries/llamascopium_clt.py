@@ -27,8 +27,8 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     has_thresholds,
     hook_list,
-    on_processed_model,
 )
+from autointerp.dictionaries.llamascopium_model import with_its_model
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_slice, read_tensors
@@ -73,7 +73,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: i
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored, layer))
     check_width(settings, stored, width)
-    return on_processed_model(spec, settings)
+    return with_its_model(spec, settings, stored.version)
 
 
 def weights_of(spec: DictionarySpec, settings: Settings, stored: Stored, layer: int, device: str) -> Weights:
