@@ -60,7 +60,7 @@ class Llamascopium:
             values = read_settings(folder / CONFIG).values
         except CheckpointError:
             return False
-        return "sae_type" in values and "d_model" in values and layer in (None, *clt.layers(values))
+        return "sae_type" in values and "d_model" in values and (layer is None or clt.is_clt(values))
 
     def describe(self, path: Path) -> DictionarySpec:
         """Reads config.json and the header of the weights. Raises CheckpointError."""
