@@ -52,7 +52,7 @@ LAYOUTS: Final = (
 class Llamascopium:
     """Llamascopium (OpenMOSS): config.json with sae_type + sae_weights.safetensors; also crosscoders and CLTs."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def recognises(self, path: Path) -> bool:
         folder, layer = layer_in(folder_of(path, CONFIG, *WEIGHTS))

@@ -158,6 +158,13 @@ def reader_of(spec: DictionarySpec) -> Reader:
     return cast(Reader, plugins.find("dictionaries", spec.format)())
 
 
+def reading_rules(spec: DictionarySpec) -> str | None:
+    """The reader of `spec` and its version, by which the same files give the same activations; None of the first
+    version, and of readers that have none."""
+    version = getattr(reader_of(spec), "version", "1")
+    return None if version == "1" else f"{spec.format} {version}"
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """A function of somebody's, which knows one dictionary."""

@@ -284,7 +284,7 @@ class Dictionary:
 class Reader(Protocol):
     """The plug-in for a checkpoint format."""
 
-    version: ClassVar[str]
+    version: ClassVar[str]  # of the rules by which the same files give activations; digested from 2 on
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` (a local folder or file) looks like this format, from names, JSON and tensors' names
