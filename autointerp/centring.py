@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
+from autointerp.dictionaries.checkpoint import listed
 from autointerp.errors import CheckpointError
 from autointerp.sources import DictionaryFound
 from autointerp.subject.architecture import Architecture
@@ -21,19 +22,30 @@ WRITTEN: Final[frozenset[Point]] = frozenset({"resid_pre", "resid_mid", "resid_p
 
 
 def centred(name: str, found: DictionaryFound, architecture: Architecture) -> DictionaryFound:
-    """With `centre` in front where this model needs it. Raises CheckpointError where nobody knows."""
+    """With `centre` in front where this model needs it. Raises CheckpointError where nobody knows though the files
+    say that it was centred, and where only some of its inputs were."""
     if not _concerned(found):
         return found
     if architecture.has_layer_norm is None:
+        whose = f"whether a '{architecture.model_type}' model has LayerNorm is not known"
+        if found.spec.centring_is_default:
+            return _left_as_it_is(found, whose)
         raise CheckpointError(
             f"dictionary '{name}' ({found.spec.path}) was trained with center_writing_weights, which centres "
-            f"the activations of models with LayerNorm, and whether a '{architecture.model_type}' model has "
-            "LayerNorm is not known. If it has RMSNorm, set center_writing_weights to false in the dictionary's "
-            "configuration."
+            f"the activations of models with LayerNorm, and {whose}. If it has RMSNorm, set center_writing_weights "
+            "to false in the dictionary's configuration."
         )
     if not architecture.has_layer_norm:
         return found
-    spec = dataclasses.replace(found.spec, transform=("centre", *found.spec.transform))
+    if others := [str(site) for site in found.inputs if site.point not in WRITTEN]:
+        raise CheckpointError(
+            f"dictionary '{name}' ({found.spec.path}) was trained where {_centred_inputs(found)} had been centred "
+            f"(center_writing_weights) and {listed(others)} had not, and its inputs are all treated alike. Store its "
+            "activations centred, and set center_writing_weights to false in the dictionary's configuration."
+        )
+    # Steps that take all inputs as one vector stay so; else each loses its own mean.
+    n_inputs = found.spec.n_inputs if found.spec.transform else max(found.spec.n_inputs, len(found.inputs))
+    spec = dataclasses.replace(found.spec, transform=("centre", *found.spec.transform), n_inputs=n_inputs)
     return dataclasses.replace(found, spec=spec)
 
 
@@ -41,20 +53,34 @@ def centred_from_files(
     found: Mapping[str, DictionaryFound], tokenizer: TokenizerFiles
 ) -> dict[str, DictionaryFound]:
     """As `centred`, for activations from files, centred already or not: centring twice is centring once. Their
-    model's norm stands in the config.json beside the tokenizer. Raises CheckpointError where there is none."""
+    model's norm stands in the config.json beside the tokenizer. Raises CheckpointError where there is none though a
+    dictionary's files say that it was centred."""
     if not any(map(_concerned, found.values())):
         return dict(found)
     if (architecture := tokenizer.architecture) is not None:
         return {name: centred(name, one, architecture) for name, one in found.items()}
-    name, one = next((name, one) for name, one in found.items() if _concerned(one))
+    whose = "activations from files don't say their model's norm"
+    stated = [name for name, one in found.items() if _concerned(one) and not one.spec.centring_is_default]
+    if not stated:
+        return {name: _left_as_it_is(one, whose) if _concerned(one) else one for name, one in found.items()}
     raise CheckpointError(
-        f"dictionary '{name}' ({one.spec.path}) was trained with center_writing_weights, which centres "
-        "the activations of models with LayerNorm, and activations from files don't say their model's "
-        f"norm. Put the model's config.json beside the tokenizer ({tokenizer.folder}), or, where the vectors are "
-        "centred already or the model has RMSNorm, set center_writing_weights to false in the dictionary's "
-        "configuration."
+        f"dictionary '{stated[0]}' ({found[stated[0]].spec.path}) was trained with center_writing_weights, which "
+        f"centres the activations of models with LayerNorm, and {whose}. Put the model's config.json beside the "
+        f"tokenizer ({tokenizer.folder}), or, where the vectors are centred already or the model has RMSNorm, set "
+        "center_writing_weights to false in the dictionary's configuration."
     )
 
 
+def _left_as_it_is(found: DictionaryFound, whose: str) -> DictionaryFound:
+    note = f"read without centring: {whose}"
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, notes=(*found.spec.notes, note)))
+
+
 def _concerned(found: DictionaryFound) -> bool:
-    return found.spec.model_was_centred and found.site.point in WRITTEN
+    return found.spec.model_was_centred and bool(_centred_inputs(found))
+
+
+def _centred_inputs(found: DictionaryFound) -> str:
+    """Those that center_writing_weights changes; an empty text where there are none."""
+    written = [str(site) for site in found.inputs if site.point in WRITTEN]
+    return listed(written) if written else ""

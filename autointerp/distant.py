@@ -29,7 +29,12 @@ contents is as long as itself."""
 
 
 class NotInParts(Exception):
-    """Parts of a file can't be had, for any reason; the whole may still be."""
+    """Its server gives no parts of a file, or no sizes; the whole can still be had."""
+
+
+class NotReached(Exception):
+    """The server can't be reached, or refuses: then the whole can't be had either. Not a CheckpointError, which a
+    reader that is asked whether it recognises a place takes for a no."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +44,7 @@ class Distant:
     name: str
     size: int
     fetch: Callable[[int, int], bytes]
-    """(first byte, the byte behind the last) -> just these bytes. Raises NotInParts."""
+    """(first byte, the byte behind the last) -> just these bytes. Raises NotInParts, NotReached."""
     in_full: bool
     """Whether all of it may be read, as an identity needs; else only what says names and shapes."""
     _blocks: dict[int, bytes] = field(default_factory=dict[int, bytes])
@@ -49,7 +54,7 @@ class Distant:
         return bool(self._blocks) and not self.in_full
 
     def read(self, start: int, n_bytes: int) -> bytes:
-        """Fewer bytes at the end of the file. Raises NotInParts, and CheckpointError beyond MAX_READ."""
+        """Fewer bytes at the end of the file. Raises as `fetch`, and CheckpointError beyond MAX_READ."""
         end = min(start + n_bytes, self.size)
         if start >= end:
             return b""
@@ -125,6 +130,12 @@ class _Reader(io.RawIOBase):
             raise ValueError(f"byte {start + offset} of a file")
         self._place = start + offset
         return self._place
+
+    def readall(self) -> bytes:
+        """At once: block by block each would be a request."""
+        content = self._distant.read(self._place, self._distant.size - self._place)
+        self._place += len(content)
+        return content
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")

@@ -34,6 +34,8 @@ class Identities:
     calibrated: dict[str, bool] = field(default_factory=dict[str, bool])
     """Whether a dictionary's thresholds come from the run's own tokens; none in runs from before there were
     such."""
+    readers: dict[str, str] = field(default_factory=dict[str, str])
+    """By whose rules, and which version of them, a dictionary is read, if not the first: `llamascopium 2`."""
 
     def n_columns(self, dictionary: str) -> int:
         """Features of a dictionary, poles counted apart."""

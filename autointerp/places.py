@@ -53,7 +53,7 @@ def placed(
                 f"{spec.path} doesn't say which activations it reads. Say it with --hook, e.g. "
                 f"--hook layers.12 (the residual stream after layer 12) or --hook layers.12.mlp."
             )
-        further = tuple(given[1:]) if given else spec.further_sites
+        further = tuple(given[1:]) if given else _behind_gain(spec, spec.further_sites, architecture)
         one = DictionaryFound(spec, site, _output(spec, architecture), further)
         name = one.place.replace("+", "-") if name == "auto" else name
         if name in found:
@@ -66,10 +66,17 @@ def _said(spec: DictionarySpec, architecture: Architecture | None) -> Site | Non
     """Where the checkpoint says that it reads. Raises SiteError for a name that is not understood."""
     if architecture is not None:
         site = read_again(spec.site, spec.hook, architecture.model_type)
-        if site is not None and spec.normalized_behind_gain and architecture.has_layer_norm:
-            return Site(BEHIND_GAIN.get(site.point, site.point), site.layer)
-        return site
+        return None if site is None else _behind_gain(spec, (site,), architecture)[0]
     return spec.site or (parse_hook(spec.hook) if spec.hook else None)
+
+
+def _behind_gain(
+    spec: DictionarySpec, sites: tuple[Site, ...], architecture: Architecture | None
+) -> tuple[Site, ...]:
+    """What names of `hook_normalized` meant where the dictionary was trained."""
+    if architecture is None or not (spec.normalized_behind_gain and architecture.has_layer_norm):
+        return sites
+    return tuple(Site(BEHIND_GAIN.get(site.point, site.point), site.layer) for site in sites)
 
 
 def _output(spec: DictionarySpec, architecture: Architecture | None) -> Site | None:
@@ -111,7 +118,7 @@ def fitted_to(model: ModelFiles, name: str, dictionary: DictionaryFound) -> Dict
             f"dictionary '{name}' ({dictionary.spec.path}) writes vectors of {dictionary.spec.d_out} "
             f"numbers, but {out} of {model.name} has {width}. Is it the right --model?"
         )
-    takes_out = dictionary.spec.without_value_bias and dictionary.site.point == "z"
+    takes_out = dictionary.spec.without_value_bias and any(site.point == "z" for site in dictionary.inputs)
     dictionary = dataclasses.replace(dictionary, biases_of=model if takes_out else None)
     return centred(name, dictionary, model.architecture)
 

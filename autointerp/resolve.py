@@ -14,6 +14,7 @@ from typing import Final
 
 from autointerp.activations.dump import Dump
 from autointerp.centring import centred_from_files
+from autointerp.dictionaries.locate import reading_rules
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import ModelError, RecipeError
 from autointerp.identities import Identities, asked_features
@@ -96,6 +97,7 @@ def resolve(recipe: Recipe) -> Resolved:
         sliceable={name: dictionary.spec.feature_sliceable for name, dictionary in found.items()},
         poles={name: dictionary.spec.n_poles for name, dictionary in found.items()},
         calibrated={name: dictionary.spec.calibration is not None for name, dictionary in found.items()},
+        readers=_readers(found),
     )
     for name in found:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
@@ -154,10 +156,16 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
         calibrated={
             name: not files.has_firings and found[name].spec.calibration is not None for name in named
         },
+        readers={} if files.has_firings else _readers(found),
     )
     for name in named:
         asked_features(complete, identities, name)  # raises for one that doesn't exist
     return Resolved(complete, None, found, identities, files)
+
+
+def _readers(found: dict[str, DictionaryFound]) -> dict[str, str]:
+    rules = {name: reading_rules(dictionary.spec) for name, dictionary in found.items()}
+    return {name: said for name, said in rules.items() if said is not None}
 
 
 def _as_long_as(found: DictionaryFound, d_in: int) -> DictionaryFound:

@@ -128,6 +128,7 @@ OURS: dict[str, dict[str, Any]] = {
     "thresholds that are still to be found": {
         "selector": "jumprelu", "calibration": Calibration("sampled", 2.5, 64, 7, "entropy"),
         "expected": Expected(l0=2.5, fvu=0.25), "model_was_centred": True,
+        "centring_is_default": True,
         "normalized_behind_gain": True,
     },
 }  # fmt: skip

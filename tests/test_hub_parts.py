@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -110,6 +111,17 @@ def test_of_a_large_file_the_header_is_read_and_nothing_is_kept(tmp_path: Path) 
     assert 16 * 2**20 < before < 18 * 2**20 < WHOLE_UP_TO
 
 
+def test_a_long_configuration_is_one_request(tmp_path: Path) -> None:
+    """Of 4 MB, more than what comes whole by itself; and one for the header of the weights."""
+    folder = sparse_saelens(tmp_path / "models" / "org" / "sae" / "a", 400)
+    config = json.loads((folder / "cfg.json").read_bytes())
+    save_json(folder / "cfg.json", config | {"metadata": {"long": "x" * 4_000_000}})
+    with LoopbackHub(tmp_path) as hub:
+        assert said(hub, tmp_path / "home", "org/sae:a")["features"] == "400"
+        asked = [line.rpartition("/")[2] for line in hub.requests if "/resolve/" in line]
+    assert sorted(asked) == ["cfg.json", "sae_weights.safetensors"]
+
+
 def big_npz(folder: Path) -> Path:
     """Gemma Scope's arrays, the large ones of zeros, which deflate a thousandfold but for the file's own check."""
     folder.mkdir(parents=True)
@@ -197,6 +209,55 @@ def test_what_the_cache_holds_is_used(tmp_path: Path) -> None:
     assert lines["identity"] == find_dictionary(str(folder)).identity
 
 
+class BreaksOff(LoopbackHandler):
+    """A part of a file ends in the middle, and with it the connection."""
+
+    def do_GET(self) -> None:
+        if "Range" not in self.headers:
+            super().do_GET()
+            return
+        self.requests.append(f"{self.command} {self.path}")
+        self.send_response(206)
+        first, last = re.findall(r"\d+", self.headers["Range"])
+        size = (self.root / "models/org/sae/a/sae_weights.safetensors").stat().st_size
+        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self._head("application/octet-stream", 16_384)
+        self.wfile.write(b"x" * 100)
+        self.close_connection = True
+
+
+class Refuses(LoopbackHandler):
+    def do_GET(self) -> None:
+        if "Range" in self.headers:
+            self.send_response(403)
+            self._body(b"no", "text/plain")
+        else:
+            super().do_GET()
+
+
+class RefusesSizes(LoopbackHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(403)
+        self._body(b"no", "text/plain")
+
+
+@pytest.mark.parametrize("answers", [BreaksOff, Refuses, RefusesSizes])
+def test_where_parts_fail_the_whole_is_not_fetched_instead(
+    tmp_path: Path, answers: type[LoopbackHandler]
+) -> None:
+    """One line says what came, not that it is of no known format."""
+    sparse_saelens(tmp_path / "models" / "org" / "sae" / "a", 400)
+    with LoopbackHub(tmp_path, answers) as hub:
+        lines = said(hub, tmp_path / "home", "org/sae:a")
+        assert hub.n_bytes < 100_000
+    assert lines.keys() == {"error"} and "\n" not in lines["error"]
+    assert lines["error"].startswith(
+        "no file or folder is called 'org/sae', and it can't be fetched from Hug"
+    )
+    assert not weights_below(tmp_path / "home")
+
+
 class WithoutRanges(LoopbackHandler):
     gives_ranges = False
 
@@ -223,12 +284,18 @@ class Elsewhere(LoopbackHandler):
             super().do_GET()
 
 
-@pytest.mark.parametrize("answers", [WithoutRanges, WithoutSizes])
-def test_a_server_that_gives_no_parts_gives_the_whole(tmp_path: Path, answers: type[LoopbackHandler]) -> None:
+@pytest.mark.parametrize(
+    ("answers", "size"), [(WithoutRanges, "dictionary, 3.3 MB:"), (WithoutSizes, "dictionary:")]
+)
+def test_a_server_that_gives_no_parts_gives_the_whole(
+    tmp_path: Path, answers: type[LoopbackHandler], size: str
+) -> None:
+    """400 features of 8,196 bytes, and told so."""
     repo, home = tmp_path / "models" / "org" / "sae", tmp_path / "home"
     whole = dict(inspected(str(sparse_saelens(repo / "a", 400))))
     with LoopbackHub(tmp_path, answers) as hub:
         lines = said(hub, home, "org/sae:a")
+    assert size in lines.pop("fetched") and "fetched" not in whole
     assert lines.pop("path").endswith(f"/snapshots/{commit_of(repo)}/a")
     assert lines == {what: value for what, value in whole.items() if what != "path"}
     assert weights_below(home) == ["sae_weights.safetensors"]

@@ -12,9 +12,11 @@ import pytest
 import torch
 from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, tensors
 from safetensors import numpy as safetensors_numpy
+from safetensors import torch as safetensors_torch
 
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
@@ -191,6 +193,20 @@ def llamascopium(folder: Path, change: dict[str, Any], weights: dict[str, Array]
     return folder
 
 
+def versioned(folder: Path, change: dict[str, Any], version: str | None, suffix: str) -> Path:
+    """As saved by that version of its package, whose name is beside the tensors."""
+    save_json(folder / "config.json", CONFIG | change)
+    tensors = {name: torch.tensor(value) for name, value in stored().items()}
+    said = {} if version is None else {"version": version}
+    if suffix == "pt":
+        torch.save({"sae": tensors} | said, folder / "sae_weights.pt")
+    else:
+        cast(Any, safetensors_torch).save_file(
+            tensors, folder / "sae_weights.safetensors", metadata=said or None
+        )
+    return folder
+
+
 def reference(x: Array, change: dict[str, Any]) -> tuple[Array, Array]:
     """normalize_activations, encode, decode, denormalize_activations."""
     config, t, x = CONFIG | change, exact(tensors()), x.astype(np.float64)
@@ -229,19 +245,56 @@ def test_llamascopium_codes(tmp_path: Path, activation: str, gate: bool, normali
     )
 
 
+Z = {"hook_point_in": "blocks.1.attn.hook_z", "hook_point_out": "blocks.1.attn.hook_z"}
+NORMALIZED = {"hook_point_in": "blocks.1.ln2.hook_normalized", "hook_point_out": "blocks.1.hook_mlp_out"}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize(
-    ("change", "centred", "without_bias"),
+    ("version", "processed"),
     [
-        ({}, True, False),
-        ({"hook_point_in": "blocks.1.attn.hook_z", "hook_point_out": "blocks.1.attn.hook_z"}, True, True),
-        ({"center_writing_weights": False}, False, False),
+        (None, None),
+        ("0.1.0", None),
+        ("soon", None),
+        ("1.0.0", False),
+        ("1.5.0", False),
+        ("2.0.0b4", False),
+        ("2.0.0b31", False),
+        ("2.0.0b32", True),
+        ("2.0.0b100", True),
+        ("2.0.0rc1", True),
+        ("2.0.0", True),
+        ("2.1.3", True),
     ],
 )
-def test_llamascopium_has_models_as_transformer_lens_processes_them(
-    tmp_path: Path, change: dict[str, Any], centred: bool, without_bias: bool
+def test_llamascopium_had_models_as_its_version_loaded_them(
+    tmp_path: Path, version: str | None, processed: bool | None, suffix: str
 ) -> None:
-    spec = find_dictionary(str(llamascopium(tmp_path, {"norm_activation": "inference"} | change)))
-    assert (spec.model_was_centred, spec.without_value_bias) == (centred, without_bias)
+    """None: it came both ways, which a note says. Without processing hook_normalized was behind the gain."""
+
+    def read(name: str, change: dict[str, Any]) -> DictionarySpec:
+        return find_dictionary(
+            str(versioned(tmp_path / name, {"norm_activation": "inference"} | change, version, suffix))
+        )
+
+    stream, z, normalized = read("a", {}), read("b", Z), read("c", NORMALIZED)
+    is_so = bool(processed)
+    assert (stream.model_was_centred, stream.centring_is_default) == (is_so, is_so)
+    assert (stream.without_value_bias, z.without_value_bias) == (False, is_so)
+    assert (stream.normalized_behind_gain, normalized.normalized_behind_gain) == (False, not is_so)
+    assert any("stream may have been centred" in note for note in stream.notes) == (processed is None)
+    assert any("fold_value_biases" in note for note in z.notes) == (processed is None)
+
+
+@pytest.mark.parametrize("version", [None, "1.5.0", "2.0.0b32"])
+@pytest.mark.parametrize("said", [True, False])
+def test_what_a_configuration_says_of_the_model_counts(
+    tmp_path: Path, version: str | None, said: bool
+) -> None:
+    keys = {"center_writing_weights": said, "fold_value_biases": said, "norm_activation": "inference"}
+    spec = find_dictionary(str(versioned(tmp_path, Z | keys, version, "safetensors")))
+    assert (spec.model_was_centred, spec.without_value_bias) == (said, said)
+    assert not spec.centring_is_default and len(spec.notes) == 1
 
 
 @pytest.mark.parametrize("gate", [True, False])

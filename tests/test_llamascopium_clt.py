@@ -161,14 +161,20 @@ def test_how_a_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = clt(tmp_path / "ckpt", {})
     with pytest.raises(CheckpointError, match=r"one layer: name .*ckpt/layer_0, or another up to layer_2\."):
         find_dictionary(str(folder))
-    for name in ("layer_3", "layer_x", "layer_00001"):
+    for name in ("layer_3", "layer_9999"):
+        message = rf"ckpt is a cross-layer transcoder of 3 layers, and has no {name}: .* up to layer_2\."
+        with pytest.raises(CheckpointError, match=message):
+            find_dictionary(str(folder / name))
+    for name in ("layer_x", "layer_00001"):
         assert not is_place(folder / name)
         with pytest.raises(CheckpointError, match="no file or folder is called"):
             find_dictionary(str(folder / name))
     save_json(tmp_path / "other" / "config.json", {"sae_type": "sae", "d_model": 3, "hook_points_in": IN})
     assert not is_place(tmp_path / "other" / "layer_1")
     monkeypatch.chdir(tmp_path)
-    assert local("ckpt/layer_1") == str(folder / "layer_1") and local("ckpt/layer_9") == "ckpt/layer_9"
+    assert local("ckpt/layer_1") == str(folder / "layer_1")
+    with pytest.raises(CheckpointError, match=r"ckpt is a .* of 3 layers, and has no layer_7"):
+        find_dictionary("ckpt/layer_7")  # a name that a repository could have
     (folder / "layer_1").mkdir()
     assert not is_place(folder / "layer_1" / "layer_1")
     with pytest.raises(CheckpointError, match="no dictionary of a known format"):
@@ -187,6 +193,9 @@ def test_from_the_hub_comes_the_folder_that_holds_all_layers() -> None:
         ({"act_fn": "layertopk"}, {}, "act_fn is layertopk: it chooses among the features of all layers"),
         ({"act_fn": "batchlayertopk"}, {}, "act_fn is batchlayertopk.*convert_topk_to_jumprelu"),
         ({"hook_points_out": OUT[:2]}, {}, "hook_points_out is .*as many as there are hook_points_in, 3"),
+        ({"hook_points_in": "x"}, {}, "hook_points_in is x: expected a list"),
+        ({"hook_points_in": []}, {}, "hook_points_in is .*: expected a list"),
+        ({"hook_points_in": [1, 2, 3]}, {}, "hook_points_in is 1: expected a text"),
         ({"hook_points_out": None}, {}, "hook_points_out is null: expected a list"),
         ({"hook_points_in": IN * 2, "hook_points_out": OUT * 2}, {}, r"'b_E' has shape \[3, 12\].*layers 6"),
         ({"expansion_factor": 2}, {}, "expansion_factor is 2: .* has 12 features"),

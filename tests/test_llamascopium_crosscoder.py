@@ -15,10 +15,12 @@ from dense_codes import Array, assert_parity, exact, inputs, save_json, save_tor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import numpy as safetensors_numpy
+from safetensors import torch as safetensors_torch
 from test_kinds import density, states
 from typer.testing import CliRunner
 
 from autointerp import pipeline
+from autointerp import recipe as recipes
 from autointerp.cli import app
 from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import alternatives
@@ -27,7 +29,9 @@ from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
+from autointerp.places import placed
 from autointerp.report.dictionary import inspected
+from autointerp.subject.architecture import Architecture
 from autointerp.types import Site
 from tiny import D_MODEL, Tiny
 
@@ -202,6 +206,47 @@ def test_no_other_reading_takes_the_norms_away_that_tell_inputs_apart(tmp_path: 
     x = torch.tensor(inputs(H * D))
     names = [one.name for one in alternatives(spec, reader_of(spec).load(spec, "cpu"), x)]
     assert names and not any("norms" in name for name in names)
+
+
+def of_version(folder: Path, hooks: list[str], version: str, **change: Any) -> Path:
+    save_json(
+        folder / "config.json", CONFIG | {"hook_points": hooks, "norm_activation": "inference"} | change
+    )
+    t = {name: torch.tensor(value) for name, value in stored(hooks=hooks).items()}
+    cast(Any, safetensors_torch).save_file(
+        t, folder / "sae_weights.safetensors", metadata={"version": version}
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("version", "centred"), [("2.0.0b31", False), ("2.0.0b32", True)])
+def test_places_of_a_model_are_of_the_model_that_the_version_loaded(
+    tmp_path: Path, version: str, centred: bool
+) -> None:
+    spec = find_dictionary(str(of_version(tmp_path / "a", HOOKS, version)))
+    assert (spec.model_was_centred, spec.without_value_bias) == (centred, False)
+    z = ["blocks.0.hook_resid_post", "blocks.0.attn.hook_z", "blocks.1.ln2.hook_normalized"]
+    spec = find_dictionary(str(of_version(tmp_path / "b", z, version)))
+    assert (spec.without_value_bias, spec.normalized_behind_gain) == (centred, not centred)
+    steps = find_dictionary(str(of_version(tmp_path / "c", ["step0", "step1", "step2"], version)))
+    assert not steps.model_was_centred
+
+
+def test_further_inputs_lie_behind_the_gain_too(tmp_path: Path) -> None:
+    hooks = [f"blocks.{layer}.ln2.hook_normalized" for layer in range(H)]
+    spec = find_dictionary(str(of_version(tmp_path / "a", hooks, "2.0.0b31")))
+    recipe = recipes.parse(
+        recipes.over_default_plugins({"dictionaries": {"a": {"path": str(tmp_path / "a")}}})
+    )
+    for family, points in (("gpt2", "mlp_in"), ("llama", "mlp_in_normalized")):
+        config: dict[str, Any] = {
+            "model_type": family,
+            "hidden_size": D,
+            "num_hidden_layers": 5,
+            "vocab_size": 9,
+        }
+        found = placed(recipe, {"a": spec}, architecture=Architecture.of(config, "config.json"))["a"]
+        assert found.inputs == tuple(Site(cast(Any, points), layer) for layer in range(H))
 
 
 @pytest.mark.parametrize(

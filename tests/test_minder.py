@@ -175,6 +175,13 @@ def test_saes_that_are_not_read(tmp_path: Path) -> None:
         ({"encoder.weight": np.ones((D, F), np.float32)}, "'encoder.weight' has shape .*swapped"),
         ({"activation_mean": np.ones(D + 1, np.float32)}, r"activation_mean has shape \[7\]"),
         ({"activation_global_scale": np.array(0, np.float32)}, "a factor above 0"),
+        ({"activation_global_scale": np.array(np.inf, np.float32)}, "must be finite numbers"),
+        ({"activation_mean": np.full(D, -np.inf, np.float32)}, "must be finite numbers"),
+        ({"activation_std": np.full(D, np.inf, np.float32)}, "must be finite numbers"),
+        (
+            {"activation_std": np.ones(3, np.float32)},
+            r"activation_std has shape \[3\], but activation_mean has \[6\]",
+        ),
     ):
         path = save_torch(tmp_path / "model.pt", sae(1.0, ONE) | change)
         with pytest.raises(CheckpointError, match=point) as refused:

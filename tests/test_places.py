@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.torch import save_file
 
 import tiny_families
 from autointerp import recipe as recipes
-from autointerp.resolve import resolve
+from autointerp.errors import RecipeChanged
+from autointerp.resolve import Resolved, resolve
+from autointerp.run.journals import Journals
 from autointerp.sources import DictionaryFound
 from autointerp.stages.cache import target_of
 from tiny_families import D_MODEL
@@ -43,6 +46,12 @@ def saelens(folder: Path, hook: str, versions: dict[str, str | None] | None = No
 
 
 def found_in(model: Path, sae: Path, hook: str | None = None) -> DictionaryFound:
+    ((name, found),) = resolved_in(model, sae, hook).dictionaries.items()
+    assert name == found.place
+    return found
+
+
+def resolved_in(model: Path, sae: Path, hook: str | None = None) -> Resolved:
     mapping: dict[str, Any] = {
         "dictionaries": {"auto": {"path": str(sae), "hook": hook}},
         "model": {"path": str(model)},
@@ -51,9 +60,7 @@ def found_in(model: Path, sae: Path, hook: str | None = None) -> DictionaryFound
         "cache": {"context_length": 16, "n_tokens": 2000},
         "sampling": {"width": 8, "overlap": 2, "context_before": 0},
     }
-    ((name, found),) = resolve(recipes.parse(recipes.over_default_plugins(mapping))).dictionaries.items()
-    assert name == found.place
-    return found
+    return resolve(recipes.parse(recipes.over_default_plugins(mapping)))
 
 
 @pytest.mark.parametrize(
@@ -137,3 +144,36 @@ def test_saelens_hook_normalized_is_before_the_gain_since_transformer_lens_3(
     found = found_in(model, saelens(tmp_path / "sae", "blocks.1.ln2.hook_normalized", versions))
     assert str(found.site) == ("layers.1.mlp_in" if is_behind else "layers.1.mlp_in_normalized")
     assert any("TransformerLens 3" in note for note in found.spec.notes) != is_behind
+
+
+def llamascopium(folder: Path) -> Path:
+    folder.mkdir()
+    tensors = {"W_E": torch.ones(D_MODEL, F), "W_D": torch.ones(F, D_MODEL)}
+    save_file(
+        tensors | {"b_E": torch.ones(F), "b_D": torch.ones(D_MODEL)}, folder / "sae_weights.safetensors"
+    )
+    config = {
+        "sae_type": "sae",
+        "d_model": D_MODEL,
+        "expansion_factor": F / D_MODEL,
+        "norm_activation": "inference",
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"hook_point_in": "blocks.1.hook_resid_post"}))
+    return folder
+
+
+def test_a_cache_read_by_other_rules_is_not_gone_on_with(tmp_path: Path) -> None:
+    """The same files, which the reader took otherwise before its version 2; of others nothing changes."""
+    model = tiny_families.write("gpt2", tmp_path / "model")
+    now = resolved_in(model, llamascopium(tmp_path / "a"))
+    before = replace(now.identities, readers={})
+    Journals(tmp_path / "run", now.recipe, before).cache("layers.1").found()
+    Journals(tmp_path / "run", now.recipe, before).cache("layers.1").check()
+    with pytest.raises(RecipeChanged, match=r"reader.*llamascopium 2"):
+        Journals(tmp_path / "run", now.recipe, now.identities).cache("layers.1").check()
+    of_first_rules = resolved_in(model, saelens(tmp_path / "b", "blocks.1.hook_resid_post"))
+    assert of_first_rules.identities.readers == {}
+    made_from = (
+        Journals(tmp_path, of_first_rules.recipe, of_first_rules.identities).cache("layers.1").made_from
+    )
+    assert made_from is not None and made_from["dictionaries"]["layers.1"].keys() == {"identity", "hook"}

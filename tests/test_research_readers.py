@@ -105,6 +105,7 @@ def test_what_itda_says_of_itself(tmp_path: Path) -> None:
     assert (spec.format, spec.selector, spec.k, spec.signed) == ("itda", "pursuit", 3, True)
     assert (spec.site, spec.model) == (Site("resid_post", 4), "EleutherAI/pythia-70m-deduped")
     assert (spec.corpus, spec.context_length, spec.model_was_centred) == ("org/text", 128, True)
+    assert spec.centring_is_default
     assert any("atom_indices.pt" in note and "training token" in note for note in spec.notes)
     own = METADATA | {"submodule_name": "model.layers.4.mlp", "center_writing_weights": False}
     other = find_dictionary(str(itda(tmp_path / "other", own)))
@@ -185,6 +186,7 @@ def test_top_afa(tmp_path: Path, normalised: bool) -> None:
     spec = assert_parity(tmp_path, x, expected, x_hat)
     assert (spec.format, spec.selector, spec.site) == ("afa", "top_afa", Site("resid_pre", 7))
     assert (spec.model, spec.model_was_centred) == ("gpt2", not normalised)
+    assert spec.centring_is_default == spec.model_was_centred
     check_directions(tmp_path, WEAK["W_dec"])
 
 

@@ -351,11 +351,57 @@ def test_a_centred_model(tmp_path: Path, model_type: str, point: Point, steps: t
     assert found.spec.transform == steps
 
 
-def test_centring_in_a_model_of_unknown_norm_is_refused(tmp_path: Path) -> None:
+def test_centring_in_a_model_of_unknown_norm_is_refused_where_the_files_say_it(tmp_path: Path) -> None:
+    """Where only the library's default says it, it is read as it is, with a note."""
     spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
     found = DictionaryFound(spec, Site("resid_post", 3))
     with pytest.raises(CheckpointError, match="'novel' model has LayerNorm is not known"):
         centred("a", found, architecture_of("novel"))
+    by_default = dataclasses.replace(found, spec=dataclasses.replace(spec, centring_is_default=True))
+    read = centred("a", by_default, architecture_of("novel")).spec
+    assert read.transform == () and "'novel' model has LayerNorm is not known" in read.notes[-1]
+    assert centred("a", by_default, architecture_of("gpt2")).spec.transform == ("centre",)
+
+
+@pytest.mark.parametrize(
+    ("families", "steps"),
+    [
+        ("smollm3 glm4 granite qwen2_moe", ()),
+        ("cohere stablelm falcon mpt gpt_bigcode bloom opt gptj gpt_neo starcoder2", ("centre",)),
+    ],
+)
+def test_the_norm_of_families_that_transformers_knows(
+    tmp_path: Path, families: str, steps: tuple[str, ...]
+) -> None:
+    found = DictionaryFound(describe_place(checkpoint(tmp_path, CENTRED, tensors())), Site("resid_post", 3))
+    for family in families.split():
+        assert centred("a", found, architecture_of(family)).spec.transform == steps
+
+
+@pytest.mark.parametrize(
+    ("points", "steps"),
+    [
+        (("mlp_in", "z"), ()),
+        (("resid_pre", "mlp_out"), ("centre",)),
+        (("resid_pre", "mlp_in"), None),
+        (("mlp_in", "resid_pre"), None),
+    ],
+)
+def test_all_of_a_crosscoders_inputs_are_centred_or_none(
+    tmp_path: Path, points: tuple[Point, Point], steps: tuple[str, ...] | None
+) -> None:
+    first, second = (Site(point, 3) for point in points)
+    spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
+    found = DictionaryFound(spec, first, further_sites=(second,))
+    assert centred("a", found, architecture_of("llama")) == found
+    if steps is not None:
+        read = centred("a", found, architecture_of("gpt2")).spec
+        # Each loses its own mean, not that of both.
+        assert (read.transform, read.n_inputs) == (steps, 2 if steps else 1)
+        return
+    message = r"where layers\.3\.in had been centred .* and layers\.3\.mlp_in had not"
+    with pytest.raises(CheckpointError, match=message):
+        centred("a", found, architecture_of("gpt2"))
 
 
 @pytest.mark.parametrize(("model_type", "steps"), [("gpt2", ("centre",)), ("llama", ())])
@@ -371,6 +417,11 @@ def test_of_activations_from_files_the_config_beside_the_tokenizer_tells_the_nor
         CheckpointError, match=r"config\.json beside the tokenizer .*set center_writing_weights"
     ):
         centred_from_files(found, find_tokenizer(str(folder)))
+    by_default = {
+        "a": dataclasses.replace(found["a"], spec=dataclasses.replace(spec, centring_is_default=True))
+    }
+    read = centred_from_files(by_default, find_tokenizer(str(folder)))["a"].spec
+    assert read.transform == () and "don't say their model's norm" in read.notes[-1]
     config = {"model_type": model_type, "hidden_size": D, "num_hidden_layers": 5, "vocab_size": 9}
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": D}))
     assert centred_from_files(found, find_tokenizer(str(folder)))["a"].spec.transform == steps

@@ -21,7 +21,7 @@ from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.sources import DictionaryFound
 from autointerp.stages.check import Convention, Reading, without_value_bias
-from autointerp.stages.loading import load_weights
+from autointerp.stages.loading import bias_of_inputs, load_weights
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.value_bias import read_folded_bias
@@ -119,3 +119,16 @@ def test_a_temporal_dictionary_has_no_other_layout(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["sae", "convert", str(place), str(tmp_path / "out")])
     assert done.exit_code != 0 and "a prediction from the tokens" in " ".join(done.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_crosscoder_biases_are_taken_out_of_each_z(tmp_path: Path) -> None:
+    """And out of nothing else that it reads."""
+    model = find_model(str(tiny_families.write("gpt2", tmp_path / "gpt2")))
+    spec = find_dictionary(str(attention_sae(tmp_path / "sae")))
+    sites = Site("resid_pre", 0), Site("z", 0), Site("z", 1)
+    found = DictionaryFound(spec, sites[0], further_sites=sites[1:], biases_of=model)
+    biases = [read_folded_bias(model, layer, "cpu") for layer in (0, 1)]
+    expected = torch.cat([torch.zeros(D_MODEL), *[bias for bias in biases if bias is not None]])
+    assert expected.shape == (3 * D_MODEL,) and expected[D_MODEL:].abs().min() > 0
+    taken = bias_of_inputs(found, model, "cpu")
+    assert taken is not None and torch.equal(taken, expected)

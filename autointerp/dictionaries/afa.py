@@ -76,6 +76,7 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
         transform=("layer_norm",) if normalised else (),
         # The trainer's model is centred by TransformerLens, and layer_norm centres anyway.
         model_was_centred=not normalised and settings.flag("center_writing_weights", True),
+        centring_is_default=not normalised and "center_writing_weights" not in settings.values,
         decoder_norm_gate=True,
         value_is_score=False,
         notes=("b_dec is subtracted", "a token has as many features as bring their norm nearest to its own"),

@@ -33,25 +33,37 @@ def fetched(repo: str, place: str, revision: str | None) -> Path:
     Not the folders below it: a repository can hold hundreds of dictionaries. Raises CheckpointError.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     hub = cast(Any, huggingface_hub)
-    name = f"{repo}@{revision}" if revision else repo
     try:
         wanted = looked_up(repo, place, revision).files
         # Names are patterns to the hub's client; a bracket in one must mean itself.
         patterns = [re.sub(r"([\[?*])", r"[\1]", file) for file in wanted]
         # By the name that was asked for, not the commit's: offline, the cache is asked by that name again.
         return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)) / place
-    except CheckpointError:
-        raise
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(_not_fetched(name, error)) from error
-    except Exception as error:  # no network: the class depends on the client's HTTP library of the day
-        cached = _fetched_before(repo, place, revision)
-        if cached is None:
-            raise CheckpointError(_not_fetched(name, error)) from error
-        return cached
+    except client_errors() as error:
+        return held_instead(repo, place, revision, error)
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where it is refused, or there is no network."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base class of all errors of its HTTP library, which is another one with its versions, and OSError; where a
+    # name can't be a repository's, or what comes is no JSON, ValueError.
+    return (*cast(Any, HfHubHTTPError).__bases__, ValueError)
+
+
+def held_instead(repo: str, place: str, revision: str | None, error: Exception) -> Path:
+    """What the cache has where the hub can't be reached: raises CheckpointError where that is nothing, or where the
+    hub answered, and refused."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    answered = isinstance(error, HfHubHTTPError | HFValidationError)
+    cached = None if answered else _fetched_before(repo, place, revision)
+    if cached is None:
+        raise CheckpointError(not_fetched(f"{repo}@{revision}" if revision else repo, error)) from error
+    return cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,7 @@ def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
     return found if found.exists() or layer_in(found)[1] is not None else None
 
 
-def _not_fetched(name: str, error: Exception) -> str:
+def not_fetched(name: str, error: Exception) -> str:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):

@@ -7,19 +7,29 @@ requests. What the hub's cache holds already is linked into the folder instead.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from autointerp.dictionaries.checkpoint import shortened
-from autointerp.dictionaries.hub_files import fetched, looked_up
+from autointerp.dictionaries.hub_files import (
+    LookedUp,
+    client_errors,
+    fetched,
+    held_instead,
+    looked_up,
+    not_fetched,
+)
 from autointerp.dictionaries.tensors import KINDS
-from autointerp.distant import SMALL, Distant, NotInParts, standing_in
+from autointerp.distant import SMALL, Distant, NotInParts, NotReached, standing_in
 from autointerp.errors import CheckpointError
+
+UNKNOWN_QUESTION: Final = (404, 405, 501)
+"""How a mirror that knows less of the hub's protocol answers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,15 +50,14 @@ class Repositories:
         hub = cast(Any, huggingface_hub)
         try:
             seen = looked_up(repo, place, revision)
-            entries = hub.HfApi().get_paths_info(repo, seen.files, revision=seen.commit)
-        except CheckpointError:
-            raise
-        except Exception as error:  # the class depends on the client's HTTP library of the day
-            raise NotInParts(str(error)) from error
-        sizes = {str(entry.path): int(entry.size) for entry in entries}
+            sizes = _sizes(repo, seen)
+        except client_errors() as error:
+            return held_instead(repo, place, revision, error)
         held = {file: hub.try_to_load_from_cache(repo, file, revision=seen.commit) for file in seen.files}
-        if all(isinstance(path, str) for path in held.values()) or sizes.keys() != held.keys():
+        if all(isinstance(path, str) for path in held.values()):
             return fetched(repo, place, revision)
+        if sizes.keys() != held.keys():
+            raise NotInParts(f"{repo}: not the sizes of all files came")
         # As in the cache, so that readers which go by the names of folders say the same.
         root = self.folder / f"models--{repo.replace('/', '--')}" / "snapshots" / seen.commit
         self._repos[root] = (repo, seen.commit)
@@ -73,7 +82,12 @@ class Repositories:
         path.touch()
         url = cast(Any, huggingface_hub).hf_hub_url(repo, file, revision=commit)
         in_full = self.identity or size <= SMALL or path.suffix not in KINDS
-        self.files[path] = Distant(f"{repo}:{file}", size, partial(_range, url, size), in_full)
+        self.files[path] = Distant(f"{repo}:{file}", size, partial(_range, repo, url, size), in_full)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all files that are not here."""
+        return sum(file.size for file in self.files.values())
 
     def read_in_part(self) -> tuple[Distant, ...]:
         return tuple(file for file in self.files.values() if file.is_read_in_part)
@@ -110,13 +124,27 @@ def reading_parts(*, identity: bool) -> Generator[Repositories]:
         try:
             with standing_in(parts.files):
                 yield parts
-        except CheckpointError as error:
+        except (CheckpointError, NotReached) as error:
             raise CheckpointError(parts.named(str(error))) from error
         finally:
             _PARTS.reset(before)
 
 
-def _range(url: str, size: int, start: int, end: int) -> bytes:
+def _sizes(repo: str, seen: LookedUp) -> dict[str, int]:
+    """Raises NotInParts where the server doesn't know this question, and what the hub's client does."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        entries = cast(Any, huggingface_hub).HfApi().get_paths_info(repo, seen.files, revision=seen.commit)
+    except HfHubHTTPError as error:
+        if cast(Any, error).response.status_code not in UNKNOWN_QUESTION:
+            raise
+        raise NotInParts(f"{repo}: {error}") from error
+    return {str(entry.path): int(entry.size) for entry in entries}
+
+
+def _range(repo: str, url: str, size: int, start: int, end: int) -> bytes:
     """See `Distant.fetch`."""
     import huggingface_hub
     from huggingface_hub import utils
@@ -128,23 +156,35 @@ def _range(url: str, size: int, start: int, end: int) -> bytes:
     is_part = (start, end) != (0, size)
     if is_part:
         headers["Range"] = f"bytes={start}-{end - 1}"
-    content = bytearray()
+    timeout = client.constants.HF_HUB_DOWNLOAD_TIMEOUT
+    content, broken = b"", None
     try:
-        timeout = client.constants.HF_HUB_DOWNLOAD_TIMEOUT
         with calls.http_stream_backoff("GET", url, headers=headers, timeout=timeout) as response:
             calls.hf_raise_for_status(response)
             if is_part and not _is_that(response.status_code, response.headers, start, end, size):
                 raise NotInParts(f"{url}: bytes {start} to {end} were asked for, and others come")
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > end - start:
-                    break
-    except NotInParts:
-        raise
-    except Exception as error:  # the class depends on the client's HTTP library of the day
-        raise NotInParts(f"{url}: {error}") from error
-    if len(content) != end - start:
-        raise NotInParts(f"{url}: {end - start} bytes were asked for, and {len(content)} came")
+            try:
+                content = _content(response.iter_bytes(), end - start)
+            except client_errors() as error:
+                broken = (
+                    error  # raised in here, the client would ask again, and give up with an error of its own
+                )
+        if broken is not None:
+            raise broken
+        if len(content) != end - start:
+            raise OSError(f"{end - start} bytes were asked for, and {len(content)} came")
+    except client_errors() as error:
+        raise NotReached(not_fetched(repo, error)) from error
+    return content
+
+
+def _content(pieces: Iterable[bytes], n_bytes: int) -> bytes:
+    """No more than one piece beyond `n_bytes`."""
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > n_bytes:
+            break
     return bytes(content)
 
 

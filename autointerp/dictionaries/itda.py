@@ -64,6 +64,7 @@ class Itda:
             context_length=settings.integer("seq_len"),
             prepend_bos=True,
             model_was_centred=settings.flag(CENTRED, True),
+            centring_is_default=CENTRED not in settings.values,
             has_signs=True,
             notes=(
                 f"matching pursuit by magnitude, {n_steps} steps; nothing is subtracted or added",

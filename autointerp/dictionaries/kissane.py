@@ -111,6 +111,7 @@ def _autoencoder(weights: Path, settings: Settings) -> DictionarySpec:
         site=site,
         model=hub_name(settings.text("model_name")),
         model_was_centred=settings.flag("center_writing_weights", True),
+        centring_is_default="center_writing_weights" not in settings.values,
         without_value_bias=at_z,
         notes=("b_dec is subtracted", *(["the heads stand one behind the other", FOLDED] if at_z else [])),
     )

@@ -31,9 +31,9 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     common,
     has_thresholds,
-    on_processed_model,
     stored_in,
 )
+from autointerp.dictionaries.llamascopium_model import with_its_model
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_tensors
@@ -52,7 +52,7 @@ LAYOUTS: Final = (
 class Llamascopium:
     """Llamascopium (OpenMOSS): config.json with sae_type + sae_weights.safetensors; also crosscoders and CLTs."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def recognises(self, path: Path) -> bool:
         folder, layer = layer_in(folder_of(path, CONFIG, *WEIGHTS))
@@ -60,7 +60,7 @@ class Llamascopium:
             values = read_settings(folder / CONFIG).values
         except CheckpointError:
             return False
-        return "sae_type" in values and "d_model" in values and layer in (None, *clt.layers(values))
+        return "sae_type" in values and "d_model" in values and (layer is None or clt.is_clt(values))
 
     def describe(self, path: Path) -> DictionarySpec:
         """Reads config.json and the header of the weights. Raises CheckpointError."""
@@ -136,7 +136,7 @@ def _described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dict
         expected=Expected(l0=None if spec.calibration is None else spec.calibration.k),
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored))
-    return on_processed_model(spec, settings)
+    return with_its_model(spec, settings, stored.version)
 
 
 def _layout(stored: Stored) -> Layout:

@@ -27,18 +27,17 @@ from autointerp.dictionaries.llamascopium_files import (
     check_width,
     has_thresholds,
     hook_list,
-    on_processed_model,
 )
+from autointerp.dictionaries.llamascopium_model import with_its_model
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Expected, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_slice, read_tensors
 from autointerp.errors import CheckpointError
 
 
-def layers(values: Mapping[str, Any]) -> range:
-    """The layers that a cross-layer transcoder's config.json lists; none of anything else's."""
-    hooks = values.get("hook_points_in")
-    return range(len(hooks) if isinstance(hooks, list) and values.get("sae_type") == "clt" else 0)
+def is_clt(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is a cross-layer transcoder's: then any layer_N is one of its layers, or wrong."""
+    return values.get("sae_type") == "clt"
 
 
 def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: int | None) -> DictionarySpec:
@@ -51,6 +50,11 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: i
         raise CheckpointError(
             f"{spec.path} holds a cross-layer transcoder, of which a dictionary is one layer: name "
             f"{spec.path}/layer_0, or another up to layer_{len(hooks_in) - 1}. --sae can be given several times."
+        )
+    if layer >= len(hooks_in):
+        raise CheckpointError(
+            f"{spec.path} is a cross-layer transcoder of {len(hooks_in)} layers, and has no layer_{layer}: name "
+            f"layer_0, or another up to layer_{len(hooks_in) - 1}."
         )
     header = stored.headers.get(f"{stored.prefix}b_E")
     width = header.shape[-1] if header is not None and header.shape else 0
@@ -73,7 +77,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: i
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored, layer))
     check_width(settings, stored, width)
-    return on_processed_model(spec, settings)
+    return with_its_model(spec, settings, stored.version)
 
 
 def weights_of(spec: DictionarySpec, settings: Settings, stored: Stored, layer: int, device: str) -> Weights:

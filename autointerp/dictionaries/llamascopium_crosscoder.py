@@ -24,6 +24,7 @@ from autointerp.dictionaries.llamascopium_files import (
     has_thresholds,
     hook_list,
 )
+from autointerp.dictionaries.llamascopium_model import with_its_model
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.tensors import Shapes, check_shapes, read_tensors
@@ -49,7 +50,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dicti
             f"top_k, {calibration.k:g}, is counted at each input: a feature at several counts as often"
         )
         calibration = replace(calibration, k=calibration.k * len(hooks))
-    return replace(
+    spec = replace(
         spec,
         hook=hooks[0] if all_known else None,
         site=known[0] if all_known else None,
@@ -58,6 +59,7 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored) -> Dicti
         calibration=calibration,
         notes=(*spec.notes, *notes),
     )
+    return with_its_model(spec, settings, stored.version) if all_known else spec
 
 
 def weights_of(spec: DictionarySpec, settings: Settings, stored: Stored, device: str) -> Weights:

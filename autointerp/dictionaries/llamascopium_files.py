@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from autointerp.dictionaries.checkpoint import Settings
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Transform
-from autointerp.dictionaries.tensors import read_headers
+from autointerp.dictionaries.tensors import read_headers, read_values
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 
@@ -42,6 +42,8 @@ class Stored:
     headers: Mapping[str, TensorHeader]
     prefix: str
     """`sae.` in a .pt file."""
+    version: str | None = None
+    """Of the package that saved it."""
 
     @property
     def log_threshold(self) -> str:
@@ -80,7 +82,9 @@ def stored_in(folder: Path) -> Stored:
         )
         raise CheckpointError(f"{folder} has no {' and no '.join(WEIGHTS)}.{advice}")
     headers = read_headers(path)
-    return Stored(path, headers, "sae." if any(name.startswith("sae.") for name in headers) else "")
+    version = read_values(path).get("version")
+    prefix = "sae." if any(name.startswith("sae.") for name in headers) else ""
+    return Stored(path, headers, prefix, version if isinstance(version, str) else None)
 
 
 def common(folder: Path, settings: Settings) -> DictionarySpec:
@@ -117,18 +121,6 @@ def common(folder: Path, settings: Settings) -> DictionarySpec:
         value_is_score=not gated,
         calibration=Calibration("batch_topk", k) if activation == "batchtopk" and k is not None else None,
         notes=("b_dec is not subtracted",),
-    )
-
-
-def on_processed_model(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
-    """Llamascopium has the model from TransformerLens with the defaults of `load_and_process_state_dict`, that is
-    with center_writing_weights and fold_value_biases (backend/language_model.py); only Qwen 2.5, which has RMSNorm,
-    from transformers. A config.json that names either setting, which Llamascopium's don't, has the last word."""
-    at_z = spec.site is not None and spec.site.point == "z"
-    return replace(
-        spec,
-        model_was_centred=settings.flag("center_writing_weights", True),
-        without_value_bias=at_z and settings.flag("fold_value_biases", True),
     )
 
 

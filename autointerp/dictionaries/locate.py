@@ -72,6 +72,8 @@ class FromHeaders:
     """Of one on the hub `path` is its name there, and the identity UNKNOWN where there are `unread`."""
     unread: tuple[Distant, ...]
     """Files of which only parts were read."""
+    fetched_whole: int | None = None
+    """Bytes, where its server gives no parts, so that all was fetched; 0 where it doesn't say the sizes either."""
 
 
 def find_by_headers(text: str, *, identity: bool) -> FromHeaders:
@@ -80,12 +82,13 @@ def find_by_headers(text: str, *, identity: bool) -> FromHeaders:
 
     `identity`: read what that takes too, at most 64 MiB of a file. Raises CheckpointError.
     """
+    parts = None
     try:
         with reading_parts(identity=identity) as parts:
             spec = find_dictionary(text)
             unread = parts.read_in_part()
     except NotInParts:
-        return FromHeaders(find_dictionary(text), ())
+        return FromHeaders(find_dictionary(text), (), parts.n_bytes if parts else 0)
     notes = tuple(parts.named(note) for note in spec.notes)
     spec = replace(spec, path=parts.named_path(spec.path), notes=notes)
     # Also where a name was made of the files' identity, as a meta-SAE's is of its parent's.
@@ -153,6 +156,13 @@ def reader_of(spec: DictionarySpec) -> Reader:
     if OUTSIDE.fullmatch(spec.format):
         return Outside(spec.format)
     return cast(Reader, plugins.find("dictionaries", spec.format)())
+
+
+def reading_rules(spec: DictionarySpec) -> str | None:
+    """The reader of `spec` and its version, by which the same files give the same activations; None of the first
+    version, and of readers that have none."""
+    version = getattr(reader_of(spec), "version", "1")
+    return None if version == "1" else f"{spec.format} {version}"
 
 
 @dataclass(frozen=True, slots=True)

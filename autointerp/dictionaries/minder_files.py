@@ -108,11 +108,21 @@ class Normaliser:
         mean, std, scale = (tensor.to(b_dec) for tensor in found)
         if mean.isnan().any() or std.isnan().any():  # how the source says that nothing is normalised
             return none
+        if not all(bool(tensor.isfinite().all()) for tensor in (mean, std, scale)):
+            raise CheckpointError(
+                f"{stored.path}: {MEAN}, {STD} and {SCALE} must be finite numbers, and some are not. The training "
+                "broke or the file is damaged; take an earlier checkpoint."
+            )
         fits = mean.shape == b_dec.shape and scale.shape in (b_dec.shape[:-1], ())
         if not fits or not bool((scale > 0).all()):
             raise CheckpointError(
                 f"{stored.path}: {MEAN} has shape {list(mean.shape)} and {SCALE} is {shortened(scale.tolist())}, "
                 f"but of {list(b_dec.shape)} inputs and numbers each input has a mean and a factor above 0."
+            )
+        if std.shape != mean.shape:
+            raise CheckpointError(
+                f"{stored.path}: {STD} has shape {list(std.shape)}, but {MEAN} has {list(mean.shape)}, and both are "
+                "of the same inputs. Copy or download it again."
             )
         into = scale.expand(b_dec.shape[:-1]).reshape(one.shape)
         return cls(mean, into, 1 / (into + OFF))

@@ -30,6 +30,7 @@ WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
+        "centring_is_default",
         "is_transcoder", "hook_out", "n_inputs", "n_models", "without_value_bias",
         "normalized_behind_gain",
     }
@@ -94,6 +95,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         is_transcoder=is_transcoder,
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
+        centring_is_default=settings.flag("centring_is_default", False),
         normalized_behind_gain=settings.flag("normalized_behind_gain", False),
         without_value_bias=settings.flag("without_value_bias", False),
         decoder_norm_gate=settings.flag("decoder_norm_gate", False),

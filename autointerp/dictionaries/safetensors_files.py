@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+METADATA: Final = "__metadata__"
+
 MAX_HEADER_BYTES: Final = 8 * 2**20
 """safetensors takes 100 MB, which as JSON can be gigabytes of objects and a quarter of a minute. A dictionary's
 header has well under a kilobyte; this is room for some 80,000 tensors, more than a file of any model has."""
@@ -34,6 +36,24 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     Raises CheckpointError: missing, empty, truncated, a header that is too long, not JSON, or that
     doesn't fit the file.
     """
+    entries, n_data_bytes = _header(path)
+    return {
+        name: _tensor_header(path, name, entry, n_data_bytes)
+        for name, entry in entries.items()
+        if name != METADATA
+    }
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that stand beside the tensors. Raises CheckpointError."""
+    entries, _ = _header(path)
+    found = entries.get(METADATA)
+    values = cast(Json, found if isinstance(found, dict) else {})
+    return {name: value for name, value in values.items() if isinstance(value, str)}
+
+
+def _header(path: Path) -> tuple[Json, int]:
+    """The header as it is, and how many bytes of data there are. Raises CheckpointError."""
     size = file_size(path)
     try:
         with opened(path) as file:
@@ -57,13 +77,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
         ) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is a {type(header).__name__}, not an object.")
-    n_data_bytes = size - 8 - length
-    entries = cast(Json, header)
-    return {
-        name: _tensor_header(path, name, entry, n_data_bytes)
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
+    return cast(Json, header), size - 8 - length
 
 
 def _tensor_header(path: Path, name: str, entry: object, n_data_bytes: int) -> TensorHeader:

@@ -107,13 +107,13 @@ class DictionarySpec:
     """What the stored weights expect inputs to be multiplied with, which `load` folds in. None: by something that is
     not in the files, so that they can't be used; SAELens' list may say it (`registry.py`)."""
     model_was_centred: bool = False
-    """The model that it was trained on had TransformerLens' `center_writing_weights`, which centres what is
-    written to the residual stream of models with LayerNorm, and no others': where the model turns out to be
-    one, `centre` is put in front of `transform` (centring.py)."""
+    """In training TransformerLens' `center_writing_weights` centred what is written to the residual stream of models
+    with LayerNorm, no others': where the model is one, `centre` is put in front of `transform` (centring.py)."""
+    centring_is_default: bool = False
+    """Its library centred by default, its files don't say it: where a model's norm is unknown, nothing is centred."""
     normalized_behind_gain: bool = False
-    """Its hook is called `hook_normalized`, and was TransformerLens' before version 3, without `fold_ln`: where the
-    model turns out to have LayerNorm that is behind gain and bias, which a site of that name is not, and it reads
-    there (places.py); its RMSNorm has the hook in front of the gain."""
+    """Its `hook_normalized` was TransformerLens' before version 3, without `fold_ln`: of a LayerNorm behind gain and
+    bias, which a site of that name is not, so that it reads there (places.py); of an RMSNorm in front of the gain."""
     without_value_bias: bool = False
     """Of a dictionary of z: trained where TransformerLens' `fold_value_biases` had taken out of z what biases add to
     it; where the model is here it is taken out again (stages/loading.py)."""
@@ -284,7 +284,7 @@ class Dictionary:
 class Reader(Protocol):
     """The plug-in for a checkpoint format."""
 
-    version: ClassVar[str]
+    version: ClassVar[str]  # of the rules by which the same files give activations; digested from 2 on
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` (a local folder or file) looks like this format, from names, JSON and tensors' names

@@ -14,6 +14,7 @@ from autointerp.dictionaries import npz_files, safetensors_files, torch_files
 from autointerp.dictionaries.checkpoint import listed, shortened
 from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
 from autointerp.dictionaries.safetensors_files import Index
+from autointerp.dictionaries.torch_files import Plain
 from autointerp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """The two ways into a kind of file, see `read_headers` and `read_tensors`."""
+    """The ways into a kind of file, see `read_headers`, `read_tensors` and `read_values`."""
 
     read_headers: Callable[[Path], dict[str, TensorHeader]]
     load: Callable[[Path, Iterable[str], str], dict[str, Tensor]]
+    read_values: Callable[[Path], Mapping[str, Plain]] = lambda path: {}
 
 
-_TORCH: Final = FileKind(torch_files.read_headers, torch_files.load)
+_TORCH: Final = FileKind(torch_files.read_headers, torch_files.load, torch_files.read_values)
 KINDS: Final = {
-    ".safetensors": FileKind(safetensors_files.read_headers, safetensors_files.load),
+    ".safetensors": FileKind(
+        safetensors_files.read_headers, safetensors_files.load, safetensors_files.read_metadata
+    ),
     ".npz": FileKind(npz_files.read_headers, npz_files.load),
     ".pt": _TORCH,
     ".pth": _TORCH,
@@ -48,6 +52,12 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     truncated, of a kind that is not read, a header that is absurd or doesn't fit the file.
     """
     return _kind(path).read_headers(path)
+
+
+def read_values(path: Path) -> Mapping[str, Plain]:
+    """What stands beside the tensors: of safetensors the metadata, of .pt files plain values by dotted name, of .npz
+    nothing. Raises CheckpointError as `read_headers`."""
+    return _kind(path).read_values(path)
 
 
 Shapes = Mapping[str, tuple[tuple[str, int], ...]]

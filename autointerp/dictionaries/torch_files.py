@@ -76,6 +76,11 @@ def read_contents(path: Path) -> Contents:
     return Contents(tensors, values)
 
 
+def read_values(path: Path) -> dict[str, Plain]:
+    """The plain values of `read_contents`."""
+    return read_contents(path).values
+
+
 def load(path: Path, names: Iterable[str], device: str) -> dict[str, Tensor]:
     """These tensors as they are stored, on `device`; `read_headers` has found them. Raises CheckpointError."""
     import torch

@@ -28,6 +28,9 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
     known = "not said: --model" if spec.model is None else spec.model
     if spec.n_models > 1:
         known = f"{spec.n_models} models, whose vectors must come from files: --activations FOLDER"
+    if (n_bytes := found.fetched_whole) is not None:
+        size = f", {_size(n_bytes)}" if n_bytes else ""
+        yield "fetched", f"the whole dictionary{size}: its server gives no parts of a file"
     yield "format", spec.format
     yield "path", str(spec.path)
     yield "model", known

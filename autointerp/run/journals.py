@@ -276,7 +276,8 @@ class Journals:
 
     def _identity(self, dictionary: str) -> Json:
         known = self.identities
-        return {"identity": known.dictionaries[dictionary], "hook": known.sites[dictionary]}
+        said: Json = {"identity": known.dictionaries[dictionary], "hook": known.sites[dictionary]}
+        return said | ({"reader": known.readers[dictionary]} if dictionary in known.readers else {})
 
     def _plugin(self, plugin: Any, section: PluginSection) -> Json:
         return of_plugin(plugin, section, self.templates(plugin))

@@ -32,9 +32,13 @@ _DEFAULTS: Final[dict[str, Json]] = {
 }
 """What published config.json files leave out because transformers knows the family's value."""
 
-_LAYER_NORM: Final = frozenset("bloom codegen gpt2 gpt_neo gpt_neox gptj olmo opt phi".split())
+_LAYER_NORM: Final = frozenset(
+    "bloom codegen cohere cohere2 falcon gpt2 gpt_bigcode gpt_neo gpt_neox gptj mpt olmo opt phi "
+    "stablelm starcoder2".split()
+)
 _RMS_NORM: Final = frozenset(
-    "gemma gemma2 gemma3 gemma3_text gpt_oss llama mistral mixtral olmo2 olmo3 phi3 qwen2 qwen3 qwen3_moe".split()
+    "gemma gemma2 gemma3 gemma3_text glm glm4 gpt_oss granite llama ministral mistral mixtral olmo2 olmo3 phi3 qwen2 "
+    "qwen2_moe qwen3 qwen3_moe smollm3".split()
 )
 
 
