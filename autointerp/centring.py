@@ -24,6 +24,7 @@ WRITTEN: Final[frozenset[Point]] = frozenset({"resid_pre", "resid_mid", "resid_p
 def centred(name: str, found: DictionaryFound, architecture: Architecture) -> DictionaryFound:
     """With `centre` in front where this model needs it. Raises CheckpointError where nobody knows though the files
     say that it was centred, and where only some of its inputs were."""
+    found = _with_target(found, architecture)
     if not _concerned(found):
         return found
     if architecture.has_layer_norm is None:
@@ -69,6 +70,15 @@ def centred_from_files(
         f"tokenizer ({tokenizer.folder}), or, where the vectors are centred already or the model has RMSNorm, set "
         "center_writing_weights to false in the dictionary's configuration."
     )
+
+
+def _with_target(found: DictionaryFound, architecture: Architecture) -> DictionaryFound:
+    """What a transcoder predicts was centred too, whatever it reads; of a model of unknown norm it is left."""
+    out = found.site_out
+    is_written = found.spec.is_transcoder and out is not None and out.point in WRITTEN
+    if not (is_written and found.spec.model_was_centred and architecture.has_layer_norm):
+        return found
+    return dataclasses.replace(found, target_is_centred=True)
 
 
 def _left_as_it_is(found: DictionaryFound, whose: str) -> DictionaryFound:

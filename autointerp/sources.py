@@ -38,6 +38,9 @@ class DictionaryFound:
     biases_of: ModelFiles | None = None
     """The model whose value biases are taken out of what a dictionary `without_value_bias` reads."""
 
+    target_is_centred: bool = False
+    """Of a transcoder: it was trained to give what it predicts less each token's mean (`centring.py`)."""
+
     @property
     def place(self) -> str:
         """Where it reads, written as `--hook` takes it: `layers.3`, or `layers.3+layers.5`."""

@@ -422,3 +422,15 @@ def test_the_manifest_is_kept(made: Tiny, tmp_path: Path) -> None:
     frozen = read_frozen(run)
     assert frozen == Frozen(2_048, "float32", "cpu", torch.__version__)
     assert dataclasses.asdict(frozen)["halved"] == []
+
+
+def test_what_a_transcoder_of_a_centred_model_is_to_give() -> None:
+    """[1, 3, 8] has the mean 4."""
+    site, out = Site("mlp_in", 1), Site("mlp_out", 1)
+    encoder = Encoder(spec_of("topk", 3, 50, 7), weights_of(50, 7))
+    x_of = {out: torch.tensor([[1.0, 3.0, 8.0], [2.0, 2.0, 2.0]], dtype=torch.bfloat16)}
+    plain, less = (Attached((site,), encoder, (out,), target_is_centred=is_so) for is_so in (False, True))
+    assert plain.wanted(x_of) is x_of[out]
+    wanted = less.wanted(x_of)
+    assert wanted is not None and wanted.tolist() == [[-3.0, -1.0, 4.0], [0.0, 0.0, 0.0]]
+    assert Attached((site,), encoder, None, target_is_centred=True).wanted(x_of) is None

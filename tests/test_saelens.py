@@ -351,6 +351,28 @@ def test_a_centred_model(tmp_path: Path, model_type: str, point: Point, steps: t
     assert found.spec.transform == steps
 
 
+@pytest.mark.parametrize(
+    ("change", "out", "model_type", "is_centred"),
+    [
+        ({}, "mlp_out", "gpt2", True),
+        ({}, "mlp_out", "llama", False),
+        ({}, "mlp_out", "novel", False),
+        ({}, "z", "gpt2", False),
+        ({}, None, "gpt2", False),
+        ({"model_was_centred": False}, "mlp_out", "gpt2", False),
+        ({"is_transcoder": False}, "mlp_out", "gpt2", False),
+    ],
+)
+def test_what_a_transcoder_predicts_was_centred_whatever_it_reads(
+    tmp_path: Path, change: dict[str, bool], out: Point | None, model_type: str, is_centred: bool
+) -> None:
+    spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))
+    spec = dataclasses.replace(spec, **({"is_transcoder": True} | change))
+    found = DictionaryFound(spec, Site("mlp_in", 3), None if out is None else Site(out, 3))
+    read = centred("a", found, architecture_of(model_type))
+    assert (read.target_is_centred, read.spec) == (is_centred, spec)
+
+
 def test_centring_in_a_model_of_unknown_norm_is_refused_where_the_files_say_it(tmp_path: Path) -> None:
     """Where only the library's default says it, it is read as it is, with a note."""
     spec = describe_place(checkpoint(tmp_path, CENTRED, tensors()))

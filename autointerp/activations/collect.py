@@ -22,6 +22,7 @@ from autointerp.activations.looked_at import Inputs, LookedAt, joined, sent
 from autointerp.activations.rows import Rows
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.dictionaries.transforms import transformed
 from autointerp.portion import CHECK_TOKENS
 from autointerp.types import Site
 
@@ -36,6 +37,15 @@ class Attached:
     target: tuple[Site, ...] | None
     only: NDArray[np.uint32] | None = None
     """Features whose firings are kept. None: all that the encoder has."""
+    target_is_centred: bool = False
+    """The decoder makes the target less each token's mean."""
+
+    def wanted(self, x_of: Mapping[Site, Tensor]) -> Tensor | None:
+        """What the decoder should make, [N, O], of the vectors of all sites."""
+        if self.target is None:
+            return None
+        y_NO = joined(x_of, self.target)
+        return transformed(y_NO.to(torch.float32), ("centre",)) if self.target_is_centred else y_NO
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +123,7 @@ class Collector:
         number of their first row, and the rows."""
         first = self.first_vectors(shards, CHECK_TOKENS)
         return {
-            name: self._check(
-                entry.encoder,
-                first.inputs(name, entry.sites),
-                None if entry.target is None else joined(first.x_of, entry.target),
-            )
+            name: self._check(entry.encoder, first.inputs(name, entry.sites), entry.wanted(first.x_of))
             for name, entry in self._attached.items()
         }
 

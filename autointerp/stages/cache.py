@@ -166,6 +166,7 @@ def open_cache(
             entry.inputs,
             Encoder(entry.spec, weights[name], product_dtype=product_dtype),
             None if is_random else target_of(entry, from_model=resolved.model is not None),
+            target_is_centred=entry.target_is_centred,
         )
         for name, entry in found.items()
     }

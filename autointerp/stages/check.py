@@ -88,7 +88,7 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         twin = other_side(found, resolved.model)
         weights = load_weights(found, str(source.vectors.device))
         encoder = Encoder(found.spec, weights)
-        attached = {name: Attached(found.inputs, encoder, target)}
+        attached = {name: Attached(found.inputs, encoder, target, target_is_centred=found.target_is_centred)}
         if twin is not None:
             attached[f"{name}/twin"] = Attached((twin,), encoder, None)
         masking = Masking(run.first_position, None)
@@ -97,7 +97,7 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         first = collector.first_vectors(shards, run.recipe.cache.n_tokens)
         first = first.chosen(_usual(joined(first.x_of, found.inputs), run.recipe.cache.sink_ratio))
         read = first.inputs(name, found.inputs)
-        y_NO = None if target is None else joined(first.x_of, target)
+        y_NO = attached[name].wanted(first.x_of)
         as_read = Reading(Convention("as read", found.spec, weights), read.x_ND, y_NO, read.predicted_ND)
         readings = [as_read]
         if y_NO is not None:
