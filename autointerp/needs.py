@@ -80,11 +80,18 @@ def _faults(kind: _Kind, needs: frozenset[str], resolved: Resolved) -> Iterator[
 
 
 def _ablating(resolved: Resolved) -> Iterator[str]:
+    if not resolved.recipe.intervention.ablate:
+        return
     for name, found in resolved.dictionaries.items():
-        if resolved.recipe.intervention.ablate and found.spec.needs_sequence:
+        why = None
+        if found.spec.needs_sequence:
+            why = "the tokens before it, which are not encoded again while the model writes on"
+        if found.spec.needs_gradient:
+            why = "the tokens behind it, which are not there yet while the model writes"
+        if why is not None:
             yield (
-                f"intervention.ablate is true, and what a feature of '{name}' is at a token depends on the "
-                f"tokens before it, which are not encoded again while the model writes on. Leave it out"
+                f"intervention.ablate is true, and what a feature of '{name}' is at a token depends on {why}. "
+                "Leave it out"
             )
 
 

@@ -9,13 +9,20 @@ import dataclasses
 
 from autointerp.centring import centred
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.dictionaries.spec import DictionarySpec, without_gradient
 from autointerp.errors import CheckpointError, RecipeError, SiteError
 from autointerp.recipe import Recipe
 from autointerp.sources import DictionaryFound
 from autointerp.subject.architecture import Architecture
 from autointerp.subject.model_files import ModelFiles
-from autointerp.subject.sites import BEHIND_GAIN, check_site, parse_hook, read_again, width_at
+from autointerp.subject.sites import (
+    BEHIND_GAIN,
+    check_site,
+    locate_to_write,
+    parse_hook,
+    read_again,
+    width_at,
+)
 from autointerp.types import Site
 
 
@@ -106,6 +113,8 @@ def fitted_to(model: ModelFiles, name: str, dictionary: DictionaryFound) -> Dict
         )
     for site in dictionary.inputs:
         check_site(site, model.architecture)
+    if dictionary.spec.needs_gradient:
+        _check_gradient(name, dictionary, model.architecture.model_type)
     width = sum(width_at(site, model.architecture) for site in dictionary.inputs)
     if dictionary.spec.d_in != width:
         raise CheckpointError(
@@ -121,6 +130,32 @@ def fitted_to(model: ModelFiles, name: str, dictionary: DictionaryFound) -> Dict
     takes_out = dictionary.spec.without_value_bias and any(site.point == "z" for site in dictionary.inputs)
     dictionary = dataclasses.replace(dictionary, biases_of=model if takes_out else None)
     return centred(name, dictionary, model.architecture)
+
+
+def _check_gradient(name: str, found: DictionaryFound, model_type: str) -> None:
+    fault = without_gradient(found.spec)
+    if fault is None:
+        try:
+            for site in found.inputs:
+                locate_to_write(site, model_type)
+        except SiteError as error:
+            fault = str(error).rstrip(".")
+    if fault is not None:
+        raise CheckpointError(
+            f"dictionary '{name}' ({found.spec.path}) can't choose by gradients of the model's loss "
+            f"(gradient_weight): {fault}."
+        )
+
+
+def check_without_model(found: dict[str, DictionaryFound]) -> None:
+    """Raises CheckpointError for a dictionary that needs more of the model than activations."""
+    for name, one in found.items():
+        if one.spec.needs_gradient:
+            raise CheckpointError(
+                f"dictionary '{name}' ({one.spec.path}) chooses by gradients of the model's loss (gradient_weight), "
+                "which files of activations don't hold. Run it on the model: --model, --corpus; or leave "
+                "gradient_weight out of dictionary.json for the top k of activations alone."
+            )
 
 
 def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:

@@ -18,7 +18,7 @@ from autointerp.dictionaries.locate import reading_rules
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import ModelError, RecipeError
 from autointerp.identities import Identities, asked_features
-from autointerp.places import described, fitted_to, placed
+from autointerp.places import check_without_model, described, fitted_to, placed
 from autointerp.recipe import ActivationsSection, CacheSection, DictionarySection, Recipe, Resources
 from autointerp.sources import DictionaryFound, Files, find_files, fitted, local
 from autointerp.subject.corpus import corpus_identity
@@ -135,6 +135,7 @@ def _from_files(recipe: Recipe, section: ActivationsSection) -> Resolved:
     if isinstance(files.activations, Dump):
         found = {name: _as_long_as(one, files.activations.d_in) for name, one in found.items()}
     if not files.has_firings:
+        check_without_model(found)
         found = centred_from_files(found, files.tokenizer)
     named = fitted(recipe, files.activations, found)
     complete = dataclasses.replace(

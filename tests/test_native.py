@@ -115,11 +115,6 @@ def test_what_is_left_out_is_zero_and_one_threshold_serves_all(tmp_path: Path) -
         ({"selector": "jumprelu", "calibration": {"rule": "sampled", "k": 2}}, {}, "no 'pool'"),
         ({"selector": "jumprelu", "calibration": {"rule": "sampled", "k": 2, "l": 4}}, {}, "'calibration.l'"),
         ({"selector": "relu", "variant": "vae"}, {}, "variant is vae: these are known: vsae"),
-        (
-            {"selector": "topk", "k": 3, "variant": "gradient", "backward": True},
-            {},
-            r"backward is true: no backward pass is made. .* text that follows it",
-        ),
         ({"selector": "relu", "variant": "gradient"}, {}, "selector is relu: of variant gradient it is topk"),
         ({"selector": "jumprelu", "variant": "sampled"}, {}, "of variant sampled it has the rule sampled"),
     ],

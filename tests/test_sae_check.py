@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import tiny_families
+from autointerp.activations.looked_at import Inputs
 from autointerp.cli import app
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import Expected
@@ -105,11 +106,13 @@ def test_z_is_tried_without_the_value_bias(made: Tiny, name: str, tmp_path: Path
     spec = find_dictionary(str(made.sae))
     convention = Convention("as read", spec, reader_of(spec).load(spec, "cpu"))
     x_ND = z_BTD.flatten(0, 1)
-    (reading,) = without_value_bias(Reading(convention, x_ND, x_ND), DictionaryFound(spec, site), model)
-    assert "fold_value_biases" in reading.convention.name and reading.y_NO is reading.x_ND
-    assert torch.equal(reading.x_ND, x_ND - bias_D)
+    (reading,) = without_value_bias(
+        Reading(convention, Inputs(x_ND), x_ND), DictionaryFound(spec, site), model
+    )
+    assert "fold_value_biases" in reading.convention.name and reading.y_NO is reading.inputs.x_ND
+    assert torch.equal(reading.inputs.x_ND, x_ND - bias_D)
     elsewhere = DictionaryFound(spec, Site("resid_post", 0))
-    assert not list(without_value_bias(Reading(convention, x_ND, x_ND), elsewhere, model))
+    assert not list(without_value_bias(Reading(convention, Inputs(x_ND), x_ND), elsewhere, model))
 
     file = next(folder.glob("*.safetensors"))
     tensors = load_file(file)

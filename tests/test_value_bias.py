@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import tiny_families
+from autointerp.activations.looked_at import Inputs
 from autointerp.cli import app
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
@@ -98,10 +99,10 @@ def test_codes_are_those_on_z_without_biases(name: str, tmp_path: Path) -> None:
     plain = Encoder(spec, reader_of(spec).load(spec, "cpu"))
     with_bias = plain.encode(z_ND)
     assert not torch.equal(with_bias.value_M, codes.value_M), "the biases matter here"
-    as_read = Reading(Convention("as read", spec, load_weights(found, "cpu")), z_ND, z_ND)
+    as_read = Reading(Convention("as read", spec, load_weights(found, "cpu")), Inputs(z_ND), z_ND)
     (other,) = without_value_bias(as_read, found, model)
     assert other.convention.name == "with the value bias left in z"
-    left_in = encoder.encode(other.x_ND)
+    left_in = encoder.encode(other.inputs.x_ND)
     assert torch.equal(left_in.feature_M, with_bias.feature_M)
     torch.testing.assert_close(left_in.value_M, with_bias.value_M, rtol=1e-4, atol=1e-4)
 

@@ -9,6 +9,7 @@ Shape letters: B rows, T positions, N = tokens looked at, D = width of the site,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -79,16 +80,20 @@ class FirstVectors:
     """At every site that is read or predicted [N, D], float32."""
     predicted_of: dict[str, Tensor]
     """Of each dictionary that `needs_sequence` what the tokens before them predict of these [N, D]."""
+    gradient_of: dict[str, Tensor]
+    """Of each that `needs_gradient` the gradients of the loss by these [N, D]."""
 
     def inputs(self, name: str, sites: tuple[Site, ...]) -> Inputs:
         """What the dictionary called `name` reads, at `sites`."""
-        return Inputs(joined(self.x_of, sites), self.predicted_of.get(name))
+        x_ND = joined(self.x_of, sites)
+        return Inputs(x_ND, self.predicted_of.get(name), self.gradient_of.get(name))
 
     def chosen(self, which_N: Tensor) -> FirstVectors:
         """Some of them."""
         return FirstVectors(
             {site: x_ND[which_N.to(x_ND.device)] for site, x_ND in self.x_of.items()},
             {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.predicted_of.items()},
+            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.gradient_of.items()},
         )
 
 
@@ -131,9 +136,14 @@ class Collector:
     def first_vectors(self, shards: Iterator[tuple[int, Rows]], n_tokens: int) -> FirstVectors:
         """Of the first `n_tokens` tokens looked at."""
         sites = dict.fromkeys(site for entry in self._attached.values() for site in _read(entry))
-        in_rows = {name: one for name, one in self._attached.items() if one.encoder.spec.needs_sequence}
+        in_rows = {
+            name: one
+            for name, one in self._attached.items()
+            if one.encoder.spec.needs_sequence or one.encoder.spec.needs_gradient
+        }
         vectors: dict[Site, list[Tensor]] = {site: [] for site in sites}
-        predicted: dict[str, list[Tensor]] = {name: [] for name in in_rows}
+        predicted: dict[str, list[Tensor]] = defaultdict(list)
+        gradient: dict[str, list[Tensor]] = defaultdict(list)
         n_read = 0
         for first_row, rows in shards:
             for batch in batches(rows, self.batch_tokens, by_length=False):
@@ -141,9 +151,11 @@ class Collector:
                 for site in sites:
                     vectors[site].append(looked_at.at(site).float())
                 for name, one in in_rows.items():
-                    predicted_ND = looked_at.inputs(one.encoder, one.sites).predicted_ND
-                    assert predicted_ND is not None
-                    predicted[name].append(predicted_ND)
+                    inputs = looked_at.inputs(one.encoder, one.sites)
+                    if inputs.predicted_ND is not None:
+                        predicted[name].append(inputs.predicted_ND)
+                    if inputs.gradient_ND is not None:
+                        gradient[name].append(inputs.gradient_ND.float())
                 n_read += len(token_N)
                 if n_read >= n_tokens:
                     break
@@ -152,6 +164,7 @@ class Collector:
         return FirstVectors(
             {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()},
             {name: torch.cat(pieces)[:n_tokens] for name, pieces in predicted.items()},
+            {name: torch.cat(pieces)[:n_tokens] for name, pieces in gradient.items()},
         )
 
     @torch.inference_mode()
@@ -162,7 +175,7 @@ class Collector:
         for batch in batches(rows, self.batch_tokens, by_length=False):
             looked_at, _ = self._forward(rows, batch, numbers[batch], list(entry.sites))
             found = looked_at.inputs(entry.encoder, entry.sites)
-            yield Inputs(found.x_ND.float(), found.predicted_ND)
+            yield Inputs(found.x_ND.float(), found.predicted_ND, found.gradient_ND)
 
     def _check(self, encoder: Encoder, inputs: Inputs, y_NO: Tensor | None) -> Check:
         norm_N = inputs.x_ND.norm(dim=1)
@@ -170,7 +183,7 @@ class Collector:
         if self._masking.sink_ratio is not None:
             is_usual_N = norm_N <= self._masking.sink_ratio * median
             inputs, y_NO = inputs[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
-        codes = encoder.encode(inputs.encoded)
+        codes = inputs.codes(encoder)
         return Check(
             n_tokens=len(inputs.x_ND),
             l0=len(codes) / max(len(inputs.x_ND), 1),
@@ -215,7 +228,7 @@ class Collector:
         is_sink_N = torch.zeros(len(x_ND), dtype=torch.bool, device=x_ND.device)
         if self._masking.sink_ratio is not None:
             is_sink_N = torch.linalg.vector_norm(x_ND.float(), dim=1) > self._masking.sink_ratio * median_norm
-        codes = encoder.candidates(encoded_ND)
+        codes = encoder.candidates(encoded_ND, inputs.gradient_ND)
         value_M = codes.value_M.masked_fill(is_sink_N[codes.token_M], 0)
         return Batch(
             token_N=token_N,
@@ -240,8 +253,15 @@ class Collector:
         position_T = np.arange(longest)
         look_BT = (position_T >= self._masking.first) & (position_T < lengths[:, None])
         token_N = (batch[:, None] * context_length + position_T)[look_BT]
-        captured = self._vectors.capture(sent(ids_BT, self._vectors.device), sites, row_B)
-        return LookedAt(captured, lengths, look_BT, self._vectors.device), token_N
+        ids_BT = sent(ids_BT, self._vectors.device)
+        captured = self._vectors.capture(ids_BT, sites, row_B)
+        needed = self._sites_of_gradients()
+        gradients = self._vectors.gradients(ids_BT, lengths, needed) if needed else {}
+        return LookedAt(captured, lengths, look_BT, self._vectors.device, gradients), token_N
+
+    def _sites_of_gradients(self) -> list[Site]:
+        needing = [entry for entry in self._attached.values() if entry.encoder.spec.needs_gradient]
+        return list(dict.fromkeys(site for entry in needing for site in entry.sites))
 
 
 def _read(entry: Attached) -> tuple[Site, ...]:

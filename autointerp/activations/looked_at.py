@@ -2,6 +2,7 @@
 
 Most dictionaries read each token by itself. What one that `needs_sequence` reads of a token depends on the tokens
 before it in its row, also on those that nobody looks at, BOS among them: so it is made here, where rows are whole.
+What one that `needs_gradient` reads depends on those behind it, and comes with the batch.
 
 Shape letters: B rows, T positions, N = tokens looked at, D = width of the site.
 """
@@ -27,6 +28,8 @@ class Inputs:
     x_ND: Tensor
     predicted_ND: Tensor | None = None
     """What the tokens before them predict of it; None for a dictionary that reads each token by itself."""
+    gradient_ND: Tensor | None = None
+    """Of the loss by it; None for a dictionary that doesn't need it."""
 
     @property
     def encoded(self) -> Tensor:
@@ -34,7 +37,14 @@ class Inputs:
         return self.x_ND if self.predicted_ND is None else self.x_ND.float() - self.predicted_ND
 
     def __getitem__(self, which: Tensor | slice) -> Inputs:
-        return Inputs(self.x_ND[which], None if self.predicted_ND is None else self.predicted_ND[which])
+        parts = (self.x_ND, self.predicted_ND, self.gradient_ND)
+        x_ND, predicted_ND, gradient_ND = (None if part is None else part[which] for part in parts)
+        assert x_ND is not None
+        return Inputs(x_ND, predicted_ND, gradient_ND)
+
+    def codes(self, encoder: Encoder) -> Codes:
+        """The dictionary's, sorted. Raises ModelError where they are NaN or infinite."""
+        return encoder.encode(self.encoded, self.gradient_ND)
 
     def decoded(self, encoder: Encoder, codes: Codes) -> Tensor:
         """What the dictionary makes of them [N, O], whose codes are `codes`."""
@@ -51,11 +61,13 @@ class LookedAt:
         lengths: NDArray[np.int64],
         look_BT: NDArray[np.bool_],
         device: torch.device,
+        gradients: Mapping[Site, Tensor] | None = None,
     ) -> None:
         """`captured`: [B, T, D] by site, anything behind a row's end; each on its layer's device, of which a model
         spread over several cards has several. `look_BT`: which tokens are looked at. `device`: the
-        dictionaries'."""
+        dictionaries'. `gradients`: of the loss, at the sites of dictionaries that need them, as `captured`."""
         self._captured, self._lengths = captured, lengths
+        self._gradients = gradients or {}
         self._device = device
         self._look_N = torch.from_numpy(np.flatnonzero(look_BT))
         self._at: dict[Site, Tensor] = {}
@@ -69,10 +81,13 @@ class LookedAt:
     def inputs(self, encoder: Encoder, sites: Sequence[Site]) -> Inputs:
         """What a dictionary at `sites` reads."""
         x_ND = joined({site: self.at(site) for site in sites}, sites)
-        if not encoder.spec.needs_sequence:
-            return Inputs(x_ND)
-        x_BTD = joined({site: self._captured[site].to(self._device) for site in sites}, sites)
-        return Inputs(x_ND, self._chosen(encoder.predicted(x_BTD, self._lengths.tolist())))
+        predicted_ND = gradient_ND = None
+        if encoder.spec.needs_sequence:
+            x_BTD = joined({site: self._captured[site].to(self._device) for site in sites}, sites)
+            predicted_ND = self._chosen(encoder.predicted(x_BTD, self._lengths.tolist()))
+        if encoder.spec.needs_gradient:
+            gradient_ND = joined({site: self._chosen(self._gradients[site]) for site in sites}, sites)
+        return Inputs(x_ND, predicted_ND, gradient_ND)
 
     def _chosen(self, x_BTD: Tensor) -> Tensor:
         chosen_ND = x_BTD.flatten(0, 1).index_select(0, sent(self._look_N, x_BTD.device))

@@ -39,6 +39,12 @@ class Vectors(Protocol):
         these are. What comes out on padding is meaningless."""
         ...
 
+    def gradients(
+        self, token_ids_BT: Tensor, lengths: NDArray[np.int64], sites: Sequence[Site]
+    ) -> dict[Site, Tensor]:
+        """[B, T, D] by site: of the model's loss by what `capture` gives, 0 on padding. `lengths`: of the rows."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FromModel:
@@ -54,6 +60,11 @@ class FromModel:
         self, token_ids_BT: Tensor, sites: Sequence[Site], row_B: NDArray[np.int64]
     ) -> dict[Site, Tensor]:
         return self.subject.capture(token_ids_BT, sites)
+
+    def gradients(
+        self, token_ids_BT: Tensor, lengths: NDArray[np.int64], sites: Sequence[Site]
+    ) -> dict[Site, Tensor]:
+        return self.subject.loss_gradients(token_ids_BT, lengths.tolist(), sites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,11 @@ class FromDump:
         x_BTD = torch.from_numpy(vectors_BTD.view(np.int16) if self.dump.dtype == "bfloat16" else vectors_BTD)
         x_BTD = x_BTD.view(_DTYPES[self.dump.dtype]).to(self.device)
         return dict.fromkeys(sites, x_BTD)
+
+    def gradients(
+        self, token_ids_BT: Tensor, lengths: NDArray[np.int64], sites: Sequence[Site]
+    ) -> dict[Site, Tensor]:
+        raise AssertionError("`resolve` refuses dictionaries that need gradients where there is no model")
 
     def _check_finite(self, vectors_BTD: NDArray[Any], row_B: NDArray[np.int64]) -> None:
         # A token with a number that is not finite has a sum that isn't either; float32 holds any sum of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autointerp.dictionaries.selectors import Found, Tiles, largest
+from autointerp.dictionaries.selectors import Found, Tiles, largest, merged
 
 
 def top_k_of_any(tiles: Tiles, share_LF: Tensor, k: int) -> Found:
@@ -19,14 +19,7 @@ def top_k_of_any(tiles: Tiles, share_LF: Tensor, k: int) -> Found:
         for at, share_F in enumerate(share_LF):
             own_nf = score_nf * share_F[start : start + score_nf.shape[1]]
             own_nK, place_nK = largest(own_nf, min(k, own_nf.shape[1]))
-            found = own_nK, place_nK + start, score_nf.gather(1, place_nK)
-            if (before := best[at]) is not None:
-                own_n2, feature_n2, score_n2 = (
-                    torch.cat(pair, dim=1) for pair in zip(before, found, strict=True)
-                )
-                own_nK, place_nK = largest(own_n2, min(k, own_n2.shape[1]))
-                found = own_nK, feature_n2.gather(1, place_nK), score_n2.gather(1, place_nK)
-            best[at] = found
+            best[at] = merged(best[at], (own_nK, place_nK + start, score_nf.gather(1, place_nK)), k)
     kept = [found for found in best if found is not None]
     own_nM, feature_nM, score_nM = (torch.cat(pieces, dim=1) for pieces in zip(*kept, strict=True))
     # Of equal features the first is kept: one that is there for an input where its own score is above 0.

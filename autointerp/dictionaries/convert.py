@@ -92,6 +92,8 @@ def _architecture(spec: DictionarySpec, *, has_skip: bool) -> tuple[str, str | N
         missing = "z without what biases add to it"
     elif spec.needs_sequence:
         missing = "a prediction from the tokens before"
+    elif spec.needs_gradient:
+        missing = "a choice by gradients"
     elif spec.approximation is not None:
         missing = "what is approximated"
     elif spec.transform not in TRANSFORMS.values():

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.by_decoder import gram_of, non_negative, pursued
+from autointerp.dictionaries.by_gradient import top_k_by_effect
 from autointerp.dictionaries.by_input import among_largest, top_k_of_any
 from autointerp.dictionaries.columns import EncoderColumns
 from autointerp.dictionaries.selectors import (
@@ -107,29 +108,32 @@ class Encoder:
         return some
 
     @torch.no_grad()
-    def encode(self, x_ND: Tensor) -> Codes:
+    def encode(self, x_ND: Tensor, gradient_ND: Tensor | None = None) -> Codes:
         """The active features of each token, sorted by token, then feature. `x_ND`: any float dtype, on
-        the dictionary's device.
+        the dictionary's device. `gradient_ND`: of the loss by it, for a dictionary that `needs_gradient`.
 
         topk: where several pre-activations equal the k-th largest, which of them is taken is torch.topk's
         choice and may differ between devices. Raises ModelError where an activation is NaN or infinite.
         """
         self.check_finite(int((~torch.isfinite(x_ND)).any(dim=1).sum()), len(x_ND))
-        codes = self.candidates(x_ND)
+        codes = self.candidates(x_ND, gradient_ND)
         active = (codes.value_M > 0).nonzero()[:, 0]
         token_M, feature_M = codes.token_M[active], codes.feature_M[active]
         order = (token_M * self.spec.n_columns + feature_M).argsort()
         return Codes(token_M[order], feature_M[order], codes.value_M[active][order])
 
     @torch.no_grad()
-    def candidates(self, x_ND: Tensor) -> Codes:
+    def candidates(self, x_ND: Tensor, gradient_ND: Tensor | None = None) -> Codes:
         """Codes in no order, among which some may be 0 or negative: these are not active. Nothing here
         waits for the device unless the selector is elementwise, or one that needs the whole width at once."""
         n_step, f_step = self._tile(len(x_ND))
-        tiles = [
-            self._encode_tokens(x_ND[start : start + n_step], start, f_step)
-            for start in range(0, len(x_ND), n_step)
-        ]
+        tiles: list[Found] = []
+        for start in range(0, len(x_ND), n_step):
+            these = slice(start, start + n_step)
+            gradient_nD = None if gradient_ND is None else gradient_ND[these].float()
+            x_nD = self._transformed(x_ND[these])
+            token_m, feature_m, value_m = self._selected(x_nD, gradient_nD, f_step)
+            tiles.append((token_m + start, feature_m, value_m))
         if not tiles:
             return self._empty(x_ND.device)
         token_M, feature_M, value_M = (torch.cat(column) for column in zip(*tiles, strict=True))
@@ -244,13 +248,8 @@ class Encoder:
         multiple = COLUMNS if self.spec.feature_sliceable else tile_multiple(self.spec)
         return n_step, f_step + -f_step % multiple
 
-    def _encode_tokens(self, x_nD: Tensor, first_token: int, f_step: int) -> Found:
-        """(token, feature, value) of a few tokens, the first of which has index `first_token`."""
-        x_nD = self._transformed(x_nD)
-        token_m, feature_m, value_m = self._selected(x_nD, f_step)
-        return token_m + first_token, feature_m, value_m
-
-    def _selected(self, x_nD: Tensor, f_step: int) -> Found:
+    def _selected(self, x_nD: Tensor, gradient_nD: Tensor | None, f_step: int) -> Found:
+        """(token, feature, value) of a few tokens. `x_nD`: transformed."""
         spec, weights = self.spec, self._weights
         if weights.encode is not None:
             return by_token(*weights.encode(x_nD))
@@ -263,6 +262,9 @@ class Encoder:
         scores = self._scores(x_nD, f_step)
         if spec.selector == "top_afa":
             return norm_matched(next(scores)[1], (x_nD - weights.b_pre_D).norm(dim=1))
+        if spec.gradient_weight is not None:
+            assert gradient_nD is not None, "whoever encodes with a gradient SAE has the gradients"
+            return top_k_by_effect(scores, gradient_nD, weights.decoder, spec.gradient_weight, spec.k or 0)
         if self._share_LF is not None and spec.selector == "topk":
             return top_k_of_any(scores, self._share_LF, spec.k or 0)
         return select(spec, self._columns, scores)

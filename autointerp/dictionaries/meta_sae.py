@@ -97,6 +97,10 @@ def _parent(settings: Settings) -> DictionarySpec:
         _IS_PARENT.reset(within)
     if parent.signed or parent.is_basis:
         settings.refuse("parent", "it must have decoder rows, and activations without signs.")
+    if parent.needs_gradient:
+        settings.refuse(
+            "parent", "it chooses by gradients (gradient_weight), which are not made for a parent."
+        )
     if parent.calibration is not None:
         settings.refuse(
             "parent",

@@ -14,6 +14,7 @@ from autointerp.dictionaries.spec import (
     Expected,
     Selector,
     Transform,
+    without_gradient,
 )
 from autointerp.dictionaries.steps import Pursuit, pursuit_steps
 from autointerp.dictionaries.thresholds import Calibration, ColumnScore, Rule
@@ -39,7 +40,7 @@ OF_THE_MODEL: Final = frozenset(
 OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
-        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "backward",
+        "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "gradient_weight",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -108,6 +109,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
         calibration=_calibration(settings, selector, width),
+        gradient_weight=_gradient_weight(settings),
         approximation=settings.text("approximation"),
         notes=tuple(_texts(settings, "notes")),
     )
@@ -123,14 +125,8 @@ def variant_of(settings: Settings) -> Variant | None:
 
 def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
     variant, name = variant_of(settings), settings.text("variant")
-    if settings.flag("backward", False):
-        settings.refuse(
-            "backward",
-            "no backward pass is made. The gradient is that of the loss on all tokens behind, so that a token's "
-            "codes would depend on text that follows it, stored activations would have none, and a run, which stops "
-            "the model at the hook, would need all of it, in float32, and a second pass backward. "
-            "Leave it out: the top k of activations alone, which is told as an approximation.",
-        )
+    if spec.needs_gradient and (fault := without_gradient(spec)) is not None:
+        settings.refuse("gradient_weight", f"{fault}.")
     if variant is None:
         return spec
     if variant.is_polynomial and spec.selector in BY_DECODER:
@@ -139,9 +135,10 @@ def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
         settings.refuse("selector", f"of variant {name} it is {' or '.join(variant.selectors)}.")
     if variant.rule is not None and (spec.calibration is None or spec.calibration.rule != variant.rule):
         settings.refuse("calibration", f"of variant {name} it has the rule {variant.rule}.")
+    left_out = None if spec.needs_gradient else variant.approximation
     return replace(
         spec,
-        approximation=spec.approximation or variant.approximation,
+        approximation=spec.approximation or left_out,
         reconstructs=spec.reconstructs and not variant.is_polynomial,
         notes=(f"{variant.note} ({variant.paper})", *spec.notes),
     )
@@ -227,6 +224,13 @@ def _has_signs(settings: Settings, selector: Selector) -> bool:
             "has_signs", "it is of selector pursuit. Of a top k by magnitude the selector is abstopk."
         )
     return has_signs
+
+
+def _gradient_weight(settings: Settings) -> float | None:
+    weight = settings.number("gradient_weight")
+    if weight is not None and weight <= 0:
+        settings.refuse("gradient_weight", "expected a number above 0, or nothing for activations alone.")
+    return weight
 
 
 def _transform(settings: Settings) -> tuple[Transform, ...]:

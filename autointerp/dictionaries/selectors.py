@@ -43,6 +43,17 @@ def by_token(value_nK: Tensor, feature_nK: Tensor) -> Found:
     return token_n.repeat_interleave(value_nK.shape[1]), feature_nK.ravel(), value_nK.ravel()
 
 
+def merged(
+    before: tuple[Tensor, Tensor, Tensor] | None, found: tuple[Tensor, Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of two times K (what it is chosen by, feature, value) a token, [n, K] each, the k chosen."""
+    if before is None:
+        return found
+    by_n2, feature_n2, value_n2 = (torch.cat(pair, dim=1) for pair in zip(before, found, strict=True))
+    by_nk, place_nk = largest(by_n2, min(k, by_n2.shape[1]))
+    return by_nk, feature_n2.gather(1, place_nk), value_n2.gather(1, place_nk)
+
+
 def norm_matched(score_nF: Tensor, norm_n: Tensor) -> Found:
     """top_afa: of each token the largest scores, as many as bring the root of the sum of their squares nearest to
     `norm_n`, at least one (arXiv 2503.24277; SewoongLee/top-afa-sae: training/sae.py, which can't choose all F)."""

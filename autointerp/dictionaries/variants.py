@@ -40,7 +40,7 @@ VARIANTS: Final[dict[str, Variant]] = {
         "gradient SAE: training chose the k by activation and effect on the model's loss",
         selectors=("topk",),
         approximation="activations are plain top k: the choice in training also needs the gradient of the model's "
-        "loss, a backward pass a token, which is not made",
+        "loss (gradient_weight asks for it, and for a backward pass)",
     ),
     "polysae": Variant(
         "arXiv 2602.01322",

@@ -57,6 +57,12 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
         yield "scores", f"pre-activations times the norms of decoder rows; activations are {what}"
     if spec.by_input:
         yield "selects", f"each of the {spec.n_inputs} inputs by itself; active where any does"
+    if spec.gradient_weight is not None:
+        what = f"z (1 + {spec.gradient_weight:g} |W_dec g|), with z the activation, g the gradient of the row's loss"
+        yield (
+            "chosen by",
+            f"{what}: a backward pass of the whole model; codes depend on the tokens behind, too",
+        )
     if spec.group_sizes:
         yield "levels", ", ".join(f"{size:,}" for size in spec.group_sizes)
     for flag, value in (("sliceable", spec.feature_sliceable), ("signed", spec.signed)):

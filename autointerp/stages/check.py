@@ -61,17 +61,20 @@ class Reading:
     """A convention, and the vectors that it is tried on."""
 
     convention: Convention
-    x_ND: Tensor
+    inputs: Inputs
     y_NO: Tensor | None
     """What it should make of them; None where that is not known or not here."""
-    predicted_ND: Tensor | None = None
-    """What the tokens before them predict of these, for a dictionary that `needs_sequence`."""
 
-    def elsewhere(self, name: str, x_ND: Tensor, predicted_ND: Tensor | None = None) -> Reading:
+    def elsewhere(self, name: str, inputs: Inputs) -> Reading:
         """The same dictionary on other vectors; what a transcoder predicts stays what it is."""
         spec, weights = self.convention.spec, self.convention.weights
-        y_NO = self.y_NO if spec.is_transcoder else x_ND
-        return Reading(Convention(name, spec, weights), x_ND, y_NO, predicted_ND)
+        y_NO = self.y_NO if spec.is_transcoder else inputs.x_ND
+        return Reading(Convention(name, spec, weights), inputs, y_NO)
+
+    def moved(self, name: str, by_D: Tensor) -> Reading:
+        """On the same vectors plus a constant."""
+        inputs = dataclasses.replace(self.inputs, x_ND=self.inputs.x_ND + by_D, predicted_ND=None)
+        return self.elsewhere(name, inputs)
 
 
 def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
@@ -98,26 +101,26 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         first = first.chosen(_usual(joined(first.x_of, found.inputs), run.recipe.cache.sink_ratio))
         read = first.inputs(name, found.inputs)
         y_NO = attached[name].wanted(first.x_of)
-        as_read = Reading(Convention("as read", found.spec, weights), read.x_ND, y_NO, read.predicted_ND)
+        as_read = Reading(Convention("as read", found.spec, weights), read, y_NO)
         readings = [as_read]
         if y_NO is not None:
             readings += [
                 dataclasses.replace(as_read, convention=convention)
-                for convention in alternatives(found.spec, weights, as_read.x_ND)
+                for convention in alternatives(found.spec, weights, read.x_ND)
             ]
             if twin is not None:
                 there = first.inputs(f"{name}/twin", (twin,))
                 words = f"at {twin} ({_SIDES[twin.point]})"
-                readings.append(as_read.elsewhere(words, there.x_ND, there.predicted_ND))
-            if as_read.predicted_ND is not None:
-                readings.append(as_read.elsewhere("with nothing predicted by the tokens before", read.x_ND))
+                readings.append(as_read.elsewhere(words, there))
+            if read.predicted_ND is not None:
+                alone = dataclasses.replace(read, predicted_ND=None)
+                readings.append(as_read.elsewhere("with nothing predicted by the tokens before", alone))
             readings += without_value_bias(as_read, found, resolved.model)
         progress.begin(f"check · {name}", len(readings), "conventions")
         fits[name] = []
         for reading in readings:
             stop.check()
-            inputs = Inputs(reading.x_ND, reading.predicted_ND)
-            fits[name].append(fit_of(reading.convention, inputs, reading.y_NO))
+            fits[name].append(fit_of(reading.convention, reading.inputs, reading.y_NO))
             progress.advance()
         progress.end()
     content = {name: [dataclasses.asdict(fit) for fit in of_one] for name, of_one in fits.items()}
@@ -127,8 +130,8 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
 def other_side(found: DictionaryFound, model: ModelFiles | None) -> Site | None:
     """The same point on the other side of the norm or its gain, where the model has it as a place of its own:
     releases and libraries give one name to both."""
-    site = found.site
-    if model is None or found.further_sites or site.point not in _OTHER_SIDE:
+    site, spec = found.site, found.spec
+    if model is None or found.further_sites or site.point not in _OTHER_SIDE or spec.needs_gradient:
         return None
     twin, model_type = Site(_OTHER_SIDE[site.point], site.layer), model.architecture.model_type
     try:
@@ -144,16 +147,16 @@ def without_value_bias(
     that is how it is read."""
     if model is None or found.further_sites or found.site.point != "z":
         return
+    device = str(as_read.inputs.x_ND.device)
     if found.biases_of is not None:
-        bias_D = read_folded_bias(model, found.site.layer, str(as_read.x_ND.device))
+        bias_D = read_folded_bias(model, found.site.layer, device)
         if bias_D is not None and bias_D.any():
             # What is subtracted from z and added again cancels against this.
-            yield as_read.elsewhere("with the value bias left in z", as_read.x_ND + bias_D)
+            yield as_read.moved("with the value bias left in z", bias_D)
         return
-    bias_D = read_value_bias(model, found.site.layer, str(as_read.x_ND.device))
+    bias_D = read_value_bias(model, found.site.layer, device)
     if bias_D is not None and bias_D.any():
-        name = "with the value bias taken out of z (fold_value_biases)"
-        yield as_read.elsewhere(name, as_read.x_ND - bias_D)
+        yield as_read.moved("with the value bias taken out of z (fold_value_biases)", -bias_D)
 
 
 def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
@@ -175,7 +178,7 @@ def fit_of(convention: Convention, inputs: Inputs, y_NO: Tensor | None) -> Fit:
         thresholds = (float(finite.min()), float(finite.max()))
         weights = dataclasses.replace(weights, threshold_F=found.threshold_F)
     encoder = Encoder(convention.spec, weights)
-    codes = encoder.encode(x_ND)
+    codes = inputs.codes(encoder)
     n_alive = int((torch.bincount(codes.feature_M, minlength=n_columns) > 0).sum())
     fvu = ratio = None
     if y_NO is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -22,7 +22,7 @@ from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
 from autointerp.run import ALL_ROWS, Run
-from autointerp.sources import Files
+from autointerp.sources import DictionaryFound, Files
 from autointerp.stages.frozen import Frozen
 from autointerp.stages.rows import note_all_rows, read_corpus, read_more
 from autointerp.subject.model import Subject
@@ -59,7 +59,7 @@ def open_source(
         dtype=frozen.dtype if frozen else run.recipe.model.dtype,
         device=device,
         device_map=run.recipe.resources.device_map,
-        n_layers=1 + max(site.layer for found in resolved.dictionaries.values() for site in found.sites),
+        n_layers=_layers_needed(resolved.dictionaries.values()),
     )
     return Source(
         tokenizer=subject.tokenizer,
@@ -68,6 +68,13 @@ def open_source(
         vectors=FromModel(subject),
         dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
     )
+
+
+def _layers_needed(dictionaries: Collection[DictionaryFound]) -> int | None:
+    """None: all."""
+    if any(found.spec.needs_gradient for found in dictionaries):
+        return None
+    return 1 + max(site.layer for found in dictionaries for site in found.sites)
 
 
 def _from_files(run: Run, files: Files, device: str) -> Source:
