@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from autointerp import pipeline
 from autointerp.activations.firing_store import FiringStore, firing_shards
@@ -23,16 +25,31 @@ pytestmark = [
 ]
 
 
-def cached(made: Tiny, out: Path, device: str, dtype: str) -> tuple[Run, Firings]:
-    recipe = made.recipe(resources={"device": device}, model={"path": str(made.model), "dtype": dtype})
+def cached(made: Tiny, out: Path, device: str, dtype: str, sae: Path | None = None) -> tuple[Run, Firings]:
+    recipe = made.recipe(
+        dictionaries={"layers.1": {"path": str(sae or made.sae)}},
+        resources={"device": device},
+        model={"path": str(made.model), "dtype": dtype},
+    )
     run = pipeline.explain(recipe, out=out, until="cache")
     return run, FiringStore(list(firing_shards(run.cache("layers.1"))), 64).read(0, WIDTH)
 
 
-def test_the_same_fires_on_a_gpu(made: Tiny, tmp_path: Path) -> None:
+def chosen_by_gradient(made: Tiny, folder: Path) -> Path:
+    stored = load_file(made.sae / "sae_weights.safetensors")
+    folder.mkdir()
+    save_file({"encoder": stored["W_enc"], "decoder": stored["W_dec"]}, folder / "dictionary.safetensors")
+    settings = {"layout": 1, "selector": "topk", "k": 12, "hook": "layers.1", "gradient_weight": 60.0}
+    (folder / "dictionary.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("by_gradient", [False, True])
+def test_the_same_fires_on_a_gpu(made: Tiny, tmp_path: Path, by_gradient: bool) -> None:
     """In float32: 99.9% of the firings, each within 1e-3."""
-    _, on_cpu = cached(made, tmp_path / "cpu", "cpu", "float32")
-    run, on_gpu = cached(made, tmp_path / "gpu", "cuda", "float32")
+    sae = chosen_by_gradient(made, tmp_path / "sae") if by_gradient else None
+    _, on_cpu = cached(made, tmp_path / "cpu", "cpu", "float32", sae)
+    run, on_gpu = cached(made, tmp_path / "gpu", "cuda", "float32", sae)
     found: list[dict[tuple[int, int], float]] = []
     for firings in (on_cpu, on_gpu):
         features = firings.features.repeat(np.diff(firings.offsets)).tolist()

@@ -303,6 +303,21 @@ def test_through_the_whole_line(made: Tiny, fitting: tuple[Path, dict[str, Array
     assert {(scorer, name) for scorer in ("detection", "sensitivity") for name in codes} <= ok
 
 
+def test_a_shard_that_is_made_again_is_the_same(
+    made: Tiny, fitting: tuple[Path, dict[str, Array]], tmp_path: Path
+) -> None:
+    recipe = made.recipe(dictionaries={"g": {"path": str(fitting[0])}}, cache=SMALL)
+    run = pipeline.explain(recipe, out=tmp_path / "run", until="cache")
+    folder = tmp_path / "run" / "cache" / "g"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(before) > 1
+    last = sorted(folder.glob("0*.jsonl"))[-1]
+    last.unlink()
+    last.with_suffix(".safetensors").unlink()
+    pipeline.run_line(run, until="cache")
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+
+
 def test_inspect_and_check(
     made: Tiny, fitting: tuple[Path, dict[str, Array]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
