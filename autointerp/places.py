@@ -9,7 +9,7 @@ import dataclasses
 
 from autointerp.centring import centred
 from autointerp.dictionaries.locate import find_dictionary
-from autointerp.dictionaries.spec import DictionarySpec, without_gradient
+from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.errors import CheckpointError, RecipeError, SiteError
 from autointerp.recipe import Recipe
 from autointerp.sources import DictionaryFound
@@ -18,7 +18,7 @@ from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import (
     BEHIND_GAIN,
     check_site,
-    locate_to_write,
+    locate,
     parse_hook,
     read_again,
     width_at,
@@ -133,18 +133,14 @@ def fitted_to(model: ModelFiles, name: str, dictionary: DictionaryFound) -> Dict
 
 
 def _check_gradient(name: str, found: DictionaryFound, model_type: str) -> None:
-    fault = without_gradient(found.spec)
-    if fault is None:
-        try:
-            for site in found.inputs:
-                locate_to_write(site, model_type)
-        except SiteError as error:
-            fault = str(error).rstrip(".")
-    if fault is not None:
-        raise CheckpointError(
-            f"dictionary '{name}' ({found.spec.path}) can't choose by gradients of the model's loss "
-            f"(gradient_weight): {fault}."
-        )
+    for site in found.inputs:
+        if (rule := locate(site, model_type).rule) is not None:
+            raise CheckpointError(
+                f"dictionary '{name}' ({found.spec.path}) chooses by gradients of the model's loss "
+                f"(gradient_weight), and nothing can be differentiated by '{site}': in a '{model_type}' model no "
+                f"module emits it, it is computed ({rule}). Leave gradient_weight out, for the top k of activations "
+                "alone."
+            )
 
 
 def check_without_model(found: dict[str, DictionaryFound]) -> None:
@@ -153,8 +149,8 @@ def check_without_model(found: dict[str, DictionaryFound]) -> None:
         if one.spec.needs_gradient:
             raise CheckpointError(
                 f"dictionary '{name}' ({one.spec.path}) chooses by gradients of the model's loss (gradient_weight), "
-                "which files of activations don't hold. Run it on the model: --model, --corpus; or leave "
-                "gradient_weight out of dictionary.json for the top k of activations alone."
+                "which files of activations don't hold. Run it on the model (--model, --corpus), or leave "
+                "gradient_weight out, for the top k of activations alone."
             )
 
 

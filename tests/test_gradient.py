@@ -4,7 +4,11 @@ dense float64 reference, through the whole line; what is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +24,15 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from autointerp import pipeline
+from autointerp.activations.looked_at import LookedAt
 from autointerp.activations.rows import RowStore
 from autointerp.cli import app
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError, ModelError, RecipeError
 from autointerp.run import Run
-from autointerp.subject import model as model_module
+from autointerp.subject import gradients as gradients_module
+from autointerp.subject.gradients import held_a_token, loss_gradients
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.types import Point, Site
@@ -58,6 +64,31 @@ def losses(subject: Subject, ids: Tensor, lengths: list[int]) -> list[float]:
     ]
 
 
+def test_rows_of_one_token_have_none(llama: Subject) -> None:
+    site = Site("resid_post", 1)
+    assert not loss_gradients(llama, IDS[:, :1], [1, 1, 1], [site])[site].any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_less_precise_models_have_them_too(dtype: Any, tmp_path: Path) -> None:
+    files, site = find_model(str(write("llama", tmp_path))), Site("resid_post", 1)
+    exactly, about = (
+        loss_gradients(Subject.load(files, dtype=one), IDS, LENGTHS, [site])[site].float()
+        for one in ("float32", dtype)
+    )
+    assert float((exactly - about).norm() / exactly.norm()) < 0.05
+
+
+def test_what_a_backward_pass_holds_is_reckoned(tmp_path: Path) -> None:
+    """By hand: of GPT-2's tiny model 3 layers of 18 * 16 + 4 * 24, and 4 * 40; of Gemma 2's 2 heads besides, whose
+    weights are written out, 5 * 2 a token of the row."""
+    counts = [
+        held_a_token(find_model(str(write(name, tmp_path / name))).architecture, 100)
+        for name in ("gpt2", "gemma2")
+    ]
+    assert counts == [3 * 384 + 160, 3 * (384 + 1_000) + 160]
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in EXPERTS])
 def test_gradients_are_what_a_small_push_changes(name: str, tmp_path: Path) -> None:
     """Central differences along random directions, a site and a row at a time. (Experts' routers jump.) Norms compute
@@ -67,7 +98,7 @@ def test_gradients_are_what_a_small_push_changes(name: str, tmp_path: Path) -> N
     generator = torch.Generator().manual_seed(5)
     for point in points:
         site = Site(point, 1)
-        gradient = subject.loss_gradients(IDS, LENGTHS, [site])[site]
+        gradient = loss_gradients(subject, IDS, LENGTHS, [site])[site]
         assert gradient.shape[:2] == IDS.shape and gradient.abs().max() > 1e-3
         towards = torch.randn(gradient.shape, dtype=torch.float64, generator=generator)
         found: list[list[float]] = []
@@ -86,31 +117,31 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def test_a_rows_gradients_are_its_own(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stands beside it or behind its end, and however many rows pass at once; its last token has none."""
     site = Site("resid_post", 1)
-    together = llama.loss_gradients(IDS, LENGTHS, [site])[site]
+    together = loss_gradients(llama, IDS, LENGTHS, [site])[site]
     for row, length in enumerate(LENGTHS):
-        alone = llama.loss_gradients(IDS[row : row + 1, :length], [length], [site])[site][0]
+        alone = loss_gradients(llama, IDS[row : row + 1, :length], [length], [site])[site][0]
         torch.testing.assert_close(together[row, :length], alone)
         assert not together[row, length - 1 :].any()
     assert together[0, :-1].any(1).all()
-    monkeypatch.setattr(model_module, "CPU_HELD", 1)
-    one_by_one = llama.loss_gradients(IDS, LENGTHS, [site])[site]
+    monkeypatch.setattr(gradients_module, "CPU_HELD", 1)
+    one_by_one = loss_gradients(llama, IDS, LENGTHS, [site])[site]
     torch.testing.assert_close(one_by_one, together)
 
 
 def test_sites_at_once_are_as_each_alone(llama: Subject) -> None:
     """What an earlier one does through a later one counts."""
     sites = [Site("mlp_out", 0), Site("z", 1), Site("resid_post", 1)]
-    together = llama.loss_gradients(IDS, LENGTHS, sites)
+    together = loss_gradients(llama, IDS, LENGTHS, sites)
     for site in sites:
-        torch.testing.assert_close(together[site], llama.loss_gradients(IDS, LENGTHS, [site])[site])
+        torch.testing.assert_close(together[site], loss_gradients(llama, IDS, LENGTHS, [site])[site])
 
 
 def test_it_works_where_nothing_else_has_gradients(llama: Subject) -> None:
     site = Site("resid_post", 0)
     with torch.inference_mode():
-        within = llama.loss_gradients(IDS.clone(), LENGTHS, [site])[site]
+        within = loss_gradients(llama, IDS.clone(), LENGTHS, [site])[site]
     assert not within.requires_grad
-    torch.testing.assert_close(within, llama.loss_gradients(IDS, LENGTHS, [site])[site])
+    torch.testing.assert_close(within, loss_gradients(llama, IDS, LENGTHS, [site])[site])
 
 
 def test_gradients_that_overflow_are_told(llama: Subject) -> None:
@@ -119,7 +150,7 @@ def test_gradients_that_overflow_are_told(llama: Subject) -> None:
         llama.hooked({}, {Site("resid_pre", 2): lambda _, x: x * float("inf")}),
         pytest.raises(ModelError, match=r"loss at 'layers.1' are NaN or infinite on \d+ of 13 tokens"),
     ):
-        llama.loss_gradients(IDS, LENGTHS, [site])
+        loss_gradients(llama, IDS, LENGTHS, [site])
 
 
 # --- codes -----------------------------------------------------------------------------------------------
@@ -191,6 +222,8 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
         ({"gradient_weight": 0}, "gradient_weight is 0: expected a number above 0"),
         ({"gradient_weight": -1.5}, "gradient_weight is -1.5: expected a number above 0"),
         ({"gradient_weight": "much"}, "gradient_weight is .*much"),
+        ({"gradient_weight": 1, "decoder_norm_gate": True}, "different scales"),
+        ({"gradient_weight": 1, "reconstructs": False}, "must reconstruct just that"),
         ({"gradient_weight": 1, "is_transcoder": True}, "must reconstruct just that"),
         ({"gradient_weight": 1, "transform": ["layer_norm"]}, r"scales each token \(layer_norm\)"),
         ({"gradient_weight": 1, "selector": "relu", "k": None}, "it takes the selector topk"),
@@ -207,10 +240,62 @@ def test_it_is_no_parent_and_converts_to_our_layout_alone(tmp_path: Path) -> Non
     test_native.meta(tmp_path / "meta", "../parent", d=D)
     with pytest.raises(CheckpointError, match=r"chooses by gradients \(gradient_weight\)"):
         find_dictionary(str(tmp_path / "meta"))
+    test_native.native(tmp_path / "plain", {"selector": "topk", "k": 3})
+    test_native.meta(tmp_path / "other", "../plain", d=D, gradient_weight=1.0)
+    with pytest.raises(CheckpointError, match="decoder rows, which have no gradients"):
+        find_dictionary(str(tmp_path / "other"))
     done = CliRunner().invoke(app, ["sae", "convert", str(tmp_path / "parent"), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     written = find_dictionary(str(tmp_path / "out"))
     assert written.format == "native" and written.gradient_weight == 2.0 and written.approximation is None
+
+
+PLUGIN = """
+    from pathlib import Path
+    import torch
+    from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Weights
+    def dictionary():
+        spec = DictionarySpec(
+            format="", path=Path(), identity="mine", d_in=6, width=10, selector="topk", k=3, hook=None, site=None,
+            model=None, corpus=None, context_length=None, prepend_bos=True, gradient_weight=float("{weight}"))
+        return Dictionary(spec, lambda device: None)
+"""
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "0", "-3"])
+def test_a_weight_of_somebodys_own_is_looked_at(
+    tmp_path: Path, weight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_gradient.py").write_text(textwrap.dedent(PLUGIN.format(weight=weight)))
+    monkeypatch.delitem(sys.modules, "my_gradient", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CheckpointError, match=f"gradient_weight is {weight}: expected a number above 0"):
+        find_dictionary("my_gradient:dictionary")
+
+
+def test_codes_of_somebodys_own_are_not_chosen_among(tmp_path: Path) -> None:
+    spec = find_dictionary(
+        str(test_native.native(tmp_path, {"selector": "topk", "k": 3, "gradient_weight": 1}))
+    )
+    weights = dataclasses.replace(reader_of(spec).load(spec, "cpu"), encode=lambda x_nD: (x_nD, x_nD.long()))
+    with pytest.raises(CheckpointError, match=r"a function makes \(encode\) can't be chosen"):
+        Encoder(spec, weights)
+
+
+def test_of_several_sites_each_has_its_own(tmp_path: Path) -> None:
+    """In the order in which they are read; of a token that nobody looks at none."""
+    encoder = opened(tmp_path / "a", k=3, gradient_weight=3.0)
+    a, b = Site("resid_post", 0), Site("mlp_out", 1)
+    generator = torch.Generator().manual_seed(4)
+    x, g = ({site: torch.randn(2, 4, 3, generator=generator) for site in (a, b)} for _ in range(2))
+    look_BT = np.array([[False, True, True, True], [False, True, False, False]])
+    inputs = LookedAt(x, np.array([4, 2]), look_BT, torch.device("cpu"), g).inputs(encoder, [b, a])
+    codes = inputs.codes(encoder)
+    at = [0, 0, 0, 1], [1, 2, 3, 1]
+    states, gradients = (torch.cat([of[b], of[a]], dim=2)[at].double().numpy() for of in (x, g))
+    found = np.zeros((4, F))
+    found[codes.token_M, codes.feature_M] = codes.value_M
+    np.testing.assert_allclose(found, chosen(T, states, gradients, 3.0, 3), rtol=1e-5, atol=1e-6)
 
 
 # --- through the line ------------------------------------------------------------------------------------
@@ -319,9 +404,9 @@ def test_a_shard_that_is_made_again_is_the_same(
 
 
 def test_inspect_and_check(
-    made: Tiny, fitting: tuple[Path, dict[str, Array]], monkeypatch: pytest.MonkeyPatch
+    made: Tiny, fitting: tuple[Path, dict[str, Array]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, _ = fitting
+    place, t = fitting
     monkeypatch.setenv("COLUMNS", "250")
     shown = CliRunner().invoke(app, ["sae", "inspect", str(place)])
     words = " ".join(shown.output.split())
@@ -329,7 +414,12 @@ def test_inspect_and_check(
     given = ["sae", "check", str(place), "--model", str(made.model), "--corpus", str(made.corpus)]
     done = CliRunner().invoke(app, [*given, "--n-tokens", "1000"])
     assert done.exit_code == 0, done.output
-    assert f" {K}" in done.output
+    plain = written(tmp_path / "plain", t)
+    other = CliRunner().invoke(app, ["sae", "check", str(plain), *given[3:], "--n-tokens", "1000"])
+    first, second = (re.search(r"as read +│ +(\S+) +│ +(\S+)", one.output) for one in (done, other))
+    assert first is not None and second is not None and first[1] == second[1] == f"{K:.1f}", done.output
+    # On rows of orthogonal directions the largest activations reconstruct best.
+    assert float(first[2]) > 1.02 * float(second[2]), "the gradients matter here"
 
 
 @pytest.mark.parametrize("hook", ["layers.1.mlp_in_normalized", "layers.1.attn_in_normalized"])
@@ -337,7 +427,9 @@ def test_a_place_that_no_module_emits_is_refused(
     made: Tiny, fitting: tuple[Path, dict[str, Array]], tmp_path: Path, hook: str
 ) -> None:
     place = written(tmp_path / "sae", fitting[1], hook, gradient_weight=1.0)
-    with pytest.raises(CheckpointError, match=r"can't choose by gradients .* can't be written"):
+    with pytest.raises(
+        CheckpointError, match=rf"nothing can be differentiated by '{hook}'.* Leave gradient_weight out"
+    ):
         pipeline.explain(made.recipe(dictionaries={"auto": {"path": str(place)}}), out=tmp_path / "run")
 
 

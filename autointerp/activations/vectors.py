@@ -17,6 +17,7 @@ from torch import Tensor
 from autointerp.activations.dump import Dump
 from autointerp.activations.stored import float32
 from autointerp.errors import ActivationsError
+from autointerp.subject.gradients import loss_gradients
 from autointerp.subject.model import Subject
 from autointerp.subject.pretrained import Dtype
 from autointerp.types import Site
@@ -64,7 +65,7 @@ class FromModel:
     def gradients(
         self, token_ids_BT: Tensor, lengths: NDArray[np.int64], sites: Sequence[Site]
     ) -> dict[Site, Tensor]:
-        return self.subject.loss_gradients(token_ids_BT, lengths.tolist(), sites)
+        return loss_gradients(self.subject, token_ids_BT, lengths.tolist(), sites)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
     score = z + w z |W_dec g|
 
-with g the gradient of the loss by the vector that the dictionary reconstructs; what is chosen keeps the value z.
+with g the gradient of the loss by the vector that the dictionary reconstructs; what is chosen keeps the value z. Of
+several sites, one behind the other, g of an earlier one holds what passes through the later ones, too: the effect of
+adding the feature to all.
 Source: arXiv 2411.10397, which adds beta z |W_dec^T grad L| to what TopK sees. Here the loss is summed over a row, so
 that a row's codes do not depend on what is beside it; where training took the mean over N tokens, w is beta / N.
 

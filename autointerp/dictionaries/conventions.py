@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from autointerp.dictionaries.gradient_weight import gradient_fault
 from autointerp.dictionaries.spec import DictionarySpec, Transform, Weights
 
 
@@ -28,6 +29,12 @@ class Convention:
 def alternatives(spec: DictionarySpec, weights: Weights, x_ND: Tensor) -> Iterator[Convention]:
     """Other readings than the one there is, one difference each. `x_ND`: some of the inputs, for a scale that
     training may have estimated."""
+    for convention in _alternatives(spec, weights, x_ND):
+        if gradient_fault(convention.spec) is None:
+            yield convention
+
+
+def _alternatives(spec: DictionarySpec, weights: Weights, x_ND: Tensor) -> Iterator[Convention]:
     if spec.selector == "custom" or weights.w_enc_DF is None or spec.needs_sequence:
         return  # nothing is known of the encoder, or there is none, or what it reads hangs on how it is read
     yield from _pre_bias(spec, weights)

@@ -93,6 +93,11 @@ class Encoder:
         self._is_multiplied = False
         if spec.feature_sliceable:
             self._columns = self._columns.padded(COLUMNS)
+        if spec.needs_gradient and weights.encode is not None:
+            raise CheckpointError(
+                f"{spec.path}: codes that a function makes (encode) can't be chosen by gradients (gradient_weight is "
+                f"{spec.gradient_weight:g}). Leave one of the two out."
+            )
 
     @property
     def device(self) -> torch.device:

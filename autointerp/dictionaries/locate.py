@@ -32,6 +32,7 @@ from autointerp.dictionaries.checkpoint import (
     layer_in,
     many_dictionaries,
 )
+from autointerp.dictionaries.gradient_weight import check_gradient_weight
 from autointerp.dictionaries.hub_files import fetched
 from autointerp.dictionaries.hub_parts import in_parts, reading_parts
 from autointerp.dictionaries.registry import registered
@@ -201,7 +202,9 @@ def _outside(text: str) -> Dictionary:
         )
     file = Path(inspect.getfile(function))
     identity = given.spec.identity or fingerprint([file])
-    return replace(given, spec=replace(given.spec, format=text, path=file, identity=identity))
+    spec = replace(given.spec, format=text, path=file, identity=identity)
+    check_gradient_weight(spec)
+    return replace(given, spec=spec)
 
 
 def _readers() -> Mapping[str, Reader]:

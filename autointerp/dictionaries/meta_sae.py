@@ -49,6 +49,10 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
         )
     if own.signed or own.is_transcoder:
         settings.refuse("selector", "a meta-SAE's codes of decoder rows are not negative.")
+    if own.needs_gradient:
+        settings.refuse(
+            "gradient_weight", "a meta-SAE reads decoder rows, which have no gradients. Leave it out."
+        )
     if (settings.text("parent_rows") or "unit") not in ROWS:
         settings.refuse("parent_rows", f"these are known: {', '.join(ROWS)}.")
     both = hashlib.blake2b(f"{own.identity}\0{parent.identity}".encode(), digest_size=16)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final, TypeVar, cast, get_args
 
 from autointerp.dictionaries.checkpoint import Settings
+from autointerp.dictionaries.gradient_weight import gradient_fault
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
     BY_DECODER,
@@ -14,7 +15,6 @@ from autointerp.dictionaries.spec import (
     Expected,
     Selector,
     Transform,
-    without_gradient,
 )
 from autointerp.dictionaries.steps import Pursuit, pursuit_steps
 from autointerp.dictionaries.thresholds import Calibration, ColumnScore, Rule
@@ -109,7 +109,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
         calibration=_calibration(settings, selector, width),
-        gradient_weight=_gradient_weight(settings),
+        gradient_weight=settings.number("gradient_weight"),
         approximation=settings.text("approximation"),
         notes=tuple(_texts(settings, "notes")),
     )
@@ -125,7 +125,7 @@ def variant_of(settings: Settings) -> Variant | None:
 
 def _as_variant(spec: DictionarySpec, settings: Settings) -> DictionarySpec:
     variant, name = variant_of(settings), settings.text("variant")
-    if spec.needs_gradient and (fault := without_gradient(spec)) is not None:
+    if (fault := gradient_fault(spec)) is not None:
         settings.refuse("gradient_weight", f"{fault}.")
     if variant is None:
         return spec
@@ -224,13 +224,6 @@ def _has_signs(settings: Settings, selector: Selector) -> bool:
             "has_signs", "it is of selector pursuit. Of a top k by magnitude the selector is abstopk."
         )
     return has_signs
-
-
-def _gradient_weight(settings: Settings) -> float | None:
-    weight = settings.number("gradient_weight")
-    if weight is not None and weight <= 0:
-        settings.refuse("gradient_weight", "expected a number above 0, or nothing for activations alone.")
-    return weight
 
 
 def _transform(settings: Settings) -> tuple[Transform, ...]:

@@ -151,10 +151,8 @@ class DictionarySpec:
     """What the tokens before a token predict of its vector is subtracted first (`Weights.predict`), so that its code
     depends on these, and on them alone: encoding takes whole rows."""
     gradient_weight: float | None = None
-    """Of a topk that takes the k largest z (1 + weight |W_dec g|), with z the pre-activation, W_dec the feature's
-    decoder row and g the gradient, by the vector that is reconstructed, of the model's loss (nats, summed over the
-    tokens of a row): a gradient SAE (`by_gradient.py`). So its codes depend on the tokens behind, too, and encoding
-    takes g. None: on activations alone."""
+    """Of a gradient SAE, a topk that chooses by effect on the model's loss, too: what the effect counts
+    (`by_gradient.py`). Codes depend on the tokens behind, and encoding takes gradients. None: by activation alone."""
     approximation: str | None = None
     """What is left out against the dictionary as trained; None if nothing."""
     notes: tuple[str, ...] = ()
@@ -200,17 +198,6 @@ class DictionarySpec:
             return dataclasses.replace(self, d_in=width)
         k = None if self.selector == "relu" else min(self.k or max(1, width // BASIS_SHARE), width)
         return dataclasses.replace(self, d_in=width, width=width, k=k)
-
-
-def without_gradient(spec: DictionarySpec) -> str | None:
-    """Why a dictionary can't choose by gradients (`gradient_weight`), as the end of a sentence; None where it can."""
-    if spec.selector != "topk" or spec.by_input:
-        return "it takes the selector topk, of all inputs together"
-    if spec.is_transcoder or spec.is_basis:
-        return "the gradient is that by what the dictionary reads, so that it must reconstruct just that"
-    if scaling := [step for step in spec.transform if step != "centre"]:
-        return f"a step that scales each token ({', '.join(scaling)}) leaves open what the gradient is of"
-    return None
 
 
 if TYPE_CHECKING:

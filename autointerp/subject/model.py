@@ -15,7 +15,6 @@ from typing import Any, Final, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from autointerp.errors import ModelError, PackageMissing, SiteError
 from autointerp.subject.architecture import Architecture
@@ -29,11 +28,6 @@ from autointerp.types import Site
 
 _LAYER_LISTS: Final = ("layers", "h", "blocks")
 
-
-CPU_HELD: Final = 2**29
-GPU_HELD: Final = 2**32
-"""Numbers that a backward pass may hold, about: 2 GiB in float32, 8 GiB in bfloat16."""
-_NOT_FORETOLD: Final = -100
 
 See = Callable[[Site, Tensor], Tensor | None]
 """Gets the activation [B, T, D] that passes a site. What it returns takes its place; None leaves it."""
@@ -159,64 +153,13 @@ class Subject:
                 )
         return {site: captured[site] for site in wanted}
 
-    def loss_gradients(
-        self, token_ids_BT: Tensor, lengths: Sequence[int], sites: Sequence[Site]
-    ) -> dict[Site, Tensor]:
-        """Gradients [B, T, D] of the loss by the activation at each site, on the device of its layer and in the
-        model's dtype. The loss is the cross-entropy in nats, summed over the tokens of a row but its first, which
-        nothing foretells: so a row's gradients are its own, those of its last token are 0, and so are those of
-        padding.
-
-        `token_ids_BT`: as in `capture`; `lengths`: of the rows. All of the model must be there. So many rows at a
-        time as the memory above takes, one at least. Raises SiteError for a site that can't be written, ModelError
-        for gradients that are NaN or infinite.
-        """
-        wanted = list(dict.fromkeys(sites))
-        held = CPU_HELD if self.device.type == "cpu" else GPU_HELD
-        step = max(1, held // (token_ids_BT.shape[1] * _held_a_token(self.architecture)))
-        pieces: dict[Site, list[Tensor]] = {site: [] for site in wanted}
-        for start in range(0, len(token_ids_BT), step):
-            these = slice(start, start + step)
-            for site, gradient_BTD in self._of_some_rows(token_ids_BT[these], lengths[these], wanted).items():
-                pieces[site].append(gradient_BTD)
-        return {site: torch.cat(of_one) for site, of_one in pieces.items()}
-
-    # Not `no_grad` alone: a tensor made in inference mode, as a caller's may be, can't take part.
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def _of_some_rows(
-        self, token_ids_BT: Tensor, lengths: Sequence[int], sites: list[Site]
-    ) -> dict[Site, Tensor]:
-        passed: dict[Site, Tensor] = {}
-
-        def keep(site: Site, value: Tensor) -> Tensor:
-            # Behind another site it hangs on that one's already, and what reaches that through it must count.
-            passed[site] = value if value.requires_grad else value.detach().requires_grad_()
-            return passed[site].clone()  # a later module may add to it in place
-
-        ids_BT = token_ids_BT.to(self.device, copy=True)
-        is_real_BT = torch.arange(ids_BT.shape[1]) < torch.tensor(lengths)[:, None]
-        with self.hooked({}, dict.fromkeys(sites, keep)):
-            logits_BTV = self._model(input_ids=ids_BT, use_cache=False).logits
-        wanted_BT = ids_BT.masked_fill(~is_real_BT.to(ids_BT.device), _NOT_FORETOLD)[:, 1:]
-        loss = cross_entropy(
-            logits_BTV[:, :-1].flatten(0, 1).float(),
-            wanted_BT.flatten().to(logits_BTV.device),
-            ignore_index=_NOT_FORETOLD,
-            reduction="sum",
-        )
-        found = dict(zip(sites, torch.autograd.grad(loss, [passed[site] for site in sites]), strict=True))
-        for site, gradient_BTD in found.items():
-            if n_bad := int((~gradient_BTD.isfinite().all(dim=-1)).sum()):
-                raise ModelError(
-                    f"the gradients of the model's loss at '{site}' are NaN or infinite on {n_bad:,} of "
-                    f"{sum(lengths):,} tokens. In float16 they overflow: run the model in bfloat16 or float32."
-                )
-        return found
-
     @torch.inference_mode()
     def logits(self, token_ids_BT: Tensor) -> Tensor:
         """[B, T, vocabulary], of the whole model."""
+        return self.traced_logits(token_ids_BT)
+
+    def traced_logits(self, token_ids_BT: Tensor) -> Tensor:
+        """The same, with what autograd needs where a hook let something with gradients in."""
         return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False).logits
 
     @torch.inference_mode()
@@ -276,11 +219,6 @@ class Subject:
             return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _held_a_token(architecture: Architecture) -> int:
-    """Numbers of a backward pass: what a layer leaves, some 34 times its width, and logits in a few forms."""
-    return 34 * architecture.d_model * architecture.n_layers + 4 * architecture.vocab_size
 
 
 def _layer_list(model: nn.Module, n_layers: int) -> nn.ModuleList:
