@@ -691,9 +691,10 @@ def test_a_folder_of_many_lists_a_dozen(tmp_path: Path) -> None:
 
 
 def test_nothing_known_says_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "ae.pt").touch()
+    save_file({"x": np.zeros(2, np.float32)}, tmp_path / "ae.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"It holds: ae\.pt\. Known formats:(?s:.*)\n  SAELens.*\n  sparsify"
+        CheckpointError,
+        match=r"It holds: ae\.safetensors\. Its tensors: x\. Known formats:(?s:.*)\n  SAELens.*\n  sparsify",
     ):
         find_dictionary(str(tmp_path))
     with pytest.raises(CheckpointError, match="no file or folder is called 'no such thing'"):

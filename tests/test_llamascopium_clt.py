@@ -177,7 +177,7 @@ def test_how_a_layer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         find_dictionary("ckpt/layer_7")  # a name that a repository could have
     (folder / "layer_1").mkdir()
     assert not is_place(folder / "layer_1" / "layer_1")
-    with pytest.raises(CheckpointError, match="no dictionary of a known format"):
+    with pytest.raises(CheckpointError, match="layer_1 holds no file of tensors"):
         find_dictionary(str(folder / "layer_1"))
 
 

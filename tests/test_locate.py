@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from autointerp.errors import CheckpointError
 from autointerp.shorthand import sae_sections
 from autointerp.sources import local
 from autointerp.types import Site
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHandler, LoopbackHub
 
 FILES = [
     "README.md",
@@ -128,6 +129,22 @@ def test_one_file_of_a_repository_is_fetched(tmp_path: Path) -> None:
         )
     assert not list((tmp_path / "home").rglob("layer0.sae.pt"))
     assert list((tmp_path / "home").rglob("layer1.sae.pt"))
+
+
+class WithoutThatRevision(LoopbackHandler):
+    def _api(self, match: re.Match[str]) -> None:
+        if match["rev"] == "nosuch":
+            self._missing("RevisionNotFound")
+        else:
+            super()._api(match)
+
+
+def test_a_revision_that_is_not_there_is_said_to_be_that(tmp_path: Path) -> None:
+    qwen(tmp_path / "models" / QWEN, 0)
+    with LoopbackHub(tmp_path, WithoutThatRevision) as hub:
+        said = found_on(hub, tmp_path / "home", f"{QWEN}:layer0.sae.pt@nosuch")
+        assert said.startswith(f"{QWEN} has no revision 'nosuch'.")
+        assert found_on(hub, tmp_path / "home", f"{QWEN}:layer0.sae.pt@main").startswith("layers.0")
 
 
 def test_a_link_keeps_its_name(tmp_path: Path) -> None:

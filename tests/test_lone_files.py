@@ -191,8 +191,8 @@ def test_goodfire(
             {"encoder_linear.weight": tensors()["W_enc"]},
             r"'encoder_linear\.weight' has shape \[6, 10\].*swapped",
         ),
-        ({"decoder_linear.bias": None}, "no dictionary of a known format"),
-        ({"extra": np.zeros(2, np.float32)}, "no dictionary of a known format"),
+        ({"decoder_linear.bias": None}, r"but no decoder_linear\.bias: without that it is no dictionary"),
+        ({"extra": np.zeros(2, np.float32)}, r"hold nothing else\. It also holds extra"),
         ({"encoder_linear.bias": np.full(F, np.nan, np.float32)}, "10 values of 10 that are NaN"),
     ],
 )
@@ -205,7 +205,7 @@ def test_goodfire_refuses(tmp_path: Path, change: dict[str, Any], point: str) ->
 
 def test_the_same_names_in_ae_pt_are_dictionary_learnings(tmp_path: Path) -> None:
     save_torch(tmp_path / "ae.pt", linear(tensors(), *R1_NAMES))
-    with pytest.raises(CheckpointError, match="no dictionary"):
+    with pytest.raises(CheckpointError, match=r"dictionary_learning's have a config\.json with trainer"):
         find_dictionary(str(tmp_path / "ae.pt"))
 
 
@@ -230,7 +230,7 @@ def test_another_file_beside_a_dictionary_is_not_it(tmp_path: Path) -> None:
     path = save_torch(tmp_path / "7.pt", linear(tensors(), *OPENAI_NAMES) | TOPK)
     assert find_dictionary(str(path)).format == "openai"
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(CheckpointError, match=r"notes\.txt is no dictionary"):
+    with pytest.raises(CheckpointError, match=r"notes\.txt is no file of tensors"):
         find_dictionary(str(tmp_path / "notes.txt"))
 
 

@@ -97,7 +97,23 @@ def test_what_is_left_out_is_zero_and_one_threshold_serves_all(tmp_path: Path) -
         ({"selector": "nnls", "pursuit": {"residual_below": 1}}, DECODER, "pursuit is .* the selector is nnls"),
         ({"selector": "pursuit", "k": 2, "pursuit": {"below": 1}}, DECODER, "'pursuit.below'"),
         ({"selector": "pursuit", "k": 2, "pursuit": {"residual_below": -1}}, DECODER, "residual_below is -1"),
-        ({"selector": "topk", "k": 2, "has_signs": True}, {}, "the selector is abstopk"),
+        ({"selector": "topk", "k": 2, "has_signs": True}, {}, "Leave it out, or take abstopk"),
+        (
+            {"selector": "abstopk", "k": 2, "has_signs": True}, {},
+            "has_signs is true: .* abstopk keeps signs without it. Leave it out",
+        ),
+        (
+            {"selector": "relu", "hook_out": "layers.1.mlp"}, {},
+            r"hook_out is layers\.1\.mlp: only a transcoder has one",
+        ),
+        (
+            {"selector": "relu", "hook": "layers.1", "further_hooks": ["layers.1"]}, {},
+            r'further_hooks is \["layers\.1"\]: each place is read once, and hook is layers\.1',
+        ),
+        (
+            {"selector": "relu", "hook": "layers.1", "further_hooks": ["layers.2", "blocks.2.hook_resid_post"]}, {},
+            "each place is read once",
+        ),
         ({"selector": "relu", "n_models": 4}, {}, "n_models is 4: the 6 numbers"),
         ({"selector": "nnls", "variant": "polysae"}, DECODER, "variant is polysae: selector nnls"),
         ({"selector": "relu", "layout": 2}, {}, "layout is 2"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
 from dense_codes import D, F, assert_parity, exact, inputs, save_json, tensors
 from safetensors.numpy import save_file
 
-from autointerp.dictionaries import locate
+from autointerp.dictionaries import locate, registry
 from autointerp.dictionaries.locate import find_dictionary
 from autointerp.dictionaries.registry import registered
 from autointerp.dictionaries.spec import Expected
@@ -83,6 +85,46 @@ def test_a_name_is_a_repository_folder_and_what_is_expected(
     assert find_dictionary("a-release-2/x").model_was_centred is False
     assert fetched[1:] == [("org/repo", "x/y", None), ("o/r", "p", None)]
     assert "sae_lens" not in sys.modules
+
+
+NEEDED = r"such names need sae-lens \(pip install sae-lens\)"
+
+
+@pytest.mark.parametrize(
+    ("text", "may_be_one"),
+    [
+        ("a-release/blocks.1.hook_resid_post", True),
+        ("gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71", True),
+        ("org/repo:folder", False),
+        ("org/repo@main", False),
+        ("no such thing", False),
+    ],
+)
+def test_of_what_may_be_such_a_name_it_is_said_what_these_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, may_be_one: bool
+) -> None:
+    """Where the list is not there: no network, or no such repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_list", lambda: None)
+
+    class NoNetwork:
+        def model_info(self, repo: str, revision: str | None) -> None:
+            raise ConnectionError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", NoNetwork)
+    with pytest.raises(CheckpointError, match="no file or folder is called") as caught:
+        find_dictionary(text)
+    assert bool(re.search(NEEDED, str(caught.value))) == may_be_one
+
+
+@pytest.mark.usefixtures("sae_lens")
+def test_where_the_list_is_nothing_is_said_to_be_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no file or folder is called") as caught:
+        find_dictionary("another/place/x")
+    assert re.search(NEEDED, str(caught.value)) is None
 
 
 @pytest.mark.usefixtures("sae_lens")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from autointerp.dictionaries.checkpoint import shortened
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.errors import CheckpointError
 from autointerp.types import digest
@@ -32,7 +33,9 @@ class Basis:
         """`path` is the name. Raises CheckpointError."""
         match = NAME.fullmatch(str(path))
         if match is None:
-            raise CheckpointError(f"'{path}' names no basis: write neurons, neurons:200 or experts.")
+            raise CheckpointError(
+                f"'{shortened(str(path))}' names no basis: write neurons, neurons:200 or experts."
+            )
         kind, k = match[1], int(match[2]) if match[2] else None
         if kind == "experts" and k is not None:
             raise CheckpointError(f"'{path}': how many experts a token has is the model's own setting.")

@@ -26,6 +26,9 @@ MAX_YAML_BYTES: Final = 2**18
 MAX_YAML_DEPTH: Final = 50
 N_LISTED: Final = 12
 """At most so many sub-folders, files or names are listed in a message."""
+N_FIRST: Final = 64
+"""Bytes that say what kind of file it is."""
+LFS_POINTER: Final = b"version https://git-lfs"
 LAYER = re.compile(r"layer_(\d{1,4})", re.ASCII)
 """A layer of a cross-layer transcoder that lies in one file, named as if it were a file in the same folder."""
 MAX_FOLDERS: Final = 10_000
@@ -250,6 +253,11 @@ def layer_in(path: Path) -> tuple[Path, int | None]:
 def file_size(path: Path) -> int:
     """Bytes of a file. Raises CheckpointError: missing, empty, not a file."""
     if not path.is_file():
+        if is_there(path):
+            what = "a folder" if path.is_dir() else "a pipe or device"
+            raise CheckpointError(f"{path} is {what}, not a file. Copy or download it again.")
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link that leads to no file. Copy or download it again.")
         raise CheckpointError(f"{path} is missing. A checkpoint's files lie together in one folder.")
     size = size_of(path)
     if not size:
@@ -257,13 +265,27 @@ def file_size(path: Path) -> int:
     return size
 
 
-def shortened(value: object) -> str:
-    """For a message: what a terminal can't show, or would obey, as an escape."""
+def first_bytes(path: Path) -> bytes:
+    """Of a file. Raises CheckpointError: missing, empty, unreadable, or what git leaves in the place of a large
+    file."""
+    file_size(path)
+    try:
+        with opened(path) as file:
+            start = file.read(N_FIRST)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    if start.startswith(LFS_POINTER):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself. Fetch it: git lfs pull.")
+    return start
+
+
+def shortened(value: object, most: int = 100) -> str:
+    """For a message, `most` characters of it: what a terminal can't show, or would obey, as an escape."""
     try:
         text = value if isinstance(value, str) else json.dumps(value, default=str)
     except RecursionError:  # json reads what is nested a little deeper than what it writes
         text = f"a {type(value).__name__}, nested too deep to show"
-    text = text if len(text) <= 100 else f"{text[:100]}..."
+    text = text if len(text) <= most else f"{text[:most]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, cast
 
-from autointerp.dictionaries.checkpoint import LAYER, layer_in, listed, many_dictionaries
+from autointerp.dictionaries.checkpoint import LAYER, layer_in, listed, many_dictionaries, shortened
+from autointerp.dictionaries.registry import without_list
 from autointerp.dictionaries.tensors import KINDS, PICKLED
 from autointerp.errors import CheckpointError
 
@@ -57,12 +58,20 @@ def client_errors() -> tuple[type[Exception], ...]:
 def held_instead(repo: str, place: str, revision: str | None, error: Exception) -> Path:
     """What the cache has where the hub can't be reached: raises CheckpointError where that is nothing, or where the
     hub answered, and refused."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionNotFoundError
 
     answered = isinstance(error, HfHubHTTPError | HFValidationError)
     cached = None if answered else _fetched_before(repo, place, revision)
     if cached is None:
-        raise CheckpointError(not_fetched(f"{repo}@{revision}" if revision else repo, error)) from error
+        if isinstance(error, RevisionNotFoundError):
+            raise CheckpointError(
+                f"{repo} has no revision '{shortened(revision)}'. Behind the @ stands a branch, a tag or a whole "
+                "commit."
+            ) from error
+        hint = "" if place or revision else without_list(repo)
+        raise CheckpointError(
+            not_fetched(f"{repo}@{revision}" if revision else repo, error) + hint
+        ) from error
     return cached
 
 
@@ -106,15 +115,17 @@ def _fetched_before(repo: str, place: str, revision: str | None) -> Path | None:
 def not_fetched(name: str, error: Exception) -> str:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    name = shortened(name)
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"no file or folder is called '{name}', Hugging Face's cache doesn't hold it, and HF_HUB_OFFLINE is set. "
             "Unset it, or fetch the dictionary where there is a network (autointerp prefetch)."
         )
+    said = shortened(str(error).strip().partition("\n")[0], 300)
     return (
-        f"no file or folder is called '{name}', and it can't be fetched from Hugging Face: "
-        f"{str(error).strip().partition(chr(10))[0]} ({type(error).__name__}). Check the name and the "
-        "network; for a private or gated repository, log in with `hf auth login`."
+        f"no file or folder is called '{name}', and it can't be fetched from Hugging Face: {said} "
+        f"({type(error).__name__}). Check the name and the network; for a private or gated repository, log in with "
+        "`hf auth login`."
     )
 
 
@@ -157,11 +168,12 @@ def _nothing_there(repo: str, place: str, files: list[str]) -> str:
             whole = any(file.endswith(tuple(KINDS)) for file in in_it)
             names |= {folder.as_posix()} if whole else set(_among(files, {folder}, tuple(KINDS)))
     if names:
-        where = f"{repo}:{place}" if place else repo
+        where = f"{repo}:{shortened(place)}" if place else repo
         return many_dictionaries(where, [f"{repo}:{name}" for name in sorted(names)])
     if place:
         return (
-            f"{repo} holds no file or folder '{place}' with tensors in it. It holds: {listed(sorted(files))}."
+            f"{repo} holds no file or folder '{shortened(place)}' with tensors in it. It holds: "
+            f"{listed(sorted(files))}."
         )
     return f"{repo} holds no file of tensors ({', '.join(KINDS)}). It holds: {listed(sorted(files))}."
 

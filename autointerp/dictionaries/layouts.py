@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autointerp.dictionaries.checkpoint import listed
+from autointerp.dictionaries.checkpoint import listed, shortened
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.tensors import Shapes
@@ -75,6 +75,6 @@ class Layout:
             raise CheckpointError(f"{path} has no tensor '{name}'. It has: {listed(headers)}.")
         if len(found.shape) != 1 or not found.shape[0]:
             raise CheckpointError(
-                f"{path}: '{name}' has shape {list(found.shape)}, but a bias is a list of numbers."
+                f"{path}: '{name}' has shape {shortened(list(found.shape))}, but a bias is a list of numbers."
             )
         return found.shape[0]

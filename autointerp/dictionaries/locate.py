@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from autointerp import demo, plugins
-from autointerp.dictionaries import random_topk
+from autointerp.dictionaries import random_topk, unrecognised
 from autointerp.dictionaries.basis import NAME, Basis
 from autointerp.dictionaries.checkpoint import (
     contents,
@@ -31,12 +31,14 @@ from autointerp.dictionaries.checkpoint import (
     is_there,
     layer_in,
     many_dictionaries,
+    shortened,
 )
 from autointerp.dictionaries.gradient_weight import check_gradient_weight
 from autointerp.dictionaries.hub_files import fetched
 from autointerp.dictionaries.hub_parts import in_parts, reading_parts
-from autointerp.dictionaries.registry import registered
+from autointerp.dictionaries.registry import registered, without_list
 from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
+from autointerp.dictionaries.state_dict import StateDict
 from autointerp.distant import Distant, NotInParts
 from autointerp.errors import CheckpointError
 from autointerp.identity import UNKNOWN, fingerprint
@@ -106,16 +108,19 @@ def _found(text: str) -> DictionarySpec:
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
     if is_place(path):
         return describe_place(path)
+    if text.partition(":")[0] in ("neurons", "experts"):
+        return Basis().describe(Path(text))
     if OUTSIDE.fullmatch(text):
         return _outside(text).spec
     if (known := registered(text)) is not None:
         return known.completed(_found(known.place))
+    _check_local(path)
     match = HUB.fullmatch(text)
     if match is None:
         raise CheckpointError(
-            f"no file or folder is called '{text}', and it is not the name of a Hugging Face repository "
+            f"no file or folder is called '{shortened(text)}', and it is not the name of a Hugging Face repository "
             "(org/repo, org/repo:folder, org/repo:folder/file.pt or org/repo:folder@revision), nor 'demo', "
-            "'neurons', 'experts' or the name of a function (package.module:function)."
+            f"'neurons', 'experts' or the name of a function (package.module:function).{without_list(text)}"
         )
     repo, place, revision = match["repo"], (match["place"] or "").strip("/"), match["revision"]
     parts = in_parts()
@@ -131,6 +136,15 @@ def is_place(path: Path) -> bool:
     return any(reader.recognises(path) for reader in _readers().values())
 
 
+def _check_local(path: Path) -> None:
+    """Raises CheckpointError where the name of what is no place is one of something here that is broken."""
+    if os.path.islink(path):  # noqa: PTH114 - Path's raises for names that are too long
+        raise CheckpointError(f"{path} is a link that leads to nothing. Copy or download it again.")
+    folder, layer = layer_in(path)
+    if layer is not None:
+        unrecognised.check_configuration(folder)
+
+
 def describe_place(path: Path) -> DictionarySpec:
     """The dictionary in a local folder or file, by the first reader that recognises it. A folder that is none,
     but that holds one file that is: that one. Raises CheckpointError."""
@@ -141,14 +155,19 @@ def describe_place(path: Path) -> DictionarySpec:
 
     for reader in readers.values():
         if reader.recognises(path):
+            if isinstance(reader, StateDict):  # tensors of nobody known, unless what says so can't be read
+                unrecognised.check_configuration(path)
             return reader.describe(path)
     below = dictionaries_below(path, known)
     if len(below) == 1 and (path / below[0]).is_file() and (path / below[0]).parent == path:
         return describe_place(path / below[0])
     if below:
         raise CheckpointError(many_dictionaries(path, below))
+    if (fault := unrecognised.fault(path)) is not None:
+        raise CheckpointError(fault)
     formats = "".join(f"\n  {plugins.summary('dictionaries', name)}" for name in readers)
     holds = f" It holds: {contents(path)}." if path.is_dir() else ""
+    holds += unrecognised.tensors_of(path)
     raise CheckpointError(f"{path} is no dictionary of a known format.{holds} Known formats:{formats}")
 
 

@@ -105,7 +105,7 @@ def _sizes(path: Path, headers: Mapping[str, TensorHeader], settings: Settings) 
             raise CheckpointError(f"{path} has no tensor '{name}'. It has: {listed(headers)}.")
         if len(headers[name].shape) != 2 or not all(headers[name].shape):
             raise CheckpointError(
-                f"{path}: '{name}' has shape {list(headers[name].shape)}; a matrix is expected."
+                f"{path}: '{name}' has shape {shortened(list(headers[name].shape))}; a matrix is expected."
             )
     width, d_out = headers[decoder].shape if decoder == "decoder" else (0, headers[decoder].shape[0])
     d_in, width = headers["encoder"].shape if has_encoder else (d_out, width)

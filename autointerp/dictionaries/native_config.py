@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Final, TypeVar, cast, get_args
 
-from autointerp.dictionaries.checkpoint import Settings
+from autointerp.dictionaries.checkpoint import Settings, shortened
 from autointerp.dictionaries.gradient_weight import gradient_fault
 from autointerp.dictionaries.origin import site_of
 from autointerp.dictionaries.spec import (
@@ -69,6 +69,8 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
     selector: Selector = _one_of(settings, "selector", SELECTORS)
     hook, hook_out = settings.text("hook"), settings.text("hook_out")
     is_transcoder = settings.flag("is_transcoder", False)
+    if hook_out is not None and not is_transcoder:
+        settings.refuse("hook_out", 'only a transcoder has one. Leave it out, or add "is_transcoder": true.')
     if selector in BY_DECODER:
         for key in ("is_transcoder", "decoder_norm_gate"):
             if settings.flag(key, False):
@@ -89,7 +91,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         corpus=settings.text("corpus"),
         context_length=settings.integer("context_length"),
         prepend_bos=settings.flag("prepend_bos", True),
-        further_sites=_further_sites(settings),
+        further_sites=_further_sites(settings, site_of(hook)),
         hook_out=hook_out,
         site_out=site_of(hook_out),
         d_out=sizes.d_out if is_transcoder else None,
@@ -172,7 +174,7 @@ def _refuse_unknown(settings: Settings, known: frozenset[str] | set[str], place:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(sorted(known))}."
-            raise CheckpointError(f"{settings.path}: no key '{place}{key}' is known. {hint}")
+            raise CheckpointError(f"{settings.path}: no key '{place}{shortened(key)}' is known. {hint}")
 
 
 def _one_of(settings: Settings, key: str, known: tuple[T, ...]) -> T:
@@ -219,9 +221,13 @@ def _n_shares(settings: Settings, key: str, sizes: Sizes) -> int:
 
 def _has_signs(settings: Settings, selector: Selector) -> bool:
     has_signs = settings.flag("has_signs", False)
+    if has_signs and selector == "abstopk":
+        settings.refuse(
+            "has_signs", "it is of selector pursuit, and abstopk keeps signs without it. Leave it out."
+        )
     if has_signs and selector != "pursuit":
         settings.refuse(
-            "has_signs", "it is of selector pursuit. Of a top k by magnitude the selector is abstopk."
+            "has_signs", "it is of selector pursuit. Leave it out, or take abstopk for a top k by magnitude."
         )
     return has_signs
 
@@ -235,11 +241,15 @@ def _transform(settings: Settings) -> tuple[Transform, ...]:
     return tuple(by_name[text] for text in texts)
 
 
-def _further_sites(settings: Settings) -> tuple[Site, ...]:
+def _further_sites(settings: Settings, first: Site | None) -> tuple[Site, ...]:
     found = [site_of(text) for text in _texts(settings, "further_hooks")]
     known = tuple(site for site in found if site is not None)
     if len(known) < len(found):
         settings.refuse("further_hooks", "expected places such as layers.12 or layers.12.mlp.")
+    if len({first, *known}) <= len(known):
+        settings.refuse(
+            "further_hooks", f"each place is read once, and hook is {first}. Name every one once."
+        )
     return known
 
 

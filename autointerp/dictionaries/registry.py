@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from autointerp.types import Json
 PACKAGE: Final = "sae_lens"
 LIST: Final = "pretrained_saes.yaml"
 NORMALISATION: Final = "normalize_activations"
+NAMES: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[^:@]+", re.ASCII)
 KNOWN_OVERRIDES: Final = frozenset(
     {"dataset_path", "model_name", "hook_name", "model_from_pretrained_kwargs", NORMALISATION}
 )
@@ -103,7 +105,17 @@ def registered(text: str) -> Registered | None:
         if one.get("id") == sae_id:
             return _registered(found, one)
     ids = [str(one.get("id")) for one in cast(list[Json], found.get("saes") or [])]
-    raise CheckpointError(f"SAELens' release '{release}' has no '{sae_id}'. It has: {listed(ids)}.")
+    raise CheckpointError(
+        f"SAELens' release '{release}' has no '{shortened(sae_id)}'. It has: {listed(ids)}."
+    )
+
+
+def without_list(text: str) -> str:
+    """A sentence, for what is found nowhere, where it may be one of these names and the list is not there; else
+    empty."""
+    if NAMES.fullmatch(text) is None or _list() is not None:
+        return ""
+    return " If it is a name of SAELens' (release/sae_id): such names need sae-lens (pip install sae-lens)."
 
 
 def _registered(release: Json, one: Json) -> Registered:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from autointerp.dictionaries import saelens_model, saelens_poly, saelens_temporal, temporal
-from autointerp.dictionaries.checkpoint import Settings, read_settings
+from autointerp.dictionaries.checkpoint import Settings, read_settings, shortened
 from autointerp.dictionaries.origin import hub_name, site_of
 from autointerp.dictionaries.saelens_model import hook_of, is_behind_gain, was_centred
 from autointerp.dictionaries.saelens_temporal import RESCALE, TEMPORAL
@@ -210,7 +210,7 @@ def _refuse_what_is_not_read(settings: Settings, origin: Settings, is_transcoder
         settings.refuse("normalize_activations", f"this is read for {TEMPORAL} dictionaries only.")
     reshape, hook = settings.text("reshape_activations") or "none", hook_of(origin)
     if reshape not in ("none", "hook_z") or (reshape == "hook_z" and hook and not hook.endswith("_z")):
-        settings.refuse("reshape_activations", f"this is not read at the hook point '{hook}'.")
+        settings.refuse("reshape_activations", f"this is not read at the hook point '{shortened(hook)}'.")
     head = next(
         (k for k in ("hook_head_index", "hook_point_head_index") if origin.integer(k) is not None), None
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, TypeVar, cast
 
-from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
+from autointerp.dictionaries.checkpoint import file_size, first_bytes, first_line, shortened
 from autointerp.dictionaries.headers import FLOAT_BYTES, TensorHeader
 from autointerp.distant import opened
 from autointerp.errors import CheckpointError
@@ -64,6 +64,7 @@ def _header(path: Path) -> tuple[Json, int]:
                     f"{MAX_HEADER_BYTES:,} is read: no dictionary has so many tensors. Is it another file?"
                 )
             if size < 8 or length > size - 8:
+                first_bytes(path)  # which says it of what git leaves in the place of a large file
                 raise CheckpointError(
                     f"{path} is not a whole safetensors file: it has {size:,} bytes and says that its header "
                     f"has {length:,}. Copy or download it again."

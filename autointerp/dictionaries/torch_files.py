@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from autointerp.dictionaries.checkpoint import first_line, listed, shortened
+from autointerp.dictionaries.checkpoint import first_bytes, first_line, listed, shortened
 from autointerp.dictionaries.headers import TensorHeader
 from autointerp.dictionaries.pickled import StoredTensor, unpickled
 from autointerp.dictionaries.zip_files import is_zip, opened
@@ -31,6 +31,17 @@ MAX_DEPTH: Final = 12
 MAX_NAME: Final = 1_000
 SAFE_TORCH: Final = (2, 10)
 """Restricted loading was got around twice: CVE-2025-32434, CVE-2026-24747. Closed since torch 2.10."""
+
+PICKLES: Final = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+"""How a pickle begins, but for those of protocols 0 and 1."""
+OLD_MAGIC: Final = bytes.fromhex("6cfc9c46f9206aa85019")
+"""What torch.save's files held at their beginning before they were archives (torch/serialization.py)."""
+GZIP: Final = b"\x1f\x8b"
+NOT_OPENED: Final = (
+    "and it is not opened: a pickle runs what code it likes. If you trust where it comes from, load it in a Python "
+    "of your own and save its tensors again, with safetensors or torch.save({name: tensor, ...}, path)."
+)
+"""The end of a sentence about a file."""
 
 Plain = str | int | float | bool | None
 
@@ -56,9 +67,8 @@ def read_contents(path: Path) -> Contents:
     """
     if not is_zip(path):
         raise CheckpointError(
-            f"{path} is not a file that torch.save has written since version 1.6, but a plain pickle or damaged, "
-            "and it is not opened. If you trust where it comes from: load it in a Python of your own and save "
-            "its tensors again, with safetensors or torch.save({name: tensor, ...}, path)."
+            f"{path} is not a file that torch.save has written since version 1.6, but {_kind(first_bytes(path))}, "
+            f"{NOT_OPENED}"
         )
     with opened(path) as archive:
         root, data = _pickle(path, archive)
@@ -74,6 +84,27 @@ def read_contents(path: Path) -> Contents:
         else:
             raise CheckpointError(f"{path}: '{shortened(name)}' is neither a tensor nor a plain value.")
     return Contents(tensors, values)
+
+
+def is_pickle(start: bytes) -> bool:
+    """Whether a file's first bytes are a pickle's, of protocol 2 or later."""
+    return start.startswith(PICKLES)
+
+
+def is_torch_archive(path: Path) -> bool:
+    """Whether it is what torch.save has written since version 1.6, whatever it holds. Raises CheckpointError."""
+    if not is_zip(path):
+        return False
+    with opened(path) as archive:
+        return any(name.partition("/")[2] == "data.pkl" for name in archive.namelist())
+
+
+def _kind(start: bytes) -> str:
+    if start.startswith(GZIP):
+        return "compressed (gzip), maybe a pickle"
+    if not is_pickle(start):
+        return "a plain pickle or damaged"
+    return "of its format before that, a row of pickles" if OLD_MAGIC in start else "a plain pickle"
 
 
 def read_values(path: Path) -> dict[str, Plain]:
@@ -152,8 +183,9 @@ def _check_tensor(path: Path, name: str, tensor: StoredTensor, member: zipfile.Z
     """Raises CheckpointError where the tensor is not wholly in the file, or is more than it holds."""
     storage = tensor.storage
     n_bytes = storage.n_elements * storage.itemsize
-    if member is None or member.compress_type != zipfile.ZIP_STORED or member.file_size != n_bytes:
-        found = "none" if member is None else f"{member.file_size:,}"
+    packed = member is not None and member.compress_type != zipfile.ZIP_STORED
+    if member is None or packed or member.file_size != n_bytes:
+        found = "none" if member is None else f"{member.file_size:,}{', compressed' * packed}"
         raise CheckpointError(
             f"{path}: tensor '{shortened(name)}' lies in a storage of {n_bytes:,} bytes, of which the file "
             f"has {found}. Copy or download it again."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from autointerp import distant
-from autointerp.dictionaries.checkpoint import file_size, first_line, shortened
+from autointerp.dictionaries.checkpoint import file_size, first_bytes, first_line, shortened
 from autointerp.errors import CheckpointError
 
 MAX_MEMBERS: Final = 100_000
@@ -20,21 +20,11 @@ FREELY_UNPACKED: Final = 64 * 2**20
 """A compressed member may unpack to so many bytes, or to MAX_RATIO times its own if that is more. Zeros shrink
 a thousandfold, a bias of zeros is small; weights hardly shrink at all."""
 MAX_RATIO: Final = 20
-LFS_POINTER: Final = b"version https://git-lfs"
 
 
 def is_zip(path: Path) -> bool:
-    """Whether the file begins as a zip archive does. Raises CheckpointError where it can't be read, is empty,
-    or is what git leaves in the place of a large file."""
-    file_size(path)
-    try:
-        with distant.opened(path) as file:
-            start = file.read(len(LFS_POINTER))
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    if start == LFS_POINTER:
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself. Fetch it: git lfs pull.")
-    return start.startswith(b"PK\x03\x04")
+    """Whether the file begins as a zip archive does. Raises CheckpointError as `first_bytes`."""
+    return first_bytes(path).startswith(b"PK\x03\x04")
 
 
 @contextmanager
