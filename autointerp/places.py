@@ -61,7 +61,11 @@ def placed(
                 f"--hook layers.12 (the residual stream after layer 12) or --hook layers.12.mlp."
             )
         further = tuple(given[1:]) if given else _behind_gain(spec, spec.further_sites, architecture)
-        one = DictionaryFound(spec, site, _output(spec, architecture), further)
+        if len({site, *further}) <= len(further):
+            raise RecipeError(f"--hook {asked}: each place is read once. Name every one once.")
+        stated = _all_said(spec, architecture) if given else ()
+        stated = () if stated == (site, *further) else stated
+        one = DictionaryFound(spec, site, _output(spec, architecture), further, stated=stated)
         name = one.place.replace("+", "-") if name == "auto" else name
         if name in found:
             raise RecipeError(f"two dictionaries are called '{name}': name them, --sae NAME=PATH.")
@@ -75,6 +79,15 @@ def _said(spec: DictionarySpec, architecture: Architecture | None) -> Site | Non
         site = read_again(spec.site, spec.hook, architecture.model_type)
         return None if site is None else _behind_gain(spec, (site,), architecture)[0]
     return spec.site or (parse_hook(spec.hook) if spec.hook else None)
+
+
+def _all_said(spec: DictionarySpec, architecture: Architecture | None) -> tuple[Site, ...]:
+    """All places where the checkpoint says that it reads; none where it says nothing that is understood."""
+    try:
+        first = _said(spec, architecture)
+    except SiteError:
+        return ()
+    return () if first is None else (first, *_behind_gain(spec, spec.further_sites, architecture))
 
 
 def _behind_gain(
@@ -165,4 +178,9 @@ def _sized(found: DictionaryFound, model: ModelFiles) -> DictionaryFound:
     for site in found.inputs:
         check_site(site, model.architecture)
     width = sum(width_at(site, model.architecture) for site in found.inputs)
+    if found.spec.is_basis and (found.spec.k or 0) > width:
+        raise CheckpointError(
+            f"'{found.spec.path}' keeps {found.spec.k:,} of a token's neurons, and {found.site} of {model.name} has "
+            f"{width:,}. Write at most neurons:{width}."
+        )
     return dataclasses.replace(found, spec=found.spec.sized(width))

@@ -38,6 +38,9 @@ class DictionaryFound:
     biases_of: ModelFiles | None = None
     """The model whose value biases are taken out of what a dictionary `without_value_bias` reads."""
 
+    stated: tuple[Site, ...] = ()
+    """What the checkpoint says it reads, where the recipe says another place; else empty."""
+
     target_is_centred: bool = False
     """Of a transcoder: it was trained to give what it predicts less each token's mean (`centring.py`)."""
 

@@ -226,6 +226,10 @@ def test_raw_neurons_have_two_poles_and_the_largest_are_kept(made: Tiny, tmp_pat
 def test_neurons_elsewhere_and_functions_that_give_nothing_are_refused(
     made: Tiny, mine: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(CheckpointError, match=r"keeps 161 of a token's neurons, .* has 160\. .* neurons:160"):
+        explained(made, "neurons:161", tmp_path / "a", hook="layers.1.neurons")
+    with pytest.raises(CheckpointError, match="'neurons:abc' names no basis: write neurons, neurons:200 or"):
+        explained(made, "neurons:abc", tmp_path / "a", hook="layers.1.neurons")
     with pytest.raises(SiteError, match=r"has no neurons: say --hook layers\.1\.neurons"):
         explained(made, "neurons", tmp_path / "a", hook="layers.1")
     with pytest.raises(CheckpointError, match=r"which neurons\? .* --hook layers\.12\.neurons"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from safetensors.torch import save_file
 
 import tiny_families
 from autointerp import recipe as recipes
-from autointerp.errors import RecipeChanged
+from autointerp.errors import RecipeChanged, RecipeError
+from autointerp.report.plan import planned
 from autointerp.resolve import Resolved, resolve
+from autointerp.run import Run
 from autointerp.run.journals import Journals
 from autointerp.sources import DictionaryFound
 from autointerp.stages.cache import target_of
+from autointerp.stages.preflight import plan
+from autointerp.types import Site
 from tiny_families import D_MODEL
 
 F = 8
@@ -82,6 +87,32 @@ def test_a_module_path_is_the_modules_own_output(name: str, mlp: str, attention:
     assert str(found_in(model, of_mlp, "layers.1.mlp").site) == "layers.1.mlp"
     transcoder = found_in(model, sparsify(tmp_path / "run" / "layers.1.mlp", transcode=True))
     assert (str(transcoder.site), str(transcoder.site_out)) == ("layers.1.mlp_in", mlp)
+
+
+def test_a_place_other_than_the_checkpoints_is_said_and_one_that_is_named_twice_refused(
+    tmp_path: Path,
+) -> None:
+    model = tiny_families.write("llama", tmp_path / "model")
+    sae = saelens(tmp_path / "sae", "blocks.1.hook_resid_post")
+    for hook, stated in (
+        (None, ()), ("layers.1", ()), ("blocks.1.hook_resid_post", ()), ("layers.0", (Site("resid_post", 1),)),
+        ("layers.1.mlp", (Site("resid_post", 1),)),
+    ):  # fmt: skip
+        resolved = resolved_in(model, sae, hook)
+        ((name, found),) = resolved.dictionaries.items()
+        assert found.stated == stated
+        words = (
+            (f"dictionary '{name}' reads {hook}, as asked; its checkpoint says layers.1",) if stated else ()
+        )
+        run = Run.of(tmp_path / "run", resolved)
+        assert plan(run, resolved).elsewhere == words
+        lines = list(planned(run, plan(run, resolved), (), None))
+        assert [line for line in lines if "its checkpoint says" in line] == [f"  {word}" for word in words]
+    unsaid = resolved_in(model, saelens(tmp_path / "b", "somewhere"), "layers.0")
+    assert [one.stated for one in unsaid.dictionaries.values()] == [()]
+    for twice in ("layers.1+layers.1", "layers.0+blocks.0.hook_resid_post"):
+        with pytest.raises(RecipeError, match=re.escape(f"--hook {twice}: each place is read once")):
+            resolved_in(model, sae, twice)
 
 
 def test_an_output_that_is_not_understood_costs_the_comparison_alone(tmp_path: Path) -> None:

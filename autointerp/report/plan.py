@@ -33,6 +33,7 @@ def planned(run: Run, plan: Plan, expected: Sequence[Expected], rate: float | No
         f"about {sum(one.n_requests for one in expected):,} LLM requests left; "
         f"about {plan.disk_bytes / 1e9:.2f} GB of disk in {run.path}{_llms(run)}"
     )
+    yield from (f"  {sentence}" for sentence in plan.elsewhere)
     yield from map(_asked, expected)
     if expected and (packed := _packed(run)):
         yield f"  windows a prompt: {', '.join(packed)}"

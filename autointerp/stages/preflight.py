@@ -46,6 +46,8 @@ class Plan:
     n_features: int
     """Over all dictionaries."""
     disk_bytes: int
+    elsewhere: tuple[str, ...] = ()
+    """Sentences about dictionaries that read another place than their checkpoints say."""
 
 
 def plan(run: Run, resolved: Resolved) -> Plan:
@@ -60,6 +62,12 @@ def plan(run: Run, resolved: Resolved) -> Plan:
         disk_bytes=round(recipe.cache.n_tokens * (_BYTES_A_TOKEN + _BYTES_A_FIRING * sum(firings.values())))
         + _top_up_bytes(run, firings)
         + n_features * (_BYTES_A_FEATURE + (_BYTES_OF_EFFECTS if run.needs_effects else 0)),
+        elsewhere=tuple(
+            f"dictionary '{name}' reads {found.place}, as asked; its checkpoint says "
+            + "+".join(map(str, found.stated))
+            for name, found in resolved.dictionaries.items()
+            if found.stated
+        ),
     )
 
 
