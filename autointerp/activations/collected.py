@@ -16,6 +16,8 @@ from torch import Tensor
 
 from autointerp.activations.shards import Sorted, sort_by_feature
 from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ class Collected:
         n_looked_at = sum(len(batch.token_N) for batch in self.batches)
         self.encoder.check_finite(sum(int(batch.n_bad) for batch in self.batches), n_looked_at)
         sinks = [batch.token_N[batch.is_sink_N.numpy()] for batch in self.batches]
+        if self.encoder.spec.selector == "custom":  # on a GPU nobody else has looked at these values
+            for batch in self.batches:
+                _check_values(batch.codes, self.encoder.spec)
         pieces = [_active(batch, self.only) for batch in self.batches]
         self.batches = []
         feature, token, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
@@ -73,6 +78,18 @@ class Collected:
             sinks=masked,
             n_tokens=n_looked_at - len(masked),
         )
+
+
+def _check_values(codes: Codes, spec: DictionarySpec) -> None:
+    """Raises CheckpointError where a value is NaN or infinite, which would pass for no firing, or there is no such
+    feature."""
+    value_M, feature_M = codes.value_M.numpy(), codes.feature_M.numpy()
+    if np.isfinite(value_M).all() and ((feature_M >= 0) & (feature_M < spec.n_columns)).all():
+        return
+    raise CheckpointError(
+        f"{spec.path}: its encode gives values that are NaN or infinite, or features beyond the width of "
+        f"{spec.width:,}."
+    )
 
 
 def _active(
