@@ -328,6 +328,16 @@ def test_values_are_looked_at_on_later_calls_too(write: Write) -> None:
     assert "gives features from 100 to 105" in told(lambda: encoder.candidates(torch.randn(8, D)))
 
 
+def test_a_model_that_gives_nan_is_not_taken_for_a_fault_of_encode(write: Write) -> None:
+    write("def f():\n    return encoding(lambda x: (x, torch.arange(D).expand(len(x), D)))")
+    encoder, x_ND = loaded(), torch.randn(8, D)
+    encoder.candidates(x_ND)
+    x_ND[3] = torch.nan
+    assert encoder.candidates(x_ND).value_M.isnan().sum() == D
+    with pytest.raises(ModelError, match="NaN or infinite on 1 of 8 tokens"):
+        encoder.encode(x_ND)
+
+
 def test_what_is_not_active_may_stand_anywhere_and_types_are_ours(write: Write) -> None:
     """Features in int32, values in float64, padded with zeros of feature 0."""
     write("""
@@ -357,7 +367,7 @@ def test_codes_that_were_copied_are_looked_at_on_the_host(write: Write, value: f
 
     kept(1.0, 9)
     with pytest.raises(
-        CheckpointError, match="its encode gives values that are NaN or infinite, or features"
+        CheckpointError, match="codes are NaN or infinite, or of features beyond its width, 10"
     ):
         kept(value, feature)
 

@@ -59,7 +59,7 @@ class Collected:
 
     def kept(self) -> Kept:
         """Waits for the copies, sorts, and lets go of what it held. Raises ModelError where activations are
-        not finite."""
+        not finite, CheckpointError where codes of finite ones are not."""
         if self.copied is not None:
             self.copied.synchronize()
         n_looked_at = sum(len(batch.token_N) for batch in self.batches)
@@ -87,8 +87,7 @@ def _check_values(codes: Codes, spec: DictionarySpec) -> None:
     if np.isfinite(value_M).all() and ((feature_M >= 0) & (feature_M < spec.n_columns)).all():
         return
     raise CheckpointError(
-        f"{spec.path}: its encode gives values that are NaN or infinite, or features beyond the width of "
-        f"{spec.width:,}."
+        f"{spec.path}: codes are NaN or infinite, or of features beyond its width, {spec.width:,}."
     )
 
 

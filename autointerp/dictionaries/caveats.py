@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from autointerp.dictionaries.outside import OUTSIDE
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.types import Json
@@ -53,13 +54,11 @@ def silence(spec: DictionarySpec, n_tokens: int, l0: float) -> str | None:
     """What was seen and what to look at where nothing fires on tokens enough; else None."""
     if l0 > 0 or n_tokens < FEWEST or n_tokens * spec.n_columns < RAREST:
         return None
-    look_at = {
-        "custom": "what its encode gives: only values above 0 fire (with has_signs those below, too)",
-        "jumprelu": "its thresholds, and the scale of the inputs that it was trained on (normalize_activations)",
-    }.get(
-        spec.selector,
-        "whether the checkpoint is complete, and the scale of the inputs that it was trained on",
-    )
+    look_at = "whether the checkpoint is complete, and the scale of the inputs that it was trained on"
+    if spec.selector == "jumprelu":
+        look_at = "its thresholds, and the scale of the inputs that it was trained on (normalize_activations)"
+    elif spec.selector == "custom" and OUTSIDE.fullmatch(spec.format):
+        look_at = "what its encode gives: only values above 0 fire (with has_signs those below, too)"
     return (
         f"on {n_tokens:,} tokens none of its {spec.width:,} features fires (L0 0). Look at {look_at}; and at "
         f"--model, --hook and cache.prepend_bos"

@@ -132,7 +132,8 @@ class CheckedEncode:
         with errors_told(self.text, "its encode", encode, passing=(torch.OutOfMemoryError,)):
             given = encode(x_nD)
         value_nK, feature_nK = self._columns(given, x_nD)
-        if value_nK.device.type == "cpu" or not self.is_known:
+        # Of activations that are NaN nothing sound can come, and who gets the codes tells of the model then.
+        if (value_nK.device.type == "cpu" or not self.is_known) and x_nD.isfinite().all():
             self._check_values(value_nK, feature_nK)
         if not self.is_known:
             self._check_unique(value_nK, feature_nK)
