@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from autointerp.dictionaries.caveats import silence
 from autointerp.dictionaries.spec import DictionarySpec
 
 CHECKED: Final = "checked.json"
@@ -46,6 +47,8 @@ def verdicts(spec: DictionarySpec, fits: list[Fit]) -> Iterator[str]:
             f"({spec.calibration.rule}: {low:.4g}{f' to {high:.4g}' * (high > low)}); a run calibrates it on "
             f"cache.calibration_tokens of its own."
         )
+    if (silent := silence(spec, as_read.n_tokens, as_read.l0)) is not None:
+        yield f"It is silent: {silent}."
     if as_read.l0 > DENSE_FROM * spec.width:
         yield (
             f"It is dense: a token has {as_read.l0:,.0f} of its {spec.width:,} features. Nearly every feature "

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from autointerp.activations.shards import Sorted, sort_by_feature
 from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.dictionaries.spec import DictionarySpec
+from autointerp.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,15 @@ class Collected:
 
     def kept(self) -> Kept:
         """Waits for the copies, sorts, and lets go of what it held. Raises ModelError where activations are
-        not finite."""
+        not finite, CheckpointError where codes of finite ones are not."""
         if self.copied is not None:
             self.copied.synchronize()
         n_looked_at = sum(len(batch.token_N) for batch in self.batches)
         self.encoder.check_finite(sum(int(batch.n_bad) for batch in self.batches), n_looked_at)
         sinks = [batch.token_N[batch.is_sink_N.numpy()] for batch in self.batches]
+        if self.encoder.spec.selector == "custom":  # on a GPU nobody else has looked at these values
+            for batch in self.batches:
+                _check_values(batch.codes, self.encoder.spec)
         pieces = [_active(batch, self.only) for batch in self.batches]
         self.batches = []
         feature, token, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
@@ -73,6 +78,17 @@ class Collected:
             sinks=masked,
             n_tokens=n_looked_at - len(masked),
         )
+
+
+def _check_values(codes: Codes, spec: DictionarySpec) -> None:
+    """Raises CheckpointError where a value is NaN or infinite, which would pass for no firing, or there is no such
+    feature."""
+    value_M, feature_M = codes.value_M.numpy(), codes.feature_M.numpy()
+    if np.isfinite(value_M).all() and ((feature_M >= 0) & (feature_M < spec.n_columns)).all():
+        return
+    raise CheckpointError(
+        f"{spec.path}: codes are NaN or infinite, or of features beyond its width, {spec.width:,}."
+    )
 
 
 def _active(

@@ -13,14 +13,12 @@ org/repo:layers.7@main               a Hugging Face repository, folder or file i
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 from autointerp import demo, plugins
 from autointerp.dictionaries import random_topk, unrecognised
@@ -33,21 +31,19 @@ from autointerp.dictionaries.checkpoint import (
     many_dictionaries,
     shortened,
 )
-from autointerp.dictionaries.gradient_weight import check_gradient_weight
 from autointerp.dictionaries.hub_files import fetched
 from autointerp.dictionaries.hub_parts import in_parts, reading_parts
+from autointerp.dictionaries.outside import OUTSIDE, OutsideFunction
 from autointerp.dictionaries.registry import registered, without_list
-from autointerp.dictionaries.spec import Dictionary, DictionarySpec, Reader, Weights
+from autointerp.dictionaries.spec import DictionarySpec, Reader
 from autointerp.dictionaries.state_dict import StateDict
 from autointerp.distant import Distant, NotInParts
 from autointerp.errors import CheckpointError
-from autointerp.identity import UNKNOWN, fingerprint
+from autointerp.identity import UNKNOWN
 
 HUB = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<place>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII
 )
-
-OUTSIDE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def find_dictionary(text: str) -> DictionarySpec:
@@ -111,7 +107,7 @@ def _found(text: str) -> DictionarySpec:
     if text.partition(":")[0] in ("neurons", "experts"):
         return Basis().describe(Path(text))
     if OUTSIDE.fullmatch(text):
-        return _outside(text).spec
+        return OutsideFunction(text).describe(path)
     if (known := registered(text)) is not None:
         return known.completed(_found(known.place))
     _check_local(path)
@@ -174,7 +170,7 @@ def describe_place(path: Path) -> DictionarySpec:
 def reader_of(spec: DictionarySpec) -> Reader:
     """The reader that described `spec`, to load its weights."""
     if OUTSIDE.fullmatch(spec.format):
-        return Outside(spec.format)
+        return OutsideFunction(spec.format)
     return cast(Reader, plugins.find("dictionaries", spec.format)())
 
 
@@ -183,47 +179,6 @@ def reading_rules(spec: DictionarySpec) -> str | None:
     version, and of readers that have none."""
     version = getattr(reader_of(spec), "version", "1")
     return None if version == "1" else f"{spec.format} {version}"
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """A function of somebody's, which knows one dictionary."""
-
-    function: str
-
-    version: ClassVar[str] = "1"
-
-    def recognises(self, path: Path) -> bool:
-        return False
-
-    def describe(self, path: Path) -> DictionarySpec:
-        return _outside(self.function).spec
-
-    def load(self, spec: DictionarySpec, device: str) -> Weights:
-        return _outside(self.function).load(device)
-
-
-def _outside(text: str) -> Dictionary:
-    """What `package.module:function` gives. Raises CheckpointError where it is no `Dictionary`; errors of
-    the function itself go their way."""
-    module, _, name = text.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(
-            f"--sae {text}: {error}. (A folder or repository is named otherwise.)"
-        ) from error
-    given = function()
-    if not isinstance(given, Dictionary):
-        raise CheckpointError(
-            f"--sae {text} gives a {type(given).__name__}; it must give an "
-            f"autointerp.dictionaries.spec.Dictionary."
-        )
-    file = Path(inspect.getfile(function))
-    identity = given.spec.identity or fingerprint([file])
-    spec = replace(given.spec, format=text, path=file, identity=identity)
-    check_gradient_weight(spec)
-    return replace(given, spec=spec)
 
 
 def _readers() -> Mapping[str, Reader]:

@@ -82,7 +82,8 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
 
 
 def _parent(settings: Settings) -> DictionarySpec:
-    from autointerp.dictionaries.locate import OUTSIDE, find_dictionary
+    from autointerp.dictionaries.locate import find_dictionary
+    from autointerp.dictionaries.outside import OUTSIDE
 
     text = settings.text("parent") or ""
     beside = settings.path.parent / text

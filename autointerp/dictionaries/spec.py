@@ -202,8 +202,8 @@ class DictionarySpec:
 
 if TYPE_CHECKING:
     Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Of n tokens' (transformed) input [n, D], float32: values and features [n, K]; 0 is not active. A token's
-    codes may not depend on the other tokens."""
+    """Of n tokens' (transformed) input [n, D], float32: values and features [n, K]; 0 is not active, and what
+    is stands once. A token's codes may not depend on the other tokens."""
     Predict = Callable[[Tensor], Tensor]
     """Of one row's vectors [T, D], float32, from its first token on: what of each the tokens before it predict,
     [T, D]. The last of a row never change what comes out for the first."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 from rich.table import Table
 
+from autointerp.dictionaries.caveats import caveats
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.fits import Fit, verdicts
 
@@ -25,7 +28,8 @@ def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit
         fvu = "not stated" if expected.fvu is None else _number(expected.fvu)
         table.add_row("as the checkpoint states", l0, fvu, "", "")
     console.print(table)
-    for sentence in verdicts(spec, fits):
+    # That it was calibrated stands among the verdicts, with the thresholds.
+    for sentence in (*caveats(replace(spec, calibration=None)), *verdicts(spec, fits)):
         console.print(sentence, markup=False)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from autointerp.dictionaries.caveats import CAVEATS
 from autointerp.floors import Row, load
 from autointerp.report.panel import BesideControl, ControlSummary, beside_controls, control_summaries
 from autointerp.report.scores import (
@@ -19,7 +20,7 @@ from autointerp.report.scores import (
 )
 from autointerp.report.sums import Explained
 from autointerp.report.tally import Tally, Tallying
-from autointerp.run import Run
+from autointerp.run import CHECK, Run
 from autointerp.scored import Instance
 from autointerp.spread import bundles, spread, worth
 from autointerp.stages.sample import by_unit
@@ -77,6 +78,8 @@ class Summary:
     """What the run's control runs score, where there are any."""
     is_imported: bool = False
     """Whether another program made it all, so that what is not there will never be."""
+    caveats: tuple[str, ...] = ()
+    """How its codes were made, where that is not as it was trained; none of a run whose cache is elsewhere."""
 
     @property
     def n_alive(self) -> int:
@@ -123,6 +126,7 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         per_token=[one for one in controls if one.is_per_token],
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
         is_imported="published" in (run.existing("sample", dictionary).made_from or {}),
+        caveats=tuple(run.existing("cache", dictionary).read(CHECK).get(CHECK, {}).get(CAVEATS, ())),
     )
 
 

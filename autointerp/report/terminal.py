@@ -20,6 +20,8 @@ from autointerp.run import NO_EXPLAINER
 def print_summary(console: Console, summary: Summary, seconds: dict[str, float]) -> None:
     """The funnel with reasons, the scores with intervals, the time."""
     console.print(_funnel(summary))
+    for sentence in summary.caveats:
+        console.print(f"{summary.dictionary}: {sentence}", markup=False, highlight=False)
     if summary.scores and any(score.n_scored for score in summary.scores):
         console.print(_scores(summary))
         tables = (

@@ -19,6 +19,7 @@ from autointerp.activations.delphi import DelphiCache
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.top_up import note_lacking, rows_fired
+from autointerp.dictionaries.caveats import caveats, kept_caveats, silence
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
@@ -174,7 +175,7 @@ def open_cache(
     batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
     collector = Collector(vectors, whole, masking, batch_tokens)
-    checks = _checks(run, collector, names, shards, progress)
+    checks = _checks(run, found, collector, shards, progress)
     run_directions(run, resolved, device, progress, stop, weights)
     passes = _passes(run, found)
     attached, norms = _attached(whole, passes), _norms(checks, passes)
@@ -262,10 +263,14 @@ def _batch_tokens(
 
 
 def _checks(
-    run: Run, collector: Collector, names: list[str], shards: list[RowShard], progress: Progress
+    run: Run,
+    found: Mapping[str, DictionaryFound],
+    collector: Collector,
+    shards: list[RowShard],
+    progress: Progress,
 ) -> dict[str, Check]:
-    """The check of each dictionary, from its record or made now. Raises CheckpointError where FVU >= 1."""
-    known = {name: run.cache(name).read(CHECK).get(CHECK) for name in names}
+    """The check of each dictionary, from its record or made now. Raises CheckpointError where one doesn't fit."""
+    known = {name: run.cache(name).read(CHECK).get(CHECK) for name in found}
     made = {} if all(known.values()) else collector.check((shard.first_row, shard.read()) for shard in shards)
     checks: dict[str, Check] = {}
     for name, record in known.items():
@@ -275,6 +280,11 @@ def _checks(
         check = checks[name] = made[name]
         explained = " on" if check.fvu is None else f", explains {1 - check.fvu:.1%} of the variance of"
         progress.note(f"{name}: {check.l0:.1f} features a token{explained} {check.n_tokens:,} tokens")
+        for sentence in caveats(found[name].spec):
+            progress.note(f"{name}: {sentence}")
+        silent = silence(found[name].spec, check.n_tokens, check.l0)
+        if silent is not None and run.recipe.model.weights == "trained":
+            raise CheckpointError(f"dictionary '{name}' is silent: {silent}; other ones need another --out.")
         if check.fvu is not None and not (check.n_tokens and check.fvu < 1):
             raise CheckpointError(
                 f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "
@@ -285,5 +295,5 @@ def _checks(
     for name, record in known.items():  # behind all refusals: a dictionary that is refused leaves no trace
         if record is None:
             with Part(run.cache(name), CHECK) as part:
-                part.append(CHECK, dataclasses.asdict(checks[name]))
+                part.append(CHECK, dataclasses.asdict(checks[name]) | kept_caveats(found[name].spec))
     return checks
