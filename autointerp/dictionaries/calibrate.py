@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
@@ -198,7 +199,7 @@ class _Largest:
 
 
 def _tiles(encoder: Encoder, x_nD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    encoder.check_finite(int((~torch.isfinite(x_nD)).any(dim=1).sum()), len(x_nD))
+    encoder.check_finite(count_bad(x_nD), len(x_nD))
     return encoder.score_tiles(x_nD)
 
 

@@ -13,9 +13,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector
 from autointerp.activations.collected import Collected
 from autointerp.activations.delphi import DelphiCache
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.top_up import note_lacking, rows_fired
@@ -164,7 +165,7 @@ def open_cache(
     whole = {
         name: Attached(
             entry.inputs,
-            Encoder(entry.spec, weights[name], product_dtype=product_dtype),
+            Encoder(entry.spec, weights[name], product_dtype=product_dtype, place=entry.place),
             None if is_random else target_of(entry, from_model=resolved.model is not None),
             target_is_centred=entry.target_is_centred,
         )

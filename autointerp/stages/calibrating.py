@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp import draw
-from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collect import Attached, Collector
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import Weights
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import RunError
@@ -83,7 +85,7 @@ def _calibrate(
     stop: Stop,
 ) -> None:
     weights = load_weights(found, str(vectors.device))
-    encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
+    encoder = Encoder(found.spec, weights, product_dtype=product_dtype, place=found.place)
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     collector = Collector(vectors, {name: Attached(found.inputs, encoder, None)}, masking, _BATCH)
     shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
@@ -102,7 +104,7 @@ def _calibrate(
             stop.check()
             x_nD = read.encoded
             progress.advance(len(x_nD))
-            encoder.check_finite(int((~torch.isfinite(x_nD)).any(dim=1).sum()), len(x_nD))
+            encoder.check_finite(count_bad(x_nD), len(x_nD))
             yield x_nD[read.x_ND.norm(dim=1) <= longest]
 
     with torch.inference_mode():

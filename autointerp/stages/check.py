@@ -14,8 +14,8 @@ import orjson
 import torch
 from torch import Tensor
 
-from autointerp.activations.collect import Attached, Collector, Masking, unexplained
-from autointerp.activations.looked_at import Inputs, joined
+from autointerp.activations.collect import Attached, Collector, unexplained
+from autointerp.activations.looked_at import Inputs, Masking, joined
 from autointerp.activations.rows import row_shards
 from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
