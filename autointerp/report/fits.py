@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from autointerp.dictionaries.spec import DictionarySpec
-from autointerp.fits import Fit, verdicts
+from autointerp.fits import Fit, LeftOut, verdicts
 
 
-def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit]) -> None:
+def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit], left_out: LeftOut) -> None:
     """`fits`: as read, then by other conventions."""
     as_read = fits[0]
     table = Table(title=f"{name} on {as_read.n_tokens:,} tokens", title_justify="left")
@@ -25,6 +25,7 @@ def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit
         fvu = "not stated" if expected.fvu is None else _number(expected.fvu)
         table.add_row("as the checkpoint states", l0, fvu, "", "")
     console.print(table)
+    console.print(left_out.sentence, markup=False)
     for sentence in verdicts(spec, fits):
         console.print(sentence, markup=False)
 
