@@ -23,6 +23,7 @@ from autointerp.activations.top_up import note_lacking, rows_fired
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
+from autointerp.fits import density
 from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -276,6 +277,8 @@ def _checks(
         check = checks[name] = made[name]
         explained = " on" if check.fvu is None else f", explains {1 - check.fvu:.1%} of the variance of"
         progress.note(f"{name}: {check.l0:.1f} features a token{explained} {check.n_tokens:,} tokens")
+        if (dense := density(check.l0, run.identities.widths[name])) is not None:
+            progress.note(f"{name} is {dense}")
         if check.fvu is not None and not (check.n_tokens and check.fvu < 1):
             raise CheckpointError(
                 f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "

@@ -27,7 +27,7 @@ from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import Weights
-from autointerp.dictionaries.thresholds import Calibration
+from autointerp.dictionaries.thresholds import NO_CANDIDATES, Calibration
 from autointerp.errors import RunError
 from autointerp.files import seal_of, write_sealed
 from autointerp.journal import Part
@@ -97,7 +97,8 @@ def _calibrate(
     n_tokens = int(np.maximum(rows["length"].astype(np.int64) - run.first_position, 0).sum())
     assert found.spec.calibration is not None
     n_passes = 2 if found.spec.calibration.rule == "sampled" else 1
-    progress.begin(f"calibrate · {name}", n_passes * n_tokens, "tokens")
+    passes = f" ({n_passes} passes)" if n_passes > 1 else ""
+    progress.begin(f"calibrate{passes} · {name}", n_passes * n_tokens, "tokens")
 
     def inputs() -> Iterator[Tensor]:
         for read in collector.inputs(name, rows, numbers):
@@ -121,6 +122,11 @@ def _calibrate(
         seal = part.attach(".npy", save)
         part.append(CALIBRATION, record | seal)
     progress.note(f"{name}: calibrated on {thresholds.n_tokens:,} tokens of the run ({described(record)})")
+    if n_silent := found.spec.width - record["n_that_fire"]:
+        progress.note(
+            f"{name}: {record['n_that_fire']:,} of {found.spec.width:,} features can fire; the other {n_silent:,} "
+            f"are {NO_CANDIDATES}"
+        )
 
 
 def chosen_rows(run: Run) -> tuple[Rows, NDArray[np.int64]]:

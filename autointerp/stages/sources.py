@@ -18,6 +18,7 @@ from autointerp.activations.passes import Pass
 from autointerp.activations.rows import Rows, RowShard, save_rows
 from autointerp.activations.vectors import FromDump, FromModel
 from autointerp.errors import ActivationsError
+from autointerp.fits import density
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -220,10 +221,13 @@ class ReadyFirings:
         for name in names:
             hook = cache.hooks[run.identities.sites[name]]
             of_one = self._of[name] = DelphiFirings(cache, hook, run.first_position)
+            l0 = of_one.n_firings / n_tokens
             progress.note(
-                f"{name}: {of_one.n_firings / n_tokens:.1f} features a token, as delphi cached them; without "
+                f"{name}: {l0:.1f} features a token, as delphi cached them; without "
                 f"vectors neither the explained variance nor tokens of massive norm are known"
             )
+            if (dense := density(l0, hook.width)) is not None:
+                progress.note(f"{name} is {dense}")
             if of_one.n_negative:
                 progress.note(f"{name}: {of_one.n_negative:,} negative activations count as silent")
 
