@@ -6,18 +6,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from autointerp import recipe as recipes
 from autointerp.dictionaries.spec import DictionarySpec
-from autointerp.fits import CHECKED, Fit
+from autointerp.errors import RecipeError
+from autointerp.fits import CHECKED, Fit, LeftOut
 from autointerp.portion import CHECK_TOKENS
 from autointerp.progress import Progress, Silent, Stop
 from autointerp.resolve import resolve
 from autointerp.run import Run
 from autointerp.stages.device import run_on_device
+
+MOST_TOKENS: Final = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Checked:
     name: str
     spec: DictionarySpec
     fits: list[Fit]
+    left_out: LeftOut
 
 
 def check_dictionaries(
@@ -35,8 +39,16 @@ def check_dictionaries(
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> list[Checked]:
-    """Measures a recipe's dictionaries on so many tokens of its corpus. Raises InputErrors, Interrupted."""
-    cache = {"n_tokens": n_tokens, "shard_tokens": max(n_tokens, 1)}
+    """Measures a recipe's dictionaries on so many tokens of its corpus.
+
+    Raises RecipeError, InputErrors, Interrupted.
+    """
+    if not 1 <= n_tokens <= MOST_TOKENS:
+        raise RecipeError(
+            f"a check of {n_tokens:,} tokens: it holds the vectors of all of them in memory, and takes 1 to "
+            f"{MOST_TOKENS:,}. Some 20,000 are enough (--n-tokens 20000)."
+        )
+    cache = {"n_tokens": n_tokens, "shard_tokens": n_tokens}
     sampling = {"width": 2, "overlap": 2, "context_before": 0}  # nothing is sampled: contexts may be short
     given = recipes.over_default_plugins(dict(mapping))
     recipe = recipes.parse(recipes.merge(given, {"cache": cache, "sampling": sampling}))
@@ -48,6 +60,11 @@ def check_dictionaries(
         run_on_device(run, "check", progress or Silent(), stop or Stop())
         found = orjson.loads((run.path / CHECKED).read_bytes())
     return [
-        Checked(name, resolved.dictionaries[name].spec, [Fit(**fit) for fit in fits])
-        for name, fits in found.items()
+        Checked(
+            name,
+            resolved.dictionaries[name].spec,
+            [Fit(**fit) for fit in one["fits"]],
+            LeftOut(**one["left_out"]),
+        )
+        for name, one in found.items()
     ]

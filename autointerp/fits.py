@@ -15,7 +15,7 @@ CHECKED: Final = "checked.json"
 DENSE_FROM: Final = 0.25
 """A dictionary whose tokens have more than this share of its features is dense."""
 BETTER: Final = 0.8
-"""Another convention fits better whose FVU is at most so many times that of the one taken."""
+"""Another convention fits better whose FVU is below so many times that of the one taken, and below 1."""
 FAR_OFF: Final = 1.5
 """An L0 or FVU is not what the checkpoint states if it is so many times as large, or small."""
 
@@ -37,6 +37,46 @@ class Fit:
     """Of a dictionary that stores none: the lowest and the highest that these tokens gave."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Which tokens a check doesn't look at."""
+
+    first: bool
+    """Position 0 of each row."""
+    bos: bool
+    """Rows begin with BOS."""
+    n_massive: int
+    """Tokens of more than `sink_ratio` times the median norm."""
+    sink_ratio: float | None
+
+    @property
+    def sentence(self) -> str:
+        """Which, and how they are looked at."""
+        parts: list[str] = []
+        if self.first:
+            what = "position 0 of each row" + " (BOS)" * self.bos
+            parts.append(f"{what}, which --set cache.mask_first=false includes")
+        if self.n_massive:
+            tokens = f"{self.n_massive:,} token{'s' * (self.n_massive > 1)}"
+            parts.append(
+                f"{tokens} of more than {self.sink_ratio:g} times the median norm, which --set "
+                f"cache.sink_ratio=null includes"
+            )
+        return f"Left out: {'; '.join(parts)}." if parts else "No token was left out."
+
+
+def density(l0: float, width: int) -> str | None:
+    """What a dense dictionary is, for behind `it is`; None of one that isn't. `l0`: features a token, of which a
+    signed one has both poles once."""
+    if l0 <= DENSE_FROM * width:
+        return None
+    return (
+        f"dense: a token has {l0:,.1f} of its {width:,} features, so each fires on {l0 / width:.0%} of the tokens "
+        f"on average. Of a feature that leaves hardly a window silent an explanation can only say what makes it "
+        f"strong or weak (a graded contrast), not where it fires."
+    )
+
+
 def verdicts(spec: DictionarySpec, fits: list[Fit]) -> Iterator[str]:
     """What a person should know, a sentence each; none where nothing is odd. `fits`: as read, then others."""
     as_read, *others = fits
@@ -49,12 +89,8 @@ def verdicts(spec: DictionarySpec, fits: list[Fit]) -> Iterator[str]:
         )
     if (silent := silence(spec, as_read.n_tokens, as_read.l0)) is not None:
         yield f"It is silent: {silent}."
-    if as_read.l0 > DENSE_FROM * spec.width:
-        yield (
-            f"It is dense: a token has {as_read.l0:,.0f} of its {spec.width:,} features. Nearly every feature "
-            f"fires nearly everywhere, so explanations can only say what makes it strong or weak (a graded "
-            f"contrast), not where it fires."
-        )
+    if (dense := density(as_read.l0, spec.width)) is not None:
+        yield f"It is {dense}"
     expected = spec.expected
     if expected.l0 is not None and not _near(as_read.l0, expected.l0):
         yield f"The checkpoint states {expected.l0:,.4g} features a token; here it has {as_read.l0:,.4g}."
@@ -69,7 +105,7 @@ def verdicts(spec: DictionarySpec, fits: list[Fit]) -> Iterator[str]:
             "read wrongly."
         )
     best = min(others, key=lambda fit: fit.fvu if fit.fvu is not None else 1.0, default=None)
-    if best is not None and best.fvu is not None and best.fvu <= BETTER * as_read.fvu:
+    if best is not None and best.fvu is not None and best.fvu < min(BETTER * as_read.fvu, 1.0):
         yield (
             f"Read {best.convention} it would fit better: FVU {best.fvu:.3g} instead of {as_read.fvu:.3g}, "
             f"{best.l0:,.1f} features a token instead of {as_read.l0:,.1f}. Nothing was switched; check how it "

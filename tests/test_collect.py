@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autointerp import pipeline
-from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collect import Attached, Collector
 from autointerp.activations.firing_store import FiringStore, firing_shards
 from autointerp.activations.firings import Firings
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.rows import row_dtype
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.selectors import largest

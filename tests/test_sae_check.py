@@ -23,7 +23,7 @@ from autointerp.activations.looked_at import Inputs
 from autointerp.cli import app
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import Expected
-from autointerp.fits import Fit, verdicts
+from autointerp.fits import Fit, LeftOut, density, verdicts
 from autointerp.report.dictionary import inspected
 from autointerp.report.fits import print_fits
 from autointerp.sources import DictionaryFound
@@ -46,10 +46,11 @@ def sae_of(made: Tiny, folder: Path, shift: float, **config: object) -> Path:
     return folder
 
 
-def checked(made: Tiny, sae: Path) -> str:
+def checked(made: Tiny, sae: Path, *settings: str, n_tokens: int = 2000, fails: bool = False) -> str:
     words = ["sae", "check", str(sae), "--model", str(made.model), "--corpus", str(made.corpus)]
-    done = CliRunner().invoke(app, [*words, "--n-tokens", "2000"], env={"COLUMNS": "200"})
-    assert done.exit_code == 0, done.output
+    words += ["--n-tokens", str(n_tokens), *(word for setting in settings for word in ("--set", setting))]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == (2 if fails else 0), done.output
     return " ".join(done.output.split())
 
 
@@ -151,11 +152,57 @@ def test_verdicts(made: Tiny) -> None:
     (sentence,) = verdicts(spec, [good, replace(good, convention="with x", fvu=0.15)])
     assert sentence.startswith("Read with x it would fit better: FVU 0.15 instead of 0.2")
     (sentence,) = verdicts(spec, [replace(good, l0=spec.width / 3)])
-    assert "It is dense: a token has 69 of its 208 features" in sentence
+    assert "It is dense: a token has 69.3 of its 208 features, so each fires on 33% of the tokens" in sentence
     assert "no better than the mean" in next(iter(verdicts(spec, [replace(good, fvu=1.2)])))
+    worse = replace(good, fvu=464.0)
+    (sentence,) = verdicts(spec, [worse, replace(worse, convention="with x", fvu=324.0)])
+    assert "would fit better" not in sentence, "which is no better than the mean either"
+    assert len(list(verdicts(spec, [worse, replace(worse, convention="with x", fvu=0.9)]))) == 2
+    nothing = replace(good, fvu=0.0)
+    assert list(verdicts(spec, [nothing, replace(nothing, convention="with x")])) == []
     stating = replace(spec, expected=Expected(l0=80.0, fvu=0.01))
     assert len(list(verdicts(stating, [good]))) == 2
     assert list(verdicts(replace(spec, expected=Expected(l0=30.0, fvu=0.25)), [good])) == []
+
+
+def test_dense_is_more_than_a_quarter_and_says_how_much() -> None:
+    """Three of ten is dense, and nothing is said of it that is true at four fifths only."""
+    assert density(2.5, 10) is None and density(2.6, 10) is not None
+    few, most = density(3.0, 10), density(52.2, 64)
+    assert few is not None and "a token has 3.0 of its 10 features, so each fires on 30% of the tokens" in few
+    assert most is not None and "a token has 52.2 of its 64 features, so each fires on 82% of the" in most
+    assert "early every" not in few
+
+
+def test_what_is_left_out_is_said_and_can_be_included(made: Tiny) -> None:
+    """Rows are of 64 tokens, BOS among them, which is not counted: 2,000 tokens are 63 a row, and 32 rows."""
+    output = checked(made, made.sae)
+    assert "on 2,000 tokens" in output
+    assert "Left out: position 0 of each row (BOS), which --set cache.mask_first=false includes." in output
+    everything = checked(made, made.sae, "cache.mask_first=false", "cache.sink_ratio=null")
+    assert "No token was left out." in everything
+    strict = checked(made, made.sae, "cache.sink_ratio=1.001")  # half of them are above the median
+    found = re.search(
+        r"on ([\d,]+) tokens .*; ([\d,]+) tokens of more than 1.001 times the median norm, which", strict
+    )
+    assert found is not None and "which --set cache.sink_ratio=null includes" in strict
+    assert sum(int(number.replace(",", "")) for number in found.groups()) == 2000
+
+
+def test_one_document_is_enough(made: Tiny, tmp_path: Path) -> None:
+    """Nothing is explained, so nothing has to be tested on others; a corpus that ends early is no fault."""
+    one = tmp_path / "one.txt"
+    one.write_text("the cat ran over the hill and a dog sat under the tree " * 200)
+    for n_tokens in (500, 100_000):
+        assert "features a token (L0)" in checked(replace(made, corpus=one), made.sae, n_tokens=n_tokens)
+    one.write_text("  ")
+    assert "is empty" in checked(replace(made, corpus=one), made.sae, fails=True)
+
+
+def test_how_many_tokens_is_said_in_the_checks_own_terms(made: Tiny) -> None:
+    output = checked(made, made.sae, n_tokens=100_000_000, fails=True)
+    assert "a check of 100,000,000 tokens" in output and "--n-tokens" in output and "shard" not in output
+    assert "--n-tokens" in checked(made, made.sae, "cache.n_tokens=4000", fails=True)
 
 
 def test_inspect_reads_a_header_without_torch_or_numpy(tmp_path: Path) -> None:
@@ -202,7 +249,7 @@ def test_what_is_stated_stands_beside_what_was_found(made: Tiny) -> None:
         (Expected(), None),
     ):
         console = Console(file=io.StringIO(), width=200)
-        print_fits(console, "a", replace(spec, expected=expected), [fit])
+        print_fits(console, "a", replace(spec, expected=expected), [fit], LeftOut(True, True, 0, 10.0))
         text = " ".join(cast(io.StringIO, console.file).getvalue().split())
         assert row in text if row else "as the checkpoint states" not in text
 

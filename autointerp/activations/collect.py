@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.activations.collected import Batch, Collected
-from autointerp.activations.looked_at import Inputs, LookedAt, joined, sent
+from autointerp.activations.looked_at import FirstVectors, Inputs, LookedAt, Masking, joined, sent
 from autointerp.activations.rows import Rows
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.encode import Codes, Encoder
+from autointerp.dictionaries.finite import check_finite, count_bad
 from autointerp.dictionaries.transforms import transformed
 from autointerp.portion import CHECK_TOKENS
 from autointerp.types import Site
@@ -63,40 +64,6 @@ class Check:
     """Median norm of the site's vectors: the measure for sink tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Masking:
-    """Which tokens nobody looks at."""
-
-    first: int
-    """Positions of a row before this are passed over: 1 masks position 0."""
-    sink_ratio: float | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FirstVectors:
-    """What the first tokens looked at are."""
-
-    x_of: dict[Site, Tensor]
-    """At every site that is read or predicted [N, D], float32."""
-    predicted_of: dict[str, Tensor]
-    """Of each dictionary that `needs_sequence` what the tokens before them predict of these [N, D]."""
-    gradient_of: dict[str, Tensor]
-    """Of each that `needs_gradient` the gradients of the loss by these [N, D]."""
-
-    def inputs(self, name: str, sites: tuple[Site, ...]) -> Inputs:
-        """What the dictionary called `name` reads, at `sites`."""
-        x_ND = joined(self.x_of, sites)
-        return Inputs(x_ND, self.predicted_of.get(name), self.gradient_of.get(name))
-
-    def chosen(self, which_N: Tensor) -> FirstVectors:
-        """Some of them."""
-        return FirstVectors(
-            {site: x_ND[which_N.to(x_ND.device)] for site, x_ND in self.x_of.items()},
-            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.predicted_of.items()},
-            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.gradient_of.items()},
-        )
-
-
 def _mask(attached: Attached) -> NDArray[np.bool_] | None:
     if attached.only is None:
         return None
@@ -134,7 +101,7 @@ class Collector:
 
     @torch.inference_mode()
     def first_vectors(self, shards: Iterator[tuple[int, Rows]], n_tokens: int) -> FirstVectors:
-        """Of the first `n_tokens` tokens looked at."""
+        """Of the first `n_tokens` tokens looked at. Raises ModelError where the model is not finite on one."""
         sites = dict.fromkeys(site for entry in self._attached.values() for site in _read(entry))
         in_rows = {
             name: one
@@ -161,8 +128,11 @@ class Collector:
                     break
             if n_read >= n_tokens:
                 break
+        x_of = {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()}
+        for site, x_ND in x_of.items():  # before anybody drops a token: a norm that is NaN is no usual one
+            check_finite(str(site), count_bad(x_ND), len(x_ND))
         return FirstVectors(
-            {site: torch.cat(pieces)[:n_tokens] for site, pieces in vectors.items()},
+            x_of,
             {name: torch.cat(pieces)[:n_tokens] for name, pieces in predicted.items()},
             {name: torch.cat(pieces)[:n_tokens] for name, pieces in gradient.items()},
         )
@@ -178,11 +148,9 @@ class Collector:
             yield Inputs(found.x_ND.float(), found.predicted_ND, found.gradient_ND)
 
     def _check(self, encoder: Encoder, inputs: Inputs, y_NO: Tensor | None) -> Check:
-        norm_N = inputs.x_ND.norm(dim=1)
-        median = float(norm_N.median())
-        if self._masking.sink_ratio is not None:
-            is_usual_N = norm_N <= self._masking.sink_ratio * median
-            inputs, y_NO = inputs[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
+        is_usual_N = self._masking.usual(inputs.x_ND)
+        median = float(inputs.x_ND.norm(dim=1).median())
+        inputs, y_NO = inputs[is_usual_N], None if y_NO is None else y_NO[is_usual_N]
         codes = inputs.codes(encoder)
         return Check(
             n_tokens=len(inputs.x_ND),

@@ -52,6 +52,47 @@ class Inputs:
         return y_hat_NO if self.predicted_ND is None else y_hat_NO + self.predicted_ND
 
 
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """Which tokens nobody looks at."""
+
+    first: int
+    """Positions of a row before this are passed over: 1 masks position 0."""
+    sink_ratio: float | None
+
+    def usual(self, x_ND: Tensor) -> Tensor:
+        """[N]: all of these tokens but those of massive norm."""
+        norm_N = x_ND.norm(dim=1)
+        if self.sink_ratio is None:
+            return torch.ones_like(norm_N, dtype=torch.bool)
+        return norm_N <= self.sink_ratio * norm_N.median()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstVectors:
+    """What the first tokens looked at are."""
+
+    x_of: dict[Site, Tensor]
+    """At every site that is read or predicted [N, D], float32."""
+    predicted_of: dict[str, Tensor]
+    """Of each dictionary that `needs_sequence` what the tokens before them predict of these [N, D]."""
+    gradient_of: dict[str, Tensor]
+    """Of each that `needs_gradient` the gradients of the loss by these [N, D]."""
+
+    def inputs(self, name: str, sites: tuple[Site, ...]) -> Inputs:
+        """What the dictionary called `name` reads, at `sites`."""
+        x_ND = joined(self.x_of, sites)
+        return Inputs(x_ND, self.predicted_of.get(name), self.gradient_of.get(name))
+
+    def chosen(self, which_N: Tensor) -> FirstVectors:
+        """Some of them."""
+        return FirstVectors(
+            {site: x_ND[which_N.to(x_ND.device)] for site, x_ND in self.x_of.items()},
+            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.predicted_of.items()},
+            {name: x_ND[which_N.to(x_ND.device)] for name, x_ND in self.gradient_of.items()},
+        )
+
+
 class LookedAt:
     """One batch, behind the forward pass."""
 

@@ -67,11 +67,16 @@ def sae_check(
     """
     with errors():
         from autointerp.check import check_dictionaries
+        from autointerp.errors import RecipeError
         from autointerp.report.fits import print_fits
         from autointerp.report.progress import TerminalProgress
 
+        if any(setting.startswith("cache.n_tokens=") for setting in settings or ()):
+            raise RecipeError(
+                "a check reads as many tokens as --n-tokens says; cache.n_tokens changes nothing here."
+            )
         mapping = with_plugins(mapping_of(None, sae, hook, model, corpus, {}), None, None, settings)
         with stoppable("a check writes nothing; type the same again.") as stop:
             checked = check_dictionaries(mapping, n_tokens, TerminalProgress(console()), stop)
         for one in checked:
-            print_fits(console(), one.name, one.spec, one.fits)
+            print_fits(console(), one.name, one.spec, one.fits, one.left_out)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
@@ -60,7 +61,7 @@ def calibrated(encoder: Encoder, inputs: Inputs, n_tokens: int) -> Calibrated:
     if not found.n_tokens:
         raise CheckpointError(
             f"{encoder.spec.path} stores no threshold, and there is no token to calibrate it on. Is "
-            f"cache.n_tokens too small?"
+            f"cache.n_tokens (in a check --n-tokens) too small?"
         )
     return found
 
@@ -105,7 +106,8 @@ def _feature_choice(encoder: Encoder, calibration: Calibration, inputs: Inputs, 
     if n_used and not n_kept:
         raise CheckpointError(
             f"{encoder.spec.path}: each feature is to keep {share:.2g} of all tokens, which of {n_used:,} is not "
-            f"even one. Calibrate on more than {math.ceil(1 / share):,}: --set cache.calibration_tokens=N"
+            f"even one. Calibrate on more than {math.ceil(1 / share):,}: --set cache.calibration_tokens=N (in a "
+            f"check --n-tokens N)"
         )
     if n_used and not largest_Fm.any():
         raise _silent(encoder.spec, n_used)
@@ -198,7 +200,7 @@ class _Largest:
 
 
 def _tiles(encoder: Encoder, x_nD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    encoder.check_finite(int((~torch.isfinite(x_nD)).any(dim=1).sum()), len(x_nD))
+    encoder.check_finite(count_bad(x_nD), len(x_nD))
     return encoder.score_tiles(x_nD)
 
 

@@ -28,6 +28,7 @@ from autointerp.dictionaries.by_decoder import gram_of, non_negative, pursued
 from autointerp.dictionaries.by_gradient import top_k_by_effect
 from autointerp.dictionaries.by_input import among_largest, top_k_of_any
 from autointerp.dictionaries.columns import EncoderColumns
+from autointerp.dictionaries.finite import check_finite, count_bad
 from autointerp.dictionaries.selectors import (
     Found,
     by_token,
@@ -38,7 +39,7 @@ from autointerp.dictionaries.selectors import (
 )
 from autointerp.dictionaries.spec import DictionarySpec, Weights
 from autointerp.dictionaries.transforms import transformed, untransformed
-from autointerp.errors import CheckpointError, ModelError
+from autointerp.errors import CheckpointError
 
 CPU_ELEMENTS: Final = 2**22
 GPU_ELEMENTS: Final = 2**28
@@ -76,11 +77,12 @@ class Encoder:
         *,
         max_elements: int | None = None,
         product_dtype: torch.dtype = torch.float32,
+        place: str | None = None,
     ) -> None:
         """`max_elements` bounds the dense tensors; None: by device, see above. It changes results only as
         far as a matrix product of another shape rounds differently. `product_dtype`: of the matrix
-        product; selection is float32 always."""
-        self.spec = spec
+        product; selection is float32 always. `place`: where it reads, for messages; None: what `spec` says."""
+        self.spec, self._place = spec, place or str(spec.site or spec.hook)
         self._weights = weights
         on_cpu = weights.b_enc_F.device.type == "cpu"
         self._max_elements = max_elements or (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS)
@@ -120,7 +122,7 @@ class Encoder:
         topk: where several pre-activations equal the k-th largest, which of them is taken is torch.topk's
         choice and may differ between devices. Raises ModelError where an activation is NaN or infinite.
         """
-        self.check_finite(int((~torch.isfinite(x_ND)).any(dim=1).sum()), len(x_ND))
+        self.check_finite(count_bad(x_ND), len(x_ND))
         codes = self.candidates(x_ND, gradient_ND)
         active = (codes.value_M > 0).nonzero()[:, 0]
         token_M, feature_M = codes.token_M[active], codes.feature_M[active]
@@ -189,14 +191,8 @@ class Encoder:
                     yield first, score_nf * share_f
 
     def check_finite(self, n_bad: int, n_tokens: int) -> None:
-        """Raises ModelError where activations of `n_bad` tokens are NaN or infinite: such a token would
-        pass for one on which nothing fires."""
-        if n_bad:
-            raise ModelError(
-                f"the model's activations at '{self.spec.site or self.spec.hook}' are NaN or infinite on "
-                f"{n_bad:,} of {n_tokens:,} tokens. In float16 they overflow: run the model in bfloat16 "
-                "or float32."
-            )
+        """Of what it reads; raises ModelError."""
+        check_finite(self._place, n_bad, n_tokens)
 
     @torch.no_grad()
     def decode(self, codes: Codes, x_ND: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+NO_CANDIDATES: Final = "outside of the pool that calibration chose, so that they can't fire"
+"""What features are whose threshold is infinite."""
 Rule = Literal["batch_topk", "mutual_choice", "feature_choice", "sampled"]
 ColumnScore = Literal["l2", "entropy"]
 

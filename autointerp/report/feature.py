@@ -37,6 +37,8 @@ def print_feature(console: Console, run: Run, text: str) -> None:
     print_sample(
         console, sample, vocabulary, rates.of(run.identities.columns([feature])[0].item()) if rates else None
     )
+    if sample.status == "dead" and feature.index in run.no_candidates(dictionary):
+        console.print("  it is outside of the pool that calibration chose, so that it can't fire")
     directions = load_directions(run, dictionary, unit).get(key)
     if directions is not None:
         print_directions(console, dictionary, directions, vocabulary)

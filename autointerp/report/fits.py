@@ -9,10 +9,10 @@ from rich.table import Table
 
 from autointerp.dictionaries.caveats import caveats
 from autointerp.dictionaries.spec import DictionarySpec
-from autointerp.fits import Fit, verdicts
+from autointerp.fits import Fit, LeftOut, verdicts
 
 
-def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit]) -> None:
+def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit], left_out: LeftOut) -> None:
     """`fits`: as read, then by other conventions."""
     as_read = fits[0]
     table = Table(title=f"{name} on {as_read.n_tokens:,} tokens", title_justify="left")
@@ -28,6 +28,7 @@ def print_fits(console: Console, name: str, spec: DictionarySpec, fits: list[Fit
         fvu = "not stated" if expected.fvu is None else _number(expected.fvu)
         table.add_row("as the checkpoint states", l0, fvu, "", "")
     console.print(table)
+    console.print(left_out.sentence, markup=False)
     # That it was calibrated stands among the verdicts, with the thresholds.
     for sentence in (*caveats(replace(spec, calibration=None)), *verdicts(spec, fits)):
         console.print(sentence, markup=False)

@@ -25,7 +25,7 @@ def steps(summary: Summary) -> Iterator[Step]:
     """In the order of the line."""
     by = summary.by_status
     yield Step("asked for", summary.n_asked, ends({}, summary.n_asked - summary.n_sampled))
-    yield Step("alive", summary.n_alive, ends({"dead": by.get("dead", 0)}))
+    yield Step("alive", summary.n_alive, ends(summary.dead))
     short = {name: by.get(name, 0) for name in ("too_few", "dense")}
     yield Step("enough windows", summary.n_explainable, ends(short))
     for one in summary.explainers:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from autointerp.dictionaries.caveats import CAVEATS
+from autointerp.dictionaries.thresholds import NO_CANDIDATES
+from autointerp.fits import density
 from autointerp.floors import Row, load
 from autointerp.report.panel import BesideControl, ControlSummary, beside_controls, control_summaries
 from autointerp.report.scores import (
@@ -28,6 +30,7 @@ from autointerp.types import EXPLAINABLE
 
 MEANINGS: Final[dict[str, str]] = {
     "dead": "never fire on this corpus",
+    "no_candidates": NO_CANDIDATES,
     "too_few": "too few active windows or documents",
     "dense": "fire nearly everywhere: no silent windows",
     "unreadable": "the LLM's answer could not be read",
@@ -37,7 +40,7 @@ MEANINGS: Final[dict[str, str]] = {
     "no_evidence": "nothing is known to explain them by",
     "no_windows": "explained without windows, so there is nothing to test on",
 }
-"""What a status that ends a feature's way means."""
+"""What a status that ends a feature's way means, or a reason for it."""
 
 _SPOKEN: Final = {"ablated": "lost where ablated (above 0: the explanation names it)"}
 
@@ -76,6 +79,10 @@ class Summary:
     """The same of the gain a token, for scorers that sum over an explanation's tokens."""
     floors: list[Row]
     """What the run's control runs score, where there are any."""
+    n_no_candidates: int = 0
+    """Of those that are dead: what calibration left no way to fire."""
+    dense: str | None = None
+    """What a dense dictionary is (`fits.density`)."""
     is_imported: bool = False
     """Whether another program made it all, so that what is not there will never be."""
     caveats: tuple[str, ...] = ()
@@ -84,6 +91,12 @@ class Summary:
     @property
     def n_alive(self) -> int:
         return self.n_sampled - self.by_status.get("dead", 0)
+
+    @property
+    def dead(self) -> dict[str, int]:
+        """By reason."""
+        n_silent = self.n_sampled - self.n_alive - self.n_no_candidates
+        return {"dead": n_silent, "no_candidates": self.n_no_candidates}
 
     @property
     def n_explainable(self) -> int:
@@ -113,6 +126,7 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         if (pair := pair_summary(first, second, scorer, against, run.recipe.seed)) is not None
     ]
     controls = list(control_summaries(run, dictionary))
+    check = run.existing("cache", dictionary).read(CHECK).get(CHECK)
     return Summary(
         path=run.path,
         dictionary=dictionary,
@@ -125,6 +139,8 @@ def summarise(run: Run, dictionary: str, *, jobs: int = 1) -> Summary:
         controls=[one for one in controls if not one.is_per_token],
         per_token=[one for one in controls if one.is_per_token],
         floors=[row for row in load(run) if row.instance.dictionary == dictionary],
+        n_no_candidates=tally.n_no_candidates,
+        dense=None if check is None else density(check["l0"], run.identities.widths[dictionary]),
         is_imported="published" in (run.existing("sample", dictionary).made_from or {}),
         caveats=tuple(run.existing("cache", dictionary).read(CHECK).get(CHECK, {}).get(CAVEATS, ())),
     )

@@ -11,7 +11,7 @@ from itertools import combinations
 from autointerp.metrics.records import Against, ScoreRecord
 from autointerp.report.sums import Explained, Sums
 from autointerp.run import Run
-from autointerp.types import EXPLAINABLE
+from autointerp.types import EXPLAINABLE, FeatureId
 
 UnitAsked = tuple[str, frozenset[str]]
 """A unit, and the features in it that are asked for."""
@@ -23,6 +23,8 @@ class Tally:
 
     statuses: Counter[str] = field(default_factory=Counter[str])
     """Of samples."""
+    n_no_candidates: int = 0
+    """Sampled features that calibration left no way to fire."""
     explained: dict[str, Explained] = field(default_factory=dict[str, Explained])
     """By explainer."""
     scored: dict[tuple[str, str], Sums] = field(default_factory=dict[tuple[str, str], Sums])
@@ -33,6 +35,7 @@ class Tally:
     def extend(self, other: Tally) -> None:
         """By features that come behind these."""
         self.statuses.update(other.statuses)
+        self.n_no_candidates += other.n_no_candidates
         for name, explained in other.explained.items():
             self.explained.setdefault(name, Explained()).extend(explained)
         for place, sums in other.scored.items():
@@ -46,6 +49,7 @@ class Tallying:
 
     def __init__(self, run: Run, dictionary: str) -> None:
         self._run, self._dictionary = run, dictionary
+        self._no_candidates = set(run.no_candidates(dictionary).tolist())
 
     def __call__(self, units: list[UnitAsked]) -> Tally:
         """Raises JournalCorrupt, RecipeChanged."""
@@ -59,6 +63,9 @@ class Tallying:
         samples = self._run.existing("sample", self._dictionary).read(unit)
         without = {key for key, record in samples.items() if record["status"] not in EXPLAINABLE}
         found = Tally(Counter(record["status"] for key, record in samples.items() if key in asked))
+        if self._no_candidates:
+            sampled = (FeatureId.parse(key).index for key in samples if key in asked)
+            found.n_no_candidates = sum(index in self._no_candidates for index in sampled)
         for name in recipe.explainers:
             found.explained[name] = self._explained(name, unit, asked, without)
         by_scorer: dict[str, list[str]] = {}

@@ -22,6 +22,8 @@ def print_summary(console: Console, summary: Summary, seconds: dict[str, float])
     console.print(_funnel(summary))
     for sentence in summary.caveats:
         console.print(f"{summary.dictionary}: {sentence}", markup=False, highlight=False)
+    if summary.dense is not None and "cache" not in seconds:  # which has just said so
+        console.print(f"{escape(summary.dictionary)} is {summary.dense}", highlight=False)
     if summary.scores and any(score.n_scored for score in summary.scores):
         console.print(_scores(summary))
         tables = (
@@ -56,7 +58,7 @@ def _funnel(summary: Summary) -> Table:
     statuses = summary.by_status
     unsampled = summary.n_asked - summary.n_sampled
     table.add_row("asked", f"{summary.n_asked:,}", f"{unsampled:,} not sampled yet" if unsampled else "")
-    table.add_row("alive", f"{summary.n_alive:,}", ends({"dead": statuses.get("dead", 0)}))
+    table.add_row("alive", f"{summary.n_alive:,}", ends(summary.dead))
     short = {status: statuses.get(status, 0) for status in ("too_few", "dense")}
     table.add_row("enough windows", f"{summary.n_explainable:,}", ends(short))
     if small := statuses.get("small", 0):

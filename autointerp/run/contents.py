@@ -121,6 +121,14 @@ class Contents(Journals):
         is_checked &= not self.is_calibrated(dictionary) or CALIBRATION in journal.read(CALIBRATION)
         return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
+    def no_candidates(self, dictionary: str) -> NDArray[np.int64]:
+        """Features that can't fire, ascending: calibration gave them an infinite threshold."""
+        located = self.existing("cache", dictionary).located(CALIBRATION).get(CALIBRATION)
+        path = None if located is None else located[1].with_suffix(".npy")
+        if path is None or not path.is_file():
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.isposinf(np.load(path)))
+
     def passes_to_top_up(self, dictionary: str) -> list[Pass] | None:
         """What is missing of a cache that is there to the end of its rows. None: nobody has looked yet which
         features lack windows."""

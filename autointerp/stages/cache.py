@@ -13,9 +13,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector
 from autointerp.activations.collected import Collected
 from autointerp.activations.delphi import DelphiCache
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.top_up import note_lacking, rows_fired
@@ -23,6 +24,7 @@ from autointerp.dictionaries.caveats import caveats, kept_caveats, silence
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.spec import Weights
 from autointerp.errors import CheckpointError, RecipeError
+from autointerp.fits import density
 from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -165,7 +167,7 @@ def open_cache(
     whole = {
         name: Attached(
             entry.inputs,
-            Encoder(entry.spec, weights[name], product_dtype=product_dtype),
+            Encoder(entry.spec, weights[name], product_dtype=product_dtype, place=entry.place),
             None if is_random else target_of(entry, from_model=resolved.model is not None),
             target_is_centred=entry.target_is_centred,
         )
@@ -285,6 +287,8 @@ def _checks(
         silent = silence(found[name].spec, check.n_tokens, check.l0)
         if silent is not None and run.recipe.model.weights == "trained":
             raise CheckpointError(f"dictionary '{name}' is silent: {silent}; other ones need another --out.")
+        if (dense := density(check.l0, run.identities.widths[name])) is not None:
+            progress.note(f"{name} is {dense}")
         if check.fvu is not None and not (check.n_tokens and check.fvu < 1):
             raise CheckpointError(
                 f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "

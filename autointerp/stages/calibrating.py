@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp import draw
-from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collect import Attached, Collector
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.rows import Rows, row_shards
 from autointerp.activations.vectors import Vectors
 from autointerp.dictionaries.calibrate import Calibrated, calibrated
 from autointerp.dictionaries.encode import Encoder
+from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import Weights
-from autointerp.dictionaries.thresholds import Calibration
+from autointerp.dictionaries.thresholds import NO_CANDIDATES, Calibration
 from autointerp.errors import RunError
 from autointerp.files import seal_of, write_sealed
 from autointerp.journal import Part
@@ -83,7 +85,7 @@ def _calibrate(
     stop: Stop,
 ) -> None:
     weights = load_weights(found, str(vectors.device))
-    encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
+    encoder = Encoder(found.spec, weights, product_dtype=product_dtype, place=found.place)
     masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
     collector = Collector(vectors, {name: Attached(found.inputs, encoder, None)}, masking, _BATCH)
     shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
@@ -95,14 +97,15 @@ def _calibrate(
     n_tokens = int(np.maximum(rows["length"].astype(np.int64) - run.first_position, 0).sum())
     assert found.spec.calibration is not None
     n_passes = 2 if found.spec.calibration.rule == "sampled" else 1
-    progress.begin(f"calibrate · {name}", n_passes * n_tokens, "tokens")
+    passes = f" ({n_passes} passes)" if n_passes > 1 else ""
+    progress.begin(f"calibrate{passes} · {name}", n_passes * n_tokens, "tokens")
 
     def inputs() -> Iterator[Tensor]:
         for read in collector.inputs(name, rows, numbers):
             stop.check()
             x_nD = read.encoded
             progress.advance(len(x_nD))
-            encoder.check_finite(int((~torch.isfinite(x_nD)).any(dim=1).sum()), len(x_nD))
+            encoder.check_finite(count_bad(x_nD), len(x_nD))
             yield x_nD[read.x_ND.norm(dim=1) <= longest]
 
     with torch.inference_mode():
@@ -119,6 +122,11 @@ def _calibrate(
         seal = part.attach(".npy", save)
         part.append(CALIBRATION, record | seal)
     progress.note(f"{name}: calibrated on {thresholds.n_tokens:,} tokens of the run ({described(record)})")
+    if n_silent := found.spec.width - record["n_that_fire"]:
+        progress.note(
+            f"{name}: {record['n_that_fire']:,} of {found.spec.width:,} features can fire; the other {n_silent:,} "
+            f"are {NO_CANDIDATES}"
+        )
 
 
 def chosen_rows(run: Run) -> tuple[Rows, NDArray[np.int64]]:

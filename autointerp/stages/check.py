@@ -14,15 +14,15 @@ import orjson
 import torch
 from torch import Tensor
 
-from autointerp.activations.collect import Attached, Collector, Masking, unexplained
-from autointerp.activations.looked_at import Inputs, joined
+from autointerp.activations.collect import Attached, Collector, unexplained
+from autointerp.activations.looked_at import Inputs, Masking, joined
 from autointerp.activations.rows import row_shards
 from autointerp.dictionaries.calibrate import calibrated
 from autointerp.dictionaries.conventions import Convention, alternatives
 from autointerp.dictionaries.encode import Encoder
 from autointerp.errors import SiteError
 from autointerp.files import write_atomically
-from autointerp.fits import CHECKED, Fit
+from autointerp.fits import CHECKED, Fit, LeftOut
 from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -36,7 +36,7 @@ from autointerp.subject.model_files import ModelFiles
 from autointerp.subject.sites import locate
 from autointerp.subject.value_bias import read_folded_bias, read_value_bias
 from autointerp.subject.vocabulary import Vocabulary
-from autointerp.types import Point, Site
+from autointerp.types import Json, Point, Site
 
 _OTHER_SIDE: Final[dict[Point, Point]] = {
     "mlp_in": "mlp_in_normalized",
@@ -80,12 +80,12 @@ class Reading:
 def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> None:
     """Measures the run's dictionaries on all of its tokens. Raises InputErrors, Interrupted."""
     device = choose_device(run.recipe.resources.device)
-    source = open_source(run, resolved, device, None, progress)
+    source = open_source(run, resolved, device, None, progress, least=1)  # nothing is explained
     with Part(run.rows(), VOCABULARY) as part:
         part.append(VOCABULARY, part.attach(".parquet", Vocabulary.of(source.tokenizer).save))
     source.make_rows(run, progress, stop)
     assert source.vectors is not None
-    fits: dict[str, list[Fit]] = {}
+    content: dict[str, Json] = {}
     for name, found in resolved.dictionaries.items():
         target = target_of(found, from_model=resolved.model is not None)
         twin = other_side(found, resolved.model)
@@ -94,11 +94,18 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
         attached = {name: Attached(found.inputs, encoder, target, target_is_centred=found.target_is_centred)}
         if twin is not None:
             attached[f"{name}/twin"] = Attached((twin,), encoder, None)
-        masking = Masking(run.first_position, None)
+        masking = Masking(run.first_position, run.recipe.cache.sink_ratio)
         collector = Collector(source.vectors, attached, masking, CPU_BATCH)
         shards = ((shard.first_row, shard.read()) for shard in row_shards(run.rows()))
         first = collector.first_vectors(shards, run.recipe.cache.n_tokens)
-        first = first.chosen(_usual(joined(first.x_of, found.inputs), run.recipe.cache.sink_ratio))
+        is_usual_N = masking.usual(joined(first.x_of, found.inputs))
+        first = first.chosen(is_usual_N)
+        left_out = LeftOut(
+            first=run.recipe.cache.mask_first,
+            bos=bool(run.recipe.cache.prepend_bos),
+            n_massive=int((~is_usual_N).sum()),
+            sink_ratio=run.recipe.cache.sink_ratio,
+        )
         read = first.inputs(name, found.inputs)
         y_NO = attached[name].wanted(first.x_of)
         as_read = Reading(Convention("as read", found.spec, weights), read, y_NO)
@@ -117,13 +124,15 @@ def run_check(run: Run, resolved: Resolved, progress: Progress, stop: Stop) -> N
                 readings.append(as_read.elsewhere("with nothing predicted by the tokens before", alone))
             readings += without_value_bias(as_read, found, resolved.model)
         progress.begin(f"check · {name}", len(readings), "conventions")
-        fits[name] = []
+        fits: list[Fit] = []
         for reading in readings:
             stop.check()
-            fits[name].append(fit_of(reading.convention, reading.inputs, reading.y_NO))
+            fits.append(fit_of(reading.convention, reading.inputs, reading.y_NO))
             progress.advance()
         progress.end()
-    content = {name: [dataclasses.asdict(fit) for fit in of_one] for name, of_one in fits.items()}
+        content[name] = {"fits": [dataclasses.asdict(fit) for fit in fits]} | {
+            "left_out": dataclasses.asdict(left_out)
+        }
     write_atomically(run.path / CHECKED, orjson.dumps(content))
 
 
@@ -157,13 +166,6 @@ def without_value_bias(
     bias_D = read_value_bias(model, found.site.layer, device)
     if bias_D is not None and bias_D.any():
         yield as_read.moved("with the value bias taken out of z (fold_value_biases)", -bias_D)
-
-
-def _usual(x_ND: Tensor, sink_ratio: float | None) -> Tensor:
-    """[N]: all tokens but those of massive norm."""
-    norm_N = x_ND.norm(dim=1)
-    ratio = float("inf") if sink_ratio is None else sink_ratio
-    return norm_N <= ratio * norm_N.median()
 
 
 @torch.inference_mode()

@@ -140,7 +140,7 @@ class Intervening:
             return None
         uniform_PT = uniform_numbers(chosen, self._settings.n_tokens, self._seed, str(feature))
         spec = self._found.spec
-        encoder, column = Encoder(spec, self._weights), feature.column(spec.n_poles)
+        encoder, column = Encoder(spec, self._weights, place=self._found.place), feature.column(spec.n_poles)
         pushes = Ablating(encoder, column, self._found.site, self._sites[0])
         return self._within_memory(
             lambda: ablated(self._steering, chosen, pushes, self._settings, uniform_PT, self._stop.check)

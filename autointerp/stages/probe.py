@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autointerp.activations.collect import Attached, Check, Collector, Masking
+from autointerp.activations.collect import Attached, Check, Collector
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.rows import Rows, row_dtype
 from autointerp.dictionaries.encode import Encoder
 from autointerp.journal import Part
@@ -64,7 +65,8 @@ class Probing:
         assert cache.context_length is not None  # filled by `resolve`
         self._context_length = cache.context_length
         self._first = run.first_position
-        encoder = Encoder(found.spec, weights, product_dtype=getattr(torch, cache.encode_in))
+        product_dtype = getattr(torch, cache.encode_in)
+        encoder = Encoder(found.spec, weights, product_dtype=product_dtype, place=found.place)
         self._whole = Attached(found.inputs, encoder, None)
         check = run.cache(name).read(CHECK)[CHECK]
         self._median = Check(

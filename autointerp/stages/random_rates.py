@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autointerp.activations.collect import Attached, Collector, Masking
+from autointerp.activations.collect import Attached, Collector
 from autointerp.activations.collected import Collected
+from autointerp.activations.looked_at import Masking
 from autointerp.activations.passes import WORTH_IT
 from autointerp.activations.random_rates import RandomCounts, RandomTokens
 from autointerp.activations.random_tokens import TokenUrn, drawable, random_rows
@@ -80,7 +81,7 @@ def _attached(
 ) -> Attached:
     weights = weights_of(run, name, found, str(device))
     product_dtype = getattr(torch, run.recipe.cache.encode_in)
-    encoder = Encoder(found.spec, weights, product_dtype=product_dtype)
+    encoder = Encoder(found.spec, weights, product_dtype=product_dtype, place=found.place)
     is_whole = len(features) == found.spec.n_columns
     return Attached(found.inputs, encoder if is_whole else encoder.sliced(features.tolist()), target=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from autointerp.progress import Progress, Stop
 from autointerp.recipe import Recipe
 from autointerp.resolve import hub_of
 from autointerp.run import ALL_ROWS, Run
-from autointerp.subject.corpus import documents, refuse_one_document, require_documents
+from autointerp.subject.corpus import TWO_DOCUMENTS, documents, refuse_one_document, require_documents
 from autointerp.subject.corpus_hub import Hub
 from autointerp.subject.corpus_spec import RANDOM, place_of, reference_of
 from autointerp.subject.tokenizer import Tokenised, bos_of
@@ -26,12 +26,12 @@ from autointerp.types import Json
 
 TokenLists = Iterator[tuple[int, NDArray[np.uint32]]]
 
-_ENOUGH: Final = 2
-"""Documents that are enough to know that there is more than one."""
 
-
-def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> None:
-    """Makes the rows that are missing. What is made already is read again, for its ids, but not tokenised.
+def read_corpus(
+    run: Run, tokenizer: Any, progress: Progress, stop: Stop, *, least: int = TWO_DOCUMENTS
+) -> None:
+    """Makes the rows that are missing, of `least` documents. What is made already is read again, for its
+    ids, but not tokenised.
 
     Raises InputErrors, DiskFull, Interrupted.
     """
@@ -46,16 +46,16 @@ def read_corpus(run: Run, tokenizer: Any, progress: Progress, stop: Stop) -> Non
         is_kept = run.portion.takes(number) or run.keeps_all_rows
         if is_kept or is_front(before.n_tokens, before.n_rows):
             _save(journal, rows, before, end)
-        if len(used) < _ENOUGH:
+        if len(used) < TWO_DOCUMENTS:
             used.update(np.unique(rows["document"]).tolist())
         progress.advance(end.n_tokens - before.n_tokens)
 
-    end, refused = _read_on(run, tokenizer, begin, recipe.cache.n_tokens, on_shard, stop)
+    end, refused = _read_on(run, tokenizer, begin, recipe.cache.n_tokens, on_shard, stop, least)
     if not end.n_rows:
         raise CorpusError(f"{recipe.corpus.path}: {refused or 'no document holds a single token'}.")
-    if len(used) == 1 and end.n_tokens >= recipe.cache.n_tokens:
+    if len(used) < least and end.n_tokens >= recipe.cache.n_tokens:
         refuse_one_document(recipe.corpus, recipe.cache.n_tokens)
-    require_documents(len(used), recipe.corpus)
+    require_documents(len(used), recipe.corpus, least)
     if refused:
         progress.note(f"{recipe.corpus.path}: {refused}")
     if ALL_ROWS not in journal.read(ALL_ROWS):
@@ -107,6 +107,7 @@ def _read_on(
     n_tokens: int,
     on_shard: Callable[[Rows, Mark, Mark], None],
     stop: Stop,
+    least: int = TWO_DOCUMENTS,
 ) -> tuple[Mark, str | None]:
     """Makes rows behind `begin` until there are `n_tokens` in all; where the corpus stands then, and what
     is to be said of conversations that the chat template refuses. `on_shard(rows, before, behind)` takes
@@ -121,7 +122,9 @@ def _read_on(
         on_shard(rows, end, mark)
         end = mark
 
-    source = token_lists(run.recipe, tokenizer, stop, hub_of(run.recipe), first=begin.n_documents)
+    source = token_lists(
+        run.recipe, tokenizer, stop, hub_of(run.recipe), first=begin.n_documents, least=least
+    )
     make_rows(
         source,
         context_length=cache.context_length,
@@ -151,19 +154,22 @@ def _save(journal: Journal, rows: Rows, before: Mark, end: Mark) -> None:
         part.append(unit, record | seal)
 
 
-def token_lists(recipe: Recipe, tokenizer: Any, stop: Stop, hub: Hub, *, first: int = 0) -> TokenLists:
-    """(document id, token ids) of the documents of a complete recipe's corpus, from number `first` on."""
+def token_lists(
+    recipe: Recipe, tokenizer: Any, stop: Stop, hub: Hub, *, first: int = 0, least: int = TWO_DOCUMENTS
+) -> TokenLists:
+    """(document id, token ids) of the documents of a complete recipe's corpus, from number `first` on. It must have
+    `least`."""
     corpus, cache = recipe.corpus, recipe.cache
     assert corpus is not None and cache.context_length is not None
     bos = bos_of(tokenizer) if cache.prepend_bos else None
     if place_of(corpus).kind != RANDOM:
-        return Tokenised(islice(documents(corpus, hub), first, None), tokenizer, bos, stop)
+        return Tokenised(islice(documents(corpus, hub, least), first, None), tokenizer, bos, stop)
     reference = reference_of(corpus)
     if reference is None:
         urn = TokenUrn.uniform(drawable(tokenizer))
     else:
         urn = TokenUrn.unigram(
-            drawable(tokenizer), Tokenised(documents(reference, hub), tokenizer, bos, stop)
+            drawable(tokenizer), Tokenised(documents(reference, hub, least), tokenizer, bos, stop)
         )
     return random_documents(
         urn, length=cache.context_length - (bos is not None), seed=recipe.seed, first=first
@@ -193,7 +199,7 @@ def _some_documents(journal: Journal, end: Mark) -> set[int]:
     """Some of the documents that the shards before `end` hold."""
     used = set[int]()
     for shard in row_shards(journal):
-        if len(used) >= _ENOUGH or shard.first_row >= end.n_rows:
+        if len(used) >= TWO_DOCUMENTS or shard.first_row >= end.n_rows:
             break
         used.update(np.unique(shard.read()["document"]).tolist())
     return used

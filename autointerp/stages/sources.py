@@ -18,6 +18,7 @@ from autointerp.activations.passes import Pass
 from autointerp.activations.rows import Rows, RowShard, save_rows
 from autointerp.activations.vectors import FromDump, FromModel
 from autointerp.errors import ActivationsError
+from autointerp.fits import density
 from autointerp.journal import Journal, Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -25,6 +26,7 @@ from autointerp.run import ALL_ROWS, Run
 from autointerp.sources import DictionaryFound, Files
 from autointerp.stages.frozen import Frozen
 from autointerp.stages.rows import note_all_rows, read_corpus, read_more
+from autointerp.subject.corpus import TWO_DOCUMENTS
 from autointerp.subject.model import Subject
 from autointerp.subject.pretrained import Dtype
 from autointerp.subject.tokenizer import load_tokenizer
@@ -47,11 +49,17 @@ class Source:
 
 
 def open_source(
-    run: Run, resolved: Resolved, device: str, frozen: Frozen | None, progress: Progress
+    run: Run,
+    resolved: Resolved,
+    device: str,
+    frozen: Frozen | None,
+    progress: Progress,
+    *,
+    least: int = TWO_DOCUMENTS,
 ) -> Source:
-    """Loads what is needed. Raises InputErrors."""
+    """Loads what is needed; the rows must be of `least` documents. Raises InputErrors."""
     if resolved.files is not None:
-        return _from_files(run, resolved.files, device)
+        return _from_files(run, resolved.files, device, least)
     assert resolved.model is not None
     progress.note(f"loading {run.recipe.model.path} ...")
     subject = Subject.load(
@@ -63,7 +71,9 @@ def open_source(
     )
     return Source(
         tokenizer=subject.tokenizer,
-        make_rows=lambda run, progress, stop: read_corpus(run, subject.tokenizer, progress, stop),
+        make_rows=lambda run, progress, stop: read_corpus(
+            run, subject.tokenizer, progress, stop, least=least
+        ),
         make_more_rows=lambda run, progress, stop: read_more(run, subject.tokenizer, progress, stop),
         vectors=FromModel(subject),
         dtype=cast(Dtype, str(subject.dtype).removeprefix("torch.")),
@@ -77,12 +87,12 @@ def _layers_needed(dictionaries: Collection[DictionaryFound]) -> int | None:
     return 1 + max(site.layer for found in dictionaries for site in found.sites)
 
 
-def _from_files(run: Run, files: Files, device: str) -> Source:
+def _from_files(run: Run, files: Files, device: str, least: int) -> Source:
     found = files.activations
     is_dump = isinstance(found, Dump)
     return Source(
         tokenizer=load_tokenizer(files.tokenizer),
-        make_rows=partial(_rows_from_files, files),
+        make_rows=partial(_rows_from_files, files, least),
         make_more_rows=partial(_more_rows_from_files, files),
         vectors=FromDump(found, torch.device(device), run.first_position) if is_dump else None,
         dtype=cast(Dtype, found.dtype) if is_dump else "auto",
@@ -92,20 +102,21 @@ def _from_files(run: Run, files: Files, device: str) -> Source:
 # --- rows ----------------------------------------------------------------------------------------------
 
 
-def _rows_from_files(files: Files, run: Run, progress: Progress, stop: Stop) -> None:
+def _rows_from_files(files: Files, least: int, run: Run, progress: Progress, stop: Stop) -> None:
     """Whole rows until `cache.n_tokens` are reached; shards that are there already are passed over.
 
-    Raises ActivationsError for tokens that the tokenizer doesn't have, and for a single document.
+    Raises ActivationsError for tokens that the tokenizer doesn't have, and for fewer than `least` (1 or 2)
+    documents.
     """
     journal, found = run.rows(), files.activations
-    used: set[int] = set()  # a few documents are enough to know that there is more than one
+    used: set[int] = set()
     n_rows = n_tokens = 0
     progress.begin("read rows", run.recipe.cache.n_tokens, "tokens")
     for rows, n_new in _shards_from_files(files, run, journal, 0, run.recipe.cache.n_tokens, stop):
         used.update(np.unique(rows["document"])[:2].tolist())
         n_rows, n_tokens = n_rows + len(rows), n_tokens + n_new
         progress.advance(n_new)
-    if len(used) < 2:
+    if len(used) < least:
         raise ActivationsError(
             f"{found.folder} holds a single document, and explanations must be tested on other documents "
             f"than they were made from. If its rows are of several, give 'documents', or set "
@@ -114,7 +125,7 @@ def _rows_from_files(files: Files, run: Run, progress: Progress, stop: Stop) -> 
     with Part(journal, ALL_ROWS) as part:
         part.append(ALL_ROWS, {"n_rows": n_rows, "n_tokens": n_tokens})
     progress.end()
-    if files.own_documents:
+    if files.own_documents and least > 1:
         progress.note(
             "each row is a document of its own: neighbouring rows of one text are not kept apart between "
             "explaining and scoring"
@@ -210,10 +221,13 @@ class ReadyFirings:
         for name in names:
             hook = cache.hooks[run.identities.sites[name]]
             of_one = self._of[name] = DelphiFirings(cache, hook, run.first_position)
+            l0 = of_one.n_firings / n_tokens
             progress.note(
-                f"{name}: {of_one.n_firings / n_tokens:.1f} features a token, as delphi cached them; without "
+                f"{name}: {l0:.1f} features a token, as delphi cached them; without "
                 f"vectors neither the explained variance nor tokens of massive norm are known"
             )
+            if (dense := density(l0, hook.width)) is not None:
+                progress.note(f"{name} is {dense}")
             if of_one.n_negative:
                 progress.note(f"{name}: {of_one.n_negative:,} negative activations count as silent")
 

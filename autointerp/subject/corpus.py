@@ -36,6 +36,8 @@ NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 HUB: Final = Hub()
 N_FIRST: Final = 64
 """Documents looked at before anything costly starts."""
+TWO_DOCUMENTS: Final = 2
+"""Needed to test an explanation on another document than it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Document:
 class Documents(Iterator[Document]):
     """The corpus' documents, each text once; made by `documents`."""
 
-    def __init__(self, spec: CorpusSpec, hub: Hub = HUB) -> None:
-        self._spec = spec
+    def __init__(self, spec: CorpusSpec, hub: Hub = HUB, least: int = TWO_DOCUMENTS) -> None:
+        self._spec, self._least = spec, least
         self._contents = _contents(spec, hub)
         self._seen: set[int] = set()
         self.n_documents = 0
@@ -80,18 +82,18 @@ class Documents(Iterator[Document]):
             self._seen.add(number)
             self.n_documents += 1
             return Document(name, text, turns)
-        require_documents(self.n_documents, self._spec)
+        require_documents(self.n_documents, self._spec, self._least)
         raise StopIteration
 
 
-def documents(spec: CorpusSpec, hub: Hub = HUB) -> Documents:
+def documents(spec: CorpusSpec, hub: Hub = HUB, least: int = TWO_DOCUMENTS) -> Documents:
     """Reads a corpus; `hub` has the datasets. Memory: one document and 64 bits a document.
 
     Raises CorpusError: at once for a path, format or block size that can't be, on the way for what can't
-    be read, at the end for a corpus with no document or only one (see `require_documents`). `random-tokens`
+    be read, at the end for a corpus with no document or fewer than `least` (see `require_documents`). `random-tokens`
     are no documents: who asks for them knows the tokenizer.
     """
-    return Documents(spec, hub)
+    return Documents(spec, hub, least)
 
 
 def check_first_documents(spec: CorpusSpec, hub: Hub = HUB, seconds: float = 1.0) -> None:
@@ -109,8 +111,8 @@ def check_first_documents(spec: CorpusSpec, hub: Hub = HUB, seconds: float = 1.0
             return
 
 
-def require_documents(n_documents: int, spec: CorpusSpec) -> None:
-    """Raises CorpusError for too few documents to keep explaining and testing apart.
+def require_documents(n_documents: int, spec: CorpusSpec, least: int = TWO_DOCUMENTS) -> None:
+    """Raises CorpusError for too few documents, by default to keep explaining and testing apart.
 
     `n_documents`: those found in the whole corpus.
     """
@@ -119,7 +121,7 @@ def require_documents(n_documents: int, spec: CorpusSpec) -> None:
             f"the corpus '{spec.path}' is empty: no text with anything but white space. Is corpus.field "
             f"('{spec.field}') the field that holds the text?"
         )
-    if n_documents == 1 and spec.document == "whole":
+    if n_documents < least and spec.document == "whole":
         raise CorpusError(
             f"the corpus '{spec.path}' is a single document, and explanations must be tested on other "
             f"documents than they were made from. If its documents are separated by something else than "

@@ -44,8 +44,9 @@ def bos_of(tokenizer: Any) -> int:
         if (token := getattr(tokenizer, name, None)) is not None:
             return int(token)
     raise ModelError(
-        "the dictionary expects contexts to begin with BOS, but the model's tokenizer has neither a BOS nor "
-        "an EOS token. Say how it was trained: --set cache.prepend_bos=false."
+        "contexts are to begin with BOS, as the checkpoint says or, where it says nothing, as is usual; but the "
+        "model's tokenizer has neither a BOS nor an EOS token. If the dictionary was trained without: --set "
+        "cache.prepend_bos=false."
     )
 
 
