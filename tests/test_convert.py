@@ -120,6 +120,7 @@ OURS: dict[str, dict[str, Any]] = {
     "a dictionary with selector groupmax": {"selector": "groupmax", "k": 4},
     "the input transform centre": {"transform": ("centre",)},
     "what doesn't reconstruct by itself": {"reconstructs": False, "notes": ("one layer of several",)},
+    "or what doesn't reconstruct": OUT | {"reconstructs": False, "writes_to": "layers 3 to 5"},
     "a top k chosen": {"selector": "topk", "k": 4, "decoder_norm_gate": True, "value_is_score": False},
     "a transcoder with selector topk": OUT | {"selector": "topk", "k": 4},
     "what is approximated": {"selector": "topk", "k": 4, "approximation": "plain top k"},

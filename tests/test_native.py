@@ -20,6 +20,7 @@ from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
+from autointerp.report.dictionary import inspected
 from autointerp.types import Json, Site
 from here import device_here
 from tiny import CONTEXT, D_MODEL, WIDTH, Tiny
@@ -272,6 +273,19 @@ def test_parents_that_do_not_fit(tmp_path: Path, settings: Json, point: str) -> 
     meta(tmp_path / "meta", **({"parent": "../parent", "d": D} | settings))
     with pytest.raises(CheckpointError, match=point):
         find_dictionary(str(tmp_path / "meta"))
+
+
+def test_inspect_shows_its_own_selector_and_its_parents(tmp_path: Path) -> None:
+    native(tmp_path / "parent", {"selector": "topk", "k": 3})
+    meta(tmp_path / "meta", "../parent", d=D, k=2)
+    said = list(inspected(str(tmp_path / "meta")))
+    assert "its own topk, k = 2;" in dict(said)["selector"]
+    assert "(native: topk, k = 3, 10 features)" in dict(said)["selector"]
+    assert any(what == "note" and "meta-SAE of" in value and "parent" in value for what, value in said)
+    calibration = {"rule": "batch_topk", "k": 2.5}
+    meta(tmp_path / "batch", "../parent", d=D, selector="jumprelu", k=None, calibration=calibration)
+    own = dict(inspected(str(tmp_path / "batch")))["selector"]
+    assert "its own jumprelu, its threshold found on all of them (batch_topk, 2.5 a row);" in own
 
 
 def test_the_identity_follows_the_parent(tmp_path: Path) -> None:

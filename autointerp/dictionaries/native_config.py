@@ -32,7 +32,7 @@ OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
         "centring_is_default",
-        "is_transcoder", "hook_out", "n_inputs", "n_models", "without_value_bias",
+        "is_transcoder", "hook_out", "writes_to", "n_inputs", "n_models", "without_value_bias",
         "normalized_behind_gain",
     }
 )  # fmt: skip
@@ -94,6 +94,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         site_out=site_of(hook_out),
         d_out=sizes.d_out if is_transcoder else None,
         is_transcoder=is_transcoder,
+        writes_to=settings.text("writes_to"),
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
         centring_is_default=settings.flag("centring_is_default", False),

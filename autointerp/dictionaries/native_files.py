@@ -22,7 +22,7 @@ _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
     "approximation", "notes", "has_signs", "n_inputs", "n_models", "without_value_bias", "normalized_behind_gain",
-    "centring_is_default", "gradient_weight",
+    "centring_is_default", "gradient_weight", "writes_to",
 )  # fmt: skip
 
 
