@@ -28,6 +28,7 @@ SELECTORS: Final[tuple[Selector, ...]] = tuple(
     name for name in cast(tuple[Selector, ...], get_args(Selector)) if name != "custom"
 )
 WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "pursuit"})
+BY_INPUT: Final[tuple[Selector, ...]] = ("relu", "jumprelu", "topk")
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
@@ -41,6 +42,7 @@ OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
         "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "gradient_weight",
+        "by_input",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -106,6 +108,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         pursuit=_pursuit(settings, selector),
         n_inputs=_n_shares(settings, "n_inputs", sizes),
         n_models=_n_shares(settings, "n_models", sizes),
+        by_input=_by_input(settings, selector, sizes),
         has_signs=_has_signs(settings, selector),
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
@@ -216,6 +219,22 @@ def _n_shares(settings: Settings, key: str, sizes: Sizes) -> int:
     if sizes.d_in % n:
         settings.refuse(key, f"the {sizes.d_in} numbers that are read can't be shared out so.")
     return n
+
+
+def _by_input(settings: Settings, selector: Selector, sizes: Sizes) -> bool:
+    by_input = settings.flag("by_input", False)
+    by_norms = settings.flag("decoder_norm_gate", False) and not settings.flag("value_is_score", True)
+    if by_input and (_n_shares(settings, "n_inputs", sizes) < 2 or not by_norms):
+        settings.refuse(
+            "by_input",
+            "a crosscoder's inputs (n_inputs) select by scores of their own (decoder_norm_gate true, value_is_score "
+            "false).",
+        )
+    if by_input and (selector not in BY_INPUT or settings.flag("is_transcoder", False)):
+        settings.refuse(
+            "by_input", f"it goes with the selectors {', '.join(BY_INPUT)}, and with no transcoder."
+        )
+    return by_input
 
 
 def _has_signs(settings: Settings, selector: Selector) -> bool:
