@@ -115,7 +115,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         calibration=_calibration(settings, selector, width),
         gradient_weight=settings.number("gradient_weight"),
         approximation=settings.text("approximation"),
-        notes=tuple(_texts(settings, "notes")),
+        notes=tuple(settings.texts("notes")),
     )
     return _as_variant(spec, settings)
 
@@ -249,30 +249,18 @@ def _has_signs(settings: Settings, selector: Selector) -> bool:
 def _transform(settings: Settings) -> tuple[Transform, ...]:
     known = cast(tuple[Transform, ...], get_args(Transform))
     by_name: dict[str, Transform] = {str(step): step for step in known}
-    texts = _texts(settings, "transform")
+    texts = settings.texts("transform")
     if not by_name.keys() >= set(texts):
         settings.refuse("transform", f"expected a list of these: {', '.join(known)}.")
     return tuple(by_name[text] for text in texts)
 
 
 def _further_sites(settings: Settings) -> tuple[Site, ...]:
-    found = [site_of(text) for text in _texts(settings, "further_hooks")]
+    found = [site_of(text) for text in settings.texts("further_hooks")]
     known = tuple(site for site in found if site is not None)
     if len(known) < len(found):
         settings.refuse("further_hooks", "expected places such as layers.12 or layers.12.mlp.")
     return known
-
-
-def _texts(settings: Settings, key: str) -> list[str]:
-    value = settings.values.get(key) or []
-    texts = (
-        [text for text in cast(list[object], value) if isinstance(text, str)]
-        if isinstance(value, list)
-        else []
-    )
-    if not isinstance(value, list) or len(texts) < len(cast(list[object], value)):
-        settings.refuse(key, "expected a list of texts.")
-    return texts
 
 
 def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
