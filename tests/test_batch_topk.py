@@ -11,6 +11,7 @@ import torch
 from dense_codes import Array, D, F, assert_parity, exact, inputs, largest, save_json, save_torch, tensors
 
 from autointerp.dictionaries.locate import find_dictionary, reader_of
+from autointerp.dictionaries.spec import Expected
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
 from autointerp.types import Site
@@ -76,6 +77,7 @@ def test_codes(tmp_path: Path, kind: str, extra: dict[str, Array], selector: str
     spec = assert_parity(checkpoint(tmp_path / "a", config, extra), x, *reference(x, config))
     assert (spec.format, spec.selector) == ("batch_topk", selector)
     assert spec.transform == (("layer_norm",) if unit_norm else ())
+    assert spec.expected == Expected(l0=3 if extra is THRESHOLD else None)
 
 
 def test_the_configuration_says_the_rest(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import yaml
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors_numpy
 
+from autointerp.dictionaries.convert import convert
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.hub_files import wanted_files
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError
+from autointerp.report.dictionary import inspected
 from autointerp.types import Site
 
 save_file = cast(Callable[[dict[str, NDArray[Any]], Path], None], cast(Any, safetensors_numpy).save_file)
@@ -112,7 +114,10 @@ def test_a_layer_of_a_cross_layer_transcoder(tmp_path: Path, thresholds: bool) -
     spec = find_dictionary(str(path))
     assert (spec.is_transcoder, spec.reconstructs, spec.site_out) == (True, False, None)
     assert (spec.format, spec.site) == ("circuit_tracer", Site("resid_mid", 2))
-    assert any("layers 2 to 4" in note for note in spec.notes)
+    assert spec.writes_to == "the MLP outputs of layers 2 to 4 (hook_mlp_out)"
+    assert dict(inspected(str(path)))["predicts"] == f"a part of {spec.writes_to}"
+    written = convert(str(path), tmp_path / "out").spec
+    assert (written.format, written.writes_to) == ("native", spec.writes_to)
     directions = reader_of(spec).load(spec, "cpu").w_dec_FO
     np.testing.assert_allclose(directions, w_dec.astype(np.float64).sum(axis=1), rtol=1e-5, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from autointerp.dictionaries.spec import (
     Weights,
 )
 from autointerp.errors import CheckpointError
+from autointerp.report.dictionary import inspected
 from autointerp.types import Site
 
 D, F, D_OUT = 6, 20, 5
@@ -116,10 +118,63 @@ def test_codes_and_reconstructions_stay(
         assert getattr(written, field) == getattr(spec, field), field
 
 
+STATED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "L0 and FVU": {"expected": Expected(l0=71, fvu=0.25)},
+    "L0": {"expected": Expected(l0=2.5)},
+    "notes": {"notes": ("b_dec is subtracted, as is usual: the file doesn't say", "mid-run: inputs divided by 2")},
+    "all": {
+        "expected": Expected(l0=3, fvu=0.5), "notes": ("one", "two"), "model_was_centred": True,
+        "centring_is_default": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stated", STATED)
+@pytest.mark.parametrize("name", ["jumprelu", "jumprelu by norms", "levels", "skip"])
+def test_what_the_source_states_stays_and_converting_again_changes_nothing(
+    name: str, stated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(PLAIN, **VARIANTS[name], **STATED[stated])
+    weights = weights_of(spec, "other", skip=name == "skip")
+    written = converted(spec, weights, tmp_path / "out", monkeypatch)
+    assert (written.format, written.expected) == ("saelens", spec.expected)
+    assert written.notes == (spec.notes or ("b_dec is not subtracted",))
+    for field in ("model_was_centred", "centring_is_default"):
+        assert getattr(written, field) == getattr(spec, field), field
+    said = dict(inspected(str(tmp_path / "out")))
+    assert said["states"] == {"nothing": "neither L0 nor FVU", "L0 and FVU": "L0 71, FVU 0.25", "L0": "L0 2.5",
+                              "notes": "neither L0 nor FVU", "all": "L0 3, FVU 0.5"}[stated]  # fmt: skip
+    again = convert(str(tmp_path / "out"), tmp_path / "again").spec
+    assert replace(again, path=written.path) == written
+    for file in ("cfg.json", "sae_weights.safetensors"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kept", "point"),
+    [
+        ("x", "autointerp is x: expected an object"),
+        ({"expected": {"l0": "many"}}, "l0 is many: expected a number"),
+        ({"notes": "b"}, "notes is b: expected a list of texts"),
+        ({"notes": ["\ud800"]}, "expected a list of texts"),
+        ({"centring_is_default": 1}, "centring_is_default is 1: expected true or false"),
+    ],
+)
+def test_what_is_kept_is_checked(kept: object, point: str, tmp_path: Path) -> None:
+    convert("demo", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "cfg.json").read_text())
+    config["metadata"]["autointerp"] = kept
+    (tmp_path / "out" / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=point):
+        find_dictionary(str(tmp_path / "out"))
+
+
 OURS: dict[str, dict[str, Any]] = {
     "a dictionary with selector groupmax": {"selector": "groupmax", "k": 4},
     "the input transform centre": {"transform": ("centre",)},
     "what doesn't reconstruct by itself": {"reconstructs": False, "notes": ("one layer of several",)},
+    "or what doesn't reconstruct": OUT | {"reconstructs": False, "writes_to": "layers 3 to 5"},
     "a top k chosen": {"selector": "topk", "k": 4, "decoder_norm_gate": True, "value_is_score": False},
     "a transcoder with selector topk": OUT | {"selector": "topk", "k": 4},
     "what is approximated": {"selector": "topk", "k": 4, "approximation": "plain top k"},

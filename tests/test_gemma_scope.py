@@ -208,5 +208,6 @@ def test_layers_of_a_cross_layer_transcoder_are_files(tmp_path: Path) -> None:
     spec = assert_parity(folder / "params_layer_1.safetensors", x, acts, decoded(acts, summed))
     assert (spec.is_transcoder, spec.reconstructs) == (True, False)
     assert (spec.site, spec.site_out) == (Site("mlp_in", 1), Site("mlp_out", 1))
+    assert spec.writes_to == "the MLP outputs of its own and later layers"
     with pytest.raises(CheckpointError, match=r"params_layer_0\.safetensors, params_layer_1\.safetensors"):
         find_dictionary(str(folder))

@@ -115,9 +115,8 @@ def test_what_it_writes_to_is_told(tmp_path: Path) -> None:
     folder = clt(tmp_path, {})
     first, last = (dict(inspected(str(folder / f"layer_{layer}"))) for layer in (0, L - 1))
     assert first["path"] == str(folder / "layer_0") and first["reads"].startswith("layers.0.mlp_in")
-    notes = ["\n".join(find_dictionary(str(folder / f"layer_{layer}")).notes) for layer in (0, L - 1)]
-    assert "writes to blocks.0.hook_mlp_out ... blocks.2.hook_mlp_out" in notes[0]
-    assert "writes to blocks.2.hook_mlp_out\n" in notes[1]
+    assert first["predicts"] == "a part of blocks.0.hook_mlp_out ... blocks.2.hook_mlp_out"
+    assert last["predicts"] == "a part of blocks.2.hook_mlp_out"
     assert first["identity"] != last["identity"] and len(first["identity"]) == 32
 
 

@@ -191,9 +191,35 @@ def test_snapshots_of_a_model_are_no_sites(tmp_path: Path) -> None:
     assert "each of the 3 inputs by itself" in said
 
 
-def test_files_have_no_place_for_inputs_that_select_apart(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="each of its 3 inputs selects by itself"):
-        convert(str(crosscoder(tmp_path / "a", {})), tmp_path / "out")
+@pytest.mark.parametrize("activation", ["jumprelu", "topk", "batchtopk"])
+@pytest.mark.parametrize("normalisation", ["token-wise", "dataset-wise"])
+def test_inputs_that_select_apart_do_so_in_our_layout(
+    tmp_path: Path, activation: str, normalisation: str
+) -> None:
+    """The same codes and reconstructions to the bit, and again when converted again."""
+    change = {"act_fn": activation, "norm_activation": normalisation}
+    spec = find_dictionary(str(crosscoder(tmp_path / "a", change)))
+    written = [convert(str(tmp_path / "a"), tmp_path / "b").spec]
+    written.append(convert(str(tmp_path / "b"), tmp_path / "c").spec)
+    x = torch.tensor(inputs(H * D))
+    threshold_F = torch.linspace(0.5, 3, F) if activation == "batchtopk" else None
+    found: list[tuple[torch.Tensor, ...]] = []
+    for one in (spec, *written):
+        weights = reader_of(one).load(one, "cpu")
+        encoder = Encoder(
+            one, replace(weights, threshold_F=threshold_F) if threshold_F is not None else weights
+        )
+        codes = encoder.encode(x)
+        found.append((codes.token_M, codes.feature_M, codes.value_M, encoder.decode(codes, x)))
+    for again in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], again, strict=True))
+    assert len(found[0][0]) > 50
+    same = {"path": spec.path, "identity": spec.identity, "format": spec.format}
+    assert [replace(one, **same) for one in written] == [spec, spec]
+    assert written[0].identity == written[1].identity
+
+
+def test_inputs_that_select_alike_do_so_in_our_layout(tmp_path: Path) -> None:
     change = {"act_fn": "relu", "norm_activation": "token-wise"}
     written = convert(str(crosscoder(tmp_path / "b", change)), tmp_path / "b-out").spec
     assert (written.format, written.n_inputs) == ("native", H)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from test_lone_files import linear
 from test_research_readers import L, forks, joined_inputs, normaliser, save_fork, slow_crosscoder
 
+from autointerp.dictionaries.convert import convert
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.errors import CheckpointError
 from autointerp.report.dictionary import inspected
@@ -50,6 +51,9 @@ def test_decoupled_crosscoders(tmp_path: Path, thresholds: list[float], normalis
     assert (apart > 0.05) == (thresholds[1] > 0)
     spec = assert_parity(save_fork(tmp_path, t, k=4), joined_inputs(), acts.max(axis=1), x_hat)
     assert (spec.format, spec.by_input, spec.n_inputs, spec.expected.l0) == ("crosscoder", True, L, None)
+    written = convert(str(tmp_path), tmp_path / "out").spec
+    assert (written.format, written.by_input, written.notes) == ("native", True, spec.notes)
+    assert_parity(tmp_path / "out", joined_inputs(), acts.max(axis=1), x_hat)
     said = dict(inspected(str(tmp_path)))
     assert said["selects"] == "each of the 2 inputs by itself; active where any does"
 

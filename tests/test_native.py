@@ -20,6 +20,7 @@ from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import DictionarySpec
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.errors import CheckpointError
+from autointerp.report.dictionary import inspected
 from autointerp.types import Json, Site
 from here import device_here
 from tiny import CONTEXT, D_MODEL, WIDTH, Tiny
@@ -28,6 +29,13 @@ T = tensors()
 FILE = {"encoder": T["W_enc"], "encoder_bias": T["b_enc"], "decoder": T["W_dec"], "decoder_bias": T["b_dec"]}
 DECODER: dict[str, Array | None] = {"encoder": None, "encoder_bias": None}
 """Without what finds no codes."""
+APART: Json = {
+    "selector": "topk", "k": 2, "n_inputs": 2, "by_input": True, "decoder_norm_gate": True, "value_is_score": False
+}  # fmt: skip
+"""A crosscoder of which each input selects by itself."""
+SHARES: dict[str, Array | None] = {
+    "input_share": np.stack([np.ones(F), np.linspace(0, 1, F)]).astype(np.float32)
+}
 
 
 def native(folder: Path, settings: Json, changed: dict[str, Array | None] | None = None) -> Path:
@@ -114,6 +122,14 @@ def test_what_is_left_out_is_zero_and_one_threshold_serves_all(tmp_path: Path) -
             {"selector": "relu", "hook": "layers.1", "further_hooks": ["layers.2", "blocks.2.hook_resid_post"]}, {},
             "each place is read once",
         ),
+        (APART | {"n_inputs": 1}, SHARES, "by_input is true: a crosscoder's inputs"),
+        (APART | {"decoder_norm_gate": False}, SHARES, "by_input is true: a crosscoder's inputs"),
+        (APART | {"selector": "groupmax"}, SHARES, "selectors relu, jumprelu, topk, and with no transcoder"),
+        (APART | {"is_transcoder": True}, SHARES, "selectors relu, jumprelu, topk, and with no transcoder"),
+        (APART, {}, "no tensor 'input_share'"),
+        (APART, {"input_share": np.ones((3, F), np.float32)}, r"'input_share' has shape \[3, 10\].*inputs 2"),
+        ({"selector": "relu"}, SHARES, "holds 'input_share', which"),
+        ({"selector": "relu"}, {"score_norm": T["b_enc"]}, "holds 'score_norm', which"),
         ({"selector": "relu", "n_models": 4}, {}, "n_models is 4: the 6 numbers"),
         ({"selector": "nnls", "variant": "polysae"}, DECODER, "variant is polysae: selector nnls"),
         ({"selector": "relu", "layout": 2}, {}, "layout is 2"),
@@ -140,6 +156,42 @@ def test_what_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=point):
         find_dictionary(str(native(tmp_path / "a", settings, changed)))
+
+
+def test_each_input_selects_by_scores_of_its_own(tmp_path: Path) -> None:
+    """Scores are pre-activations times the norm and the input's share, written out in float64; a feature is active
+    where any input has it among its two largest."""
+    norms = np.linspace(0.5, 4, F).astype(np.float32)
+    x, t = inputs(), exact(T)
+    pre = np.maximum(x.astype(np.float64) @ t["W_enc"] + t["b_enc"], 0)
+    of_input = [pre * norms * share for share in np.asarray(SHARES["input_share"], np.float64)]
+    chosen = [(largest(score, 2) > 0) & (score > 0) for score in of_input]
+    half = np.repeat([[1.0, 0.0], [0.0, 1.0]], D // 2, axis=1)
+    x_hat = (
+        sum((pre * kept) @ (t["W_dec"] * part) for kept, part in zip(chosen, half, strict=True)) + t["b_dec"]
+    )
+    assert (chosen[0] != chosen[1]).any(axis=1).mean() > 0.3
+    folder = native(tmp_path, APART, SHARES | {"score_norm": norms})
+    assert_parity(folder, x, pre * (chosen[0] | chosen[1]), x_hat)
+
+
+@pytest.mark.parametrize(
+    ("changed", "point"),
+    [
+        ({"input_share": np.full((2, F), 0.5, np.float32)}, "'input_share' must be shares of the largest"),
+        ({"input_share": np.full((2, F), 2, np.float32)}, "'input_share' must be shares of the largest"),
+        ({"input_share": np.stack([np.ones(F), -np.ones(F)]).astype(np.float32)}, "shares of the largest"),
+        ({"input_share": np.zeros((2, F), np.float32)}, "shares of the largest"),
+        (
+            SHARES | {"score_norm": np.linspace(-1, 1, F).astype(np.float32)},
+            "'score_norm' holds numbers below 0",
+        ),
+    ],
+)
+def test_norms_and_shares_that_are_none(tmp_path: Path, changed: dict[str, Array | None], point: str) -> None:
+    spec = find_dictionary(str(native(tmp_path, APART, changed)))
+    with pytest.raises(CheckpointError, match=point):
+        reader_of(spec).load(spec, "cpu")
 
 
 # --- variants ------------------------------------------------------------------------------------------
@@ -288,6 +340,19 @@ def test_parents_that_do_not_fit(tmp_path: Path, settings: Json, point: str) -> 
     meta(tmp_path / "meta", **({"parent": "../parent", "d": D} | settings))
     with pytest.raises(CheckpointError, match=point):
         find_dictionary(str(tmp_path / "meta"))
+
+
+def test_inspect_shows_its_own_selector_and_its_parents(tmp_path: Path) -> None:
+    native(tmp_path / "parent", {"selector": "topk", "k": 3})
+    meta(tmp_path / "meta", "../parent", d=D, k=2)
+    said = list(inspected(str(tmp_path / "meta")))
+    assert "its own topk, k = 2;" in dict(said)["selector"]
+    assert "(native: topk, k = 3, 10 features)" in dict(said)["selector"]
+    assert any(what == "note" and "meta-SAE of" in value and "parent" in value for what, value in said)
+    calibration = {"rule": "batch_topk", "k": 2.5}
+    meta(tmp_path / "batch", "../parent", d=D, selector="jumprelu", k=None, calibration=calibration)
+    own = dict(inspected(str(tmp_path / "batch")))["selector"]
+    assert "its own jumprelu, its threshold found on all of them (batch_topk, 2.5 a row);" in own
 
 
 def test_the_identity_follows_the_parent(tmp_path: Path) -> None:

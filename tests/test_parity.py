@@ -137,6 +137,7 @@ def test_saelens_reads_what_convert_writes(tmp_path: Path, case: str) -> None:
     source.mkdir()
     save_file(tensors | added, source / "dictionary.safetensors")
     said = {"layout": 1, "selector": "relu", "hook": "layers.1", "model": "gpt2"} | config
+    said |= {"expected": {"l0": 7.5, "fvu": 0.25}, "notes": ["mid-run: inputs divided by 2"]}
     (source / "dictionary.json").write_text(json.dumps(said))
     converted = convert(str(source), tmp_path / "out")
     assert converted.layout == "SAELens' layout"
@@ -146,6 +147,14 @@ def test_saelens_reads_what_convert_writes(tmp_path: Path, case: str) -> None:
         acts = acts.to_dense() if acts.is_sparse else acts
         x_hat = sae(inputs()) if case == "transcoder" else sae.decode(acts)
     assert_close(ours(source), acts, x_hat)
+    kept = {"expected": {"l0": 7.5, "fvu": 0.25}, "notes": ["mid-run: inputs divided by 2"]}
+    metadata = sae.cfg.metadata
+    assert metadata.autointerp == kept
+    assert (metadata.hook_name, metadata.model_name) == (converted.spec.hook, "gpt2")
+    sae.save_model(str(tmp_path / "saved"))
+    saved = find_dictionary(str(tmp_path / "saved"))
+    assert (saved.expected, saved.notes) == (converted.spec.expected, converted.spec.notes)
+    assert saved.expected.l0 == 7.5 and saved.notes == tuple(kept["notes"])
 
 
 def assert_close(found: tuple[Tensor, Tensor], acts: Tensor, x_hat: Tensor) -> None:

@@ -214,6 +214,31 @@ def test_a_run_that_is_not_done_says_how_far_it_is(
         assert written.n_open == 10 and "| asked for | 10 | 10 not done yet |" in text
 
 
+def test_it_says_who_explained_whoever_judged(tmp_path: Path) -> None:
+    """Corpus statistics, an explainer that asks nobody, an LLM; told from the records or, before there are any, from
+    the recipe."""
+    counted, asked = "as said by statistics of tokens (no LLM)", "as said by an LLM"
+    lexical, model = {"use": "lexical"}, SCRIPTED | {"model": "m"}
+    plain, tokens = {"plain": {"use": "plain"}}, {"tokens": {"use": "top_tokens"}}
+    cases: list[tuple[Json, Json, Json, str]] = [
+        (plain, lexical, model, counted),
+        (plain, model, lexical, asked),
+        (plain, lexical | {"fallback": model}, lexical, asked),
+        (tokens, model, model, counted),
+        (plain | tokens, model, lexical, asked),
+    ]
+    for number, (explainers, explainer, judge, said) in enumerate(cases):
+        llms = {"explainer": explainer, "judge": judge}
+        scorers = {"detection": {"use": "detection"}}
+        run = make_viewed_run(tmp_path / f"run{number}", 4, llms=llms, explainers=explainers, scorers=scorers)
+        for stage in ("score", "explain"):
+            text = write_report(run, tmp_path / f"report{number}", with_plots=False).report.read_text()
+            assert said in text, (number, stage)
+            shutil.rmtree(run.path / stage)
+        text = write_report(run, tmp_path / f"report{number}", with_plots=False).report.read_text()
+        assert said in text, number
+
+
 def test_explanations_from_outside_are_inert(run: Run, tmp_path: Path) -> None:
     told = copy_of(run, tmp_path / "run")
     journal = told.existing("explain", "layers.1", "plain")

@@ -13,11 +13,12 @@ from rich.console import Console
 from autointerp import pipeline
 from autointerp import trials as trial_records
 from autointerp.metrics.claims import LEVEL
-from autointerp.metrics.features import Population
+from autointerp.metrics.features import Population, bundled
 from autointerp.metrics.influence import influences
+from autointerp.metrics.records import ScoreRecord
 from autointerp.report.summary import Summary, summarise
 from autointerp.report.terminal import print_summary
-from autointerp.results import Metrics
+from autointerp.results import Interval, Metrics
 from autointerp.run import Run
 from autointerp.sampling.store import Windows
 from autointerp.stages.sample import load_vocabulary
@@ -176,6 +177,33 @@ def test_a_document_that_moves_every_feature_widens_the_interval() -> None:
     assert narrow.low == narrow.high == pytest.approx(0.7)
     assert wide.low is not None and wide.high is not None
     assert wide.value == pytest.approx(0.7) and wide.low < 0.6 and wide.high > 0.8
+
+
+def test_an_interval_ends_where_the_score_can() -> None:
+    """Five features, of whose 20 + 20 windows one document's two are told wrongly: 0.95 each. Drawn without that
+    document and with others often, the sum of influences passes 1; no balanced accuracy does. Of a gain nothing is
+    known, so its interval stays what the resamples say."""
+    windows = [(at < 20, f"{at % 10:03x}00000") for at in range(40)]
+    trials = Trials(
+        truth=[is_active for is_active, _ in windows],
+        answer=[is_active != (at in (0, 20)) for at, (is_active, _) in enumerate(windows)],
+        stratum=[None if is_active else "random" for is_active, _ in windows],
+        document=[document for _, document in windows],
+    )
+    value, parts = Interval(0.95, 0.9, 1.0), bundled(influences(trials))
+    score, gain = Population(), Population()
+    for population, headline in ((score, "balanced_accuracy"), (gain, "gain")):
+        metrics = Metrics(headline, {headline: value})
+        for _ in range(5):
+            assert ScoreRecord({}, metrics, value, trials, parts).add_to(population)
+    limited, free = score.mean(seed=0, purpose="x"), gain.mean(seed=0, purpose="x")
+    assert limited is not None and free is not None and free.high is not None
+    assert limited.value == free.value == pytest.approx(0.95)
+    assert (limited.low, limited.high) == (free.low, 1.0) and free.high > 1.01
+    pieces = Population()
+    pieces.extend(score)
+    pieces.extend(Population())
+    assert pieces.mean(seed=0, purpose="x") == limited
 
 
 def test_what_rounding_leaves_of_equal_scores_is_no_document() -> None:

@@ -266,6 +266,27 @@ def test_inspect_prints_what_else_decides_an_activation(tmp_path: Path) -> None:
     assert "LayerNorm" in lines["centred"] and lines["reconstructs"].startswith("no")
 
 
+def test_inspect_says_what_the_codes_of_a_basis_are() -> None:
+    said = {name: dict(inspected(name)) for name in ("experts", "neurons", "neurons:200")}
+    assert said["experts"]["selector"].startswith("the weights that the router gives the experts")
+    assert (
+        said["neurons"]["selector"]
+        == "the neurons themselves, of a token the largest by magnitude, one in 64"
+    )
+    assert said["neurons:200"]["selector"].startswith("abstopk, k = 200: the neurons themselves")
+    assert not any("reconstructs" in lines for lines in said.values())
+
+
+def test_inspect_asks_for_no_output_that_cannot_be_named(tmp_path: Path) -> None:
+    tensors = {"encoder": torch.ones(8, 16), "decoder": torch.ones(16, 4)}
+    save_file(tensors, tmp_path / "dictionary.safetensors")
+    said = {"layout": 1, "selector": "relu", "hook": "layers.1", "is_transcoder": True}
+    (tmp_path / "dictionary.json").write_text(json.dumps(said))
+    assert dict(inspected(str(tmp_path)))["predicts"] == "not said"
+    (tmp_path / "dictionary.json").write_text(json.dumps(said | {"hook_out": "layers.1.mlp"}))
+    assert dict(inspected(str(tmp_path)))["predicts"] == "layers.1.mlp"
+
+
 def test_inspecting_nothing_is_one_message() -> None:
     done = CliRunner().invoke(app, ["sae", "inspect", "no/such:thing@x y"])
     assert done.exit_code == 2 and done.output.startswith("Error: ")

@@ -39,6 +39,8 @@ SELECTORS: Final[dict[str, Selector]] = {
     "global-matryoshka-topk": "jumprelu",
     "jumprelu": "jumprelu",
 }
+OF_A_BATCH: Final = ("batchtopk", "batch-topk", "global-matryoshka-topk")
+"""They take the top_k * B largest of a batch of B tokens, so that top_k is the mean L0 in training (sae.py)."""
 DEFAULT_BATCH: Final = 4_096
 """Tokens of a training batch where config.json doesn't say (config.py)."""
 THRESHOLD, LOG_THRESHOLD = "threshold", "jumprelu.log_threshold"
@@ -121,7 +123,7 @@ def _calibrated(spec: DictionarySpec, settings: Settings, weights: Path) -> Dict
     k = _top_k(settings, spec.width)
     batch = DEFAULT_BATCH if settings.values.get("batch_size") is None else settings.count("batch_size")
     calibration = Calibration("batch_topk", k, batch)
-    return replace(spec, calibration=calibration, expected=Expected(l0=k))
+    return replace(spec, calibration=calibration)
 
 
 def _top_k(settings: Settings, width: int) -> int:
@@ -153,6 +155,7 @@ def _configured(folder: Path, settings: Settings) -> DictionarySpec:
         prepend_bos=True,
         transform=("layer_norm",) if settings.flag("input_unit_norm", False) else (),
         group_sizes=_group_sizes(settings, width),
+        expected=Expected(l0=settings.number("top_k") if kind in OF_A_BATCH else None),
         notes=("b_dec is not subtracted" if kind == "jumprelu" else "b_dec is subtracted",),
     )
 

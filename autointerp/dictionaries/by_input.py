@@ -34,7 +34,7 @@ def top_k_of_any(tiles: Tiles, share_LF: Tensor, k: int) -> Found:
 
 def among_largest(token_M: Tensor, score_ML: Tensor, k: int) -> Tensor:
     """[M, L], bool: whether a code's score is among the k largest of its token and input. That holds of all features
-    where it does of those that are active: of each input the k largest are."""
+    where it does of those that are active: of each input the k largest are. A score of 0 selects nothing."""
     chosen_ML = torch.zeros_like(score_ML, dtype=torch.bool)
     place_M = torch.arange(len(token_M), device=token_M.device)
     for at, score_M in enumerate(score_ML.T):
@@ -43,4 +43,4 @@ def among_largest(token_M: Tensor, score_ML: Tensor, k: int) -> Tensor:
         sorted_M = token_M[order_M]
         rank_M = place_M - torch.searchsorted(sorted_M, sorted_M)
         chosen_ML[order_M, at] = rank_M < k
-    return chosen_ML
+    return chosen_ML & (score_ML > 0)

@@ -92,6 +92,15 @@ class Settings:
             self.refuse(key, "expected true or false.")
         return value
 
+    def texts(self, key: str) -> list[str]:
+        """Those of a list; none where it is absent."""
+        value = self.values.get(key) or []
+        found = cast(list[object], value) if isinstance(value, list) else []
+        texts = [text for text in found if isinstance(text, str) and _is_encodable(text)]
+        if not isinstance(value, list) or len(texts) < len(found):
+            self.refuse(key, "expected a list of texts.")
+        return texts
+
     def section(self, key: str) -> Settings:
         value = self.values.get(key)
         if value is None:

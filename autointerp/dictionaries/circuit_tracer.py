@@ -99,11 +99,10 @@ class CircuitTracer:
         files = [path]
         if crosses:
             files.append(_decoder_file(path))
-            n_targets = _n_targets(spec)
-            writes_to = f"layers {layer} to {layer + n_targets - 1}"
-            spec = replace(
-                spec, notes=(*spec.notes, f"writes to {writes_to}; directions are sums over these")
-            )
+            last, output = layer + _n_targets(spec) - 1, config.text("feature_output_hook")
+            writes_to = f"the MLP outputs of layers {layer} to {last}" + (f" ({output})" if output else "")
+            notes = (*spec.notes, "directions are sums over the places written to")
+            spec = replace(spec, writes_to=writes_to, notes=notes)
         return replace(spec, identity=fingerprint(files))
 
     def load(self, spec: DictionarySpec, device: str) -> Weights:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from autointerp.dictionaries.locate import find_dictionary, reader_of
-from autointerp.dictionaries.native_files import check_native, write_native
+from autointerp.dictionaries.native_files import check_native, stated, write_native
 from autointerp.dictionaries.saelens import WEIGHTS
-from autointerp.dictionaries.saelens_config import CONFIG, TRANSFORMS
+from autointerp.dictionaries.saelens_config import CONFIG, KEPT, TRANSFORMS
 from autointerp.dictionaries.spec import DictionarySpec, Selector, Weights
 from autointerp.errors import CheckpointError
 from autointerp.files import write_atomically
@@ -40,6 +40,9 @@ ARCHITECTURES: Final[dict[Selector, str]] = {
 }
 TRANSCODERS: Final[dict[Selector, str]] = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
 WITH_SKIP: Final[dict[Selector, str]] = {"relu": "skip_transcoder", "jumprelu": "jumprelu_skip_transcoder"}
+VERSIONS: Final[Json] = {"sae_lens_version": "6.54.12", "sae_lens_training_version": None}
+"""SAELens takes a file that names no version for one from before 6 and leaves its metadata out. That of the training
+is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,22 @@ def convert(text: str, out: Path) -> Converted:
     write_atomically(out / WEIGHTS, save(tensors))
     config = _config(spec, kind, subtracts=subtracts)
     write_atomically(out / CONFIG, json.dumps(config, indent=2).encode())
-    return Converted(find_dictionary(str(out)), "SAELens' layout")
+    written = find_dictionary(str(out))
+    if kept := _kept(spec, written):
+        config["metadata"][KEPT] = kept
+        write_atomically(out / CONFIG, json.dumps(config, indent=2).encode())
+        written = find_dictionary(str(out))
+    return Converted(written, "SAELens' layout")
+
+
+def _kept(spec: DictionarySpec, written: DictionarySpec) -> Json:
+    """What `spec` says of itself and the files, as they are `written`, don't."""
+    kept: Json = {"expected": stated(spec)} if spec.expected != written.expected else {}
+    if spec.notes and spec.notes != written.notes:
+        kept["notes"] = list(spec.notes)
+    if spec.centring_is_default and spec.model_was_centred:
+        kept["centring_is_default"] = True
+    return kept
 
 
 def _architecture(spec: DictionarySpec, *, has_skip: bool) -> tuple[str, str | None]:
@@ -167,7 +185,7 @@ def _config(spec: DictionarySpec, kind: str, *, subtracts: bool) -> Json:
         "apply_b_dec_to_input": subtracts,
         "normalize_activations": next(name for name, steps in TRANSFORMS.items() if steps == spec.transform),
         "matryoshka_widths": ends or None,
-        "metadata": {name: value for name, value in metadata.items() if value is not None},
+        "metadata": VERSIONS | {name: value for name, value in metadata.items() if value is not None},
     }
     return {name: value for name, value in config.items() if value is not None}
 

@@ -75,8 +75,14 @@ class GemmaScope2:
         is_layer = len(headers[LAYOUT.w_dec].shape) == 3 if LAYOUT.w_dec in headers else False
         spec = replace(spec, d_in=d_in, width=width, d_out=d_out if spec.is_transcoder else None)
         if is_layer:
-            spec = replace(spec, is_transcoder=True, d_out=d_out, reconstructs=False)
-            spec = replace(spec, notes=(*spec.notes, "decoder rows are sums over the layers written to"))
+            spec = replace(
+                spec,
+                is_transcoder=True,
+                d_out=d_out,
+                reconstructs=False,
+                writes_to="the MLP outputs of its own and later layers",
+                notes=(*spec.notes, "directions are sums over the places written to"),
+            )
         if SKIP in headers and not spec.is_transcoder:
             raise CheckpointError(
                 f"{weights} holds '{SKIP}', so it is a transcoder, but is not named as one."

@@ -69,11 +69,8 @@ def described(spec: DictionarySpec, settings: Settings, stored: Stored, layer: i
         is_transcoder=True,
         reconstructs=False,
         expected=Expected(l0=None if spec.calibration is None else spec.calibration.k),
-        notes=(
-            *spec.notes,
-            f"writes to {hooks_out[layer]}" + f" ... {hooks_out[last]}" * (layer < last),
-            "directions are sums over the places written to",
-        ),
+        writes_to=hooks_out[layer] + f" ... {hooks_out[last]}" * (layer < last),
+        notes=(*spec.notes, "directions are sums over the places written to"),
     )
     check_shapes(stored.path, stored.headers, _shapes(spec, settings, stored, layer))
     check_width(settings, stored, width)

@@ -64,6 +64,7 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
         width=own.width,
         selector="custom",
         k=None,
+        custom_code=_in_words(own, parent),
         # The parent's own steps are its encoder's.
         transform=(),
         by_input=False,
@@ -78,6 +79,17 @@ def of_parent(own: DictionarySpec, settings: Settings) -> DictionarySpec:
             "their activations times their decoder rows' codes",
             *own.notes,
         ),
+    )
+
+
+def _in_words(own: DictionarySpec, parent: DictionarySpec) -> str:
+    k = "" if own.k is None else f", k = {own.k:,}"
+    if own.calibration is not None:
+        k = f", its threshold found on all of them ({own.calibration.rule}, {own.calibration.k:g} a row)"
+    parent_k = "" if parent.k is None else f", k = {parent.k:,}"
+    return (
+        f"of the parent's decoder rows its own {own.selector}{k}; of a token the sum of these by the parent's "
+        f"activations ({parent.format}: {parent.selector}{parent_k}, {parent.width:,} features)"
     )
 
 

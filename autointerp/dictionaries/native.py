@@ -8,6 +8,9 @@ field's default, and a key that is not known is an error. Tensors, of any float 
     threshold [F] or []                                  jumprelu, unless `calibration` says how to find it
     gate_bias [F]  gate_scale [F]  magnitude_bias [F]    gated (spec.Gate)
     skip [D, O]                                          transcoders, if they have one
+    score_norm [F]                                       with `decoder_norm_gate`, if scores have other norms than
+                                                         those of decoder rows
+    input_share [L, F]                                   with `by_input` (spec.Weights), `n_inputs` being L
     decoder_u1 [F, R]  decoder_c1 [O, R]                 in place of decoder, for `"variant": "polysae"`
 
 With selector pursuit, `k` steps are taken, and `"pursuit": {"residual_below": 0.5, "ends_on_repeat": true}` may end
@@ -130,6 +133,10 @@ def _shapes(spec: DictionarySpec, settings: Settings, headers: Mapping[str, Tens
     if spec.selector == "jumprelu" and spec.calibration is None:
         is_one = "threshold" in headers and not headers["threshold"].shape
         shapes["threshold"] = () if is_one else (width,)
+    if spec.decoder_norm_gate and "score_norm" in headers:
+        shapes["score_norm"] = (width,)
+    if spec.by_input:
+        shapes["input_share"] = (("inputs", spec.n_inputs), width)
     if spec.is_transcoder and "skip" in headers:
         shapes["skip"] = (d_in, d_out)
     variant = variant_of(settings)
@@ -159,13 +166,32 @@ def _weights(spec: DictionarySpec, device: str) -> Weights:
     def bias(name: str, length: int) -> Tensor:
         return tensors[name] if name in tensors else torch.zeros(length, device=device)
 
-    return Weights(
+    weights = Weights(
         w_enc_DF=tensors.get("encoder"),
         b_enc_F=bias("encoder_bias", spec.width),
         b_pre_D=bias("pre_bias", spec.d_in),
         w_dec_FO=decoder,
         b_dec_O=bias("decoder_bias", d_out),
         threshold_F=tensors["threshold"].expand(spec.width).contiguous() if "threshold" in tensors else None,
+        score_norm_F=tensors.get("score_norm"),
+        input_share_LF=tensors.get("input_share"),
         gate=Gate(*(tensors[name] for name in GATE)) if spec.selector == "gated" else None,
         w_skip_DO=tensors.get("skip"),
     )
+    _check_scores(path, weights)
+    return weights
+
+
+def _check_scores(path: Path, weights: Weights) -> None:
+    """Raises CheckpointError for norms and shares by which a feature would fire for none of its inputs."""
+    if weights.score_norm_F is not None and bool((weights.score_norm_F < 0).any()):
+        raise CheckpointError(f"{path}: 'score_norm' holds numbers below 0, which no norm is.")
+    if weights.input_share_LF is None:
+        return
+    largest_F = weights.input_share_LF.amax(0)
+    fits_F = (largest_F == 1) | ((largest_F == 0) & (weights.score_norms == 0))
+    if bool((weights.input_share_LF < 0).any()) or not bool(fits_F.all()):
+        raise CheckpointError(
+            f"{path}: 'input_share' must be shares of the largest: from 0 up to 1, and 1 for one input of each "
+            "feature (or all 0 where its norm is)."
+        )

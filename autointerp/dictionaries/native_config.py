@@ -28,11 +28,12 @@ SELECTORS: Final[tuple[Selector, ...]] = tuple(
     name for name in cast(tuple[Selector, ...], get_args(Selector)) if name != "custom"
 )
 WITH_K: Final[frozenset[Selector]] = frozenset({"topk", "abstopk", "groupmax", "pursuit"})
+BY_INPUT: Final[tuple[Selector, ...]] = ("relu", "jumprelu", "topk")
 OF_THE_MODEL: Final = frozenset(
     {
         "hook", "further_hooks", "model", "corpus", "context_length", "prepend_bos", "model_was_centred",
         "centring_is_default",
-        "is_transcoder", "hook_out", "n_inputs", "n_models", "without_value_bias",
+        "is_transcoder", "hook_out", "writes_to", "n_inputs", "n_models", "without_value_bias",
         "normalized_behind_gain",
     }
 )  # fmt: skip
@@ -41,6 +42,7 @@ OF_THE_CODES: Final = frozenset(
     {
         "selector", "k", "transform", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
         "expected", "calibration", "approximation", "notes", "variant", "pursuit", "has_signs", "gradient_weight",
+        "by_input",
     }
 )  # fmt: skip
 OF_A_META_SAE: Final = frozenset({"parent", "parent_rows"})
@@ -96,6 +98,7 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         site_out=site_of(hook_out),
         d_out=sizes.d_out if is_transcoder else None,
         is_transcoder=is_transcoder,
+        writes_to=settings.text("writes_to"),
         transform=_transform(settings),
         model_was_centred=settings.flag("model_was_centred", False),
         centring_is_default=settings.flag("centring_is_default", False),
@@ -107,13 +110,14 @@ def configured(settings: Settings, sizes: Sizes) -> DictionarySpec:
         pursuit=_pursuit(settings, selector),
         n_inputs=_n_shares(settings, "n_inputs", sizes),
         n_models=_n_shares(settings, "n_models", sizes),
+        by_input=_by_input(settings, selector, sizes),
         has_signs=_has_signs(settings, selector),
         group_sizes=_group_sizes(settings, width),
         expected=Expected(l0=expected.number("l0"), fvu=expected.number("fvu")),
         calibration=_calibration(settings, selector, width),
         gradient_weight=settings.number("gradient_weight"),
         approximation=settings.text("approximation"),
-        notes=tuple(_texts(settings, "notes")),
+        notes=tuple(settings.texts("notes")),
     )
     return _as_variant(spec, settings)
 
@@ -219,6 +223,22 @@ def _n_shares(settings: Settings, key: str, sizes: Sizes) -> int:
     return n
 
 
+def _by_input(settings: Settings, selector: Selector, sizes: Sizes) -> bool:
+    by_input = settings.flag("by_input", False)
+    by_norms = settings.flag("decoder_norm_gate", False) and not settings.flag("value_is_score", True)
+    if by_input and (_n_shares(settings, "n_inputs", sizes) < 2 or not by_norms):
+        settings.refuse(
+            "by_input",
+            "a crosscoder's inputs (n_inputs) select by scores of their own (decoder_norm_gate true, value_is_score "
+            "false).",
+        )
+    if by_input and (selector not in BY_INPUT or settings.flag("is_transcoder", False)):
+        settings.refuse(
+            "by_input", f"it goes with the selectors {', '.join(BY_INPUT)}, and with no transcoder."
+        )
+    return by_input
+
+
 def _has_signs(settings: Settings, selector: Selector) -> bool:
     has_signs = settings.flag("has_signs", False)
     if has_signs and selector == "abstopk":
@@ -235,14 +255,14 @@ def _has_signs(settings: Settings, selector: Selector) -> bool:
 def _transform(settings: Settings) -> tuple[Transform, ...]:
     known = cast(tuple[Transform, ...], get_args(Transform))
     by_name: dict[str, Transform] = {str(step): step for step in known}
-    texts = _texts(settings, "transform")
+    texts = settings.texts("transform")
     if not by_name.keys() >= set(texts):
         settings.refuse("transform", f"expected a list of these: {', '.join(known)}.")
     return tuple(by_name[text] for text in texts)
 
 
 def _further_sites(settings: Settings, first: Site | None) -> tuple[Site, ...]:
-    found = [site_of(text) for text in _texts(settings, "further_hooks")]
+    found = [site_of(text) for text in settings.texts("further_hooks")]
     known = tuple(site for site in found if site is not None)
     if len(known) < len(found):
         settings.refuse("further_hooks", "expected places such as layers.12 or layers.12.mlp.")
@@ -251,18 +271,6 @@ def _further_sites(settings: Settings, first: Site | None) -> tuple[Site, ...]:
             "further_hooks", f"each place is read once, and hook is {first}. Name every one once."
         )
     return known
-
-
-def _texts(settings: Settings, key: str) -> list[str]:
-    value = settings.values.get(key) or []
-    texts = (
-        [text for text in cast(list[object], value) if isinstance(text, str)]
-        if isinstance(value, list)
-        else []
-    )
-    if not isinstance(value, list) or len(texts) < len(cast(list[object], value)):
-        settings.refuse(key, "expected a list of texts.")
-    return texts
 
 
 def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ _AS_THEY_ARE = (
     "selector", "k", "model", "corpus", "context_length", "prepend_bos", "is_transcoder", "transform",
     "model_was_centred", "decoder_norm_gate", "value_is_score", "reconstructs", "group_sizes",
     "approximation", "notes", "has_signs", "n_inputs", "n_models", "without_value_bias", "normalized_behind_gain",
-    "centring_is_default", "gradient_weight",
+    "centring_is_default", "gradient_weight", "writes_to", "by_input",
 )  # fmt: skip
 
 
@@ -33,15 +33,12 @@ def check_native(spec: DictionarySpec) -> None:
             f"{spec.path} can't be written as files: what it codes is what is left of a prediction from the tokens "
             "before, and neither layout has a place for how that is made. Use it as it is."
         )
-    if spec.by_input:
-        raise CheckpointError(
-            f"{spec.path} can't be written as files: each of its {spec.n_inputs} inputs selects by itself, and "
-            "neither layout has a place for that. Use it as it is."
-        )
     if spec.is_basis or spec.selector not in SELECTORS:
-        what = (
-            "a basis, which has no weights" if spec.is_basis else f"selector {spec.selector}, which is code"
-        )
+        what = f"selector {spec.selector}, which is code"
+        if spec.is_basis:
+            what = "a basis, which has no weights"
+        elif spec.format == "native":
+            what = "codes made of a parent's. A meta-SAE is in our own layout already: copy it and its parent"
         raise CheckpointError(f"{spec.path} can't be written as files: there is no place for {what}.")
 
 
@@ -62,14 +59,21 @@ def _settings(spec: DictionarySpec) -> Json:
         "hook": _hook(spec.site, spec.hook),
         "further_hooks": list(map(str, spec.further_sites)),
         "hook_out": _hook(spec.site_out, spec.hook_out),
-        "expected": {
-            key: value for key, value in dataclasses.asdict(spec.expected).items() if value is not None
-        },
+        "expected": stated(spec),
         "calibration": None if spec.calibration is None else dataclasses.asdict(spec.calibration),
     }
+    if spec.calibration is not None:  # as it is read again, so that what is converted twice is the same
+        given["calibration"]["k"] = float(spec.calibration.k)
     defaults = {field.name: field.default for field in dataclasses.fields(spec)}
     return {"layout": LAYOUT} | {
         key: value for key, value in given.items() if value not in (None, [], (), {}, defaults.get(key))
+    }
+
+
+def stated(spec: DictionarySpec) -> Json:
+    """Of what it is said to do, what is known."""
+    return {
+        key: float(value) for key, value in dataclasses.asdict(spec.expected).items() if value is not None
     }
 
 
@@ -91,10 +95,11 @@ def _tensors(spec: DictionarySpec, weights: Weights) -> dict[str, Tensor]:
     if spec.selector == "jumprelu" and spec.calibration is None:
         assert weights.threshold_F is not None
         tensors["threshold"] = weights.threshold_F
-        if weights.score_norm_F is not None:  # there scores have the norms of the rows that are written
-            ratio_F = weights.decoder.norm(dim=1) / weights.score_norm_F
-            # A feature whose norm is 0 has the score 0, which is above no threshold.
-            tensors["threshold"] = weights.threshold_F * ratio_F.nan_to_num(nan=1.0, posinf=1.0)
+    if spec.decoder_norm_gate and weights.score_norm_F is not None:
+        tensors["score_norm"] = weights.score_norm_F
+    if spec.by_input:
+        assert weights.input_share_LF is not None
+        tensors["input_share"] = weights.input_share_LF
     if weights.w_skip_DO is not None:
         tensors["skip"] = weights.w_skip_DO
     return tensors

@@ -59,6 +59,10 @@ TRANSFORMS: Final[dict[str, tuple[Transform, ...]]] = {
 }
 AVERAGE: Final = "expected_average_only_in"
 
+KEPT: Final = "autointerp"
+"""Below this key of `metadata`, which takes any, `sae convert` keeps what SAELens has no key for: what the checkpoint
+that it read states of itself, and its format's conventions."""
+
 ARCHITECTURES: Final = (*SELECTORS, TEMPORAL, *saelens_poly.BASES)
 READ: Final = f"Of SAELens' architectures these are read: {', '.join(ARCHITECTURES)}."
 
@@ -68,6 +72,7 @@ def configured(folder: Path) -> DictionarySpec:
     settings = read_settings(folder / CONFIG)
     # One look-up for both layouts: what version 6 nests lies flat before it.
     origin = Settings(settings.path, settings.values | settings.section("metadata").values)
+    kept = origin.section(KEPT)
     selector, k = _selector(settings)
     kind, is_poly = architecture(settings), saelens_poly.is_polynomial(settings)
     is_transcoder = kind in TRANSCODERS
@@ -116,8 +121,9 @@ def configured(folder: Path) -> DictionarySpec:
         reconstructs=not is_poly or saelens_poly.is_linear(settings),
         approximation=saelens_poly.approximation(settings) if is_poly else None,
         needs_sequence=kind == TEMPORAL,
-        expected=_expected(settings),
-        notes=_notes(settings, origin),
+        centring_is_default=kept.flag("centring_is_default", False),
+        expected=_expected(settings, kept),
+        notes=tuple(kept.texts("notes")) or _notes(settings, origin),
     )
 
 
@@ -249,8 +255,11 @@ def _group_sizes(settings: Settings, width: int) -> tuple[int, ...]:
     return sizes
 
 
-def _expected(settings: Settings) -> Expected:
+def _expected(settings: Settings, kept: Settings) -> Expected:
     """Batch-top-k is trained to have k features a token on average, which need not be a whole number."""
+    if "expected" in kept.values:
+        stated = kept.section("expected")
+        return Expected(l0=stated.number("l0"), fvu=stated.number("fvu"))
     return Expected(l0=settings.number("k") if architecture(settings) in BATCH_TOPK else None)
 
 

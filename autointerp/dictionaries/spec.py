@@ -101,6 +101,9 @@ class DictionarySpec:
     """For a transcoder: length of what it predicts."""
     is_transcoder: bool = False
     """The decoder writes to another place than the encoder reads."""
+    writes_to: str | None = None
+    """Of a layer of a cross-layer transcoder: the places that it adds to, in words. What each of them holds is a sum
+    over such layers."""
     transform: tuple[Transform, ...] = ()
     """What is done to the input first, in this order."""
     input_factor: float | None = 1.0
@@ -144,6 +147,8 @@ class DictionarySpec:
     basis: Literal["neurons", "experts"] | None = None
     """The features are the coordinates of such a site: no weights, and `d_in` and `width` are 0 until the model
     is known (`sized`). None for a dictionary that was trained."""
+    custom_code: str | None = None
+    """For custom: what its codes are, in words."""
     has_signs: bool = False
     """For custom and pursuit: activations may be negative, and in pursuit the largest product is that by
     magnitude."""

@@ -14,6 +14,9 @@ much that less than the larger of both is left. Few documents make B* too narrow
 few is, so it is widened by sqrt(n / (n-1)) and Student's quantile over the normal one (Hesterberg 2015, "What
 teachers should know about the bootstrap", The American Statistician 69).
 
+An end is never beyond what a number can be (`LIMITS`): the two moves are added, so near a limit they can reach past
+it, where no mean of any features lies.
+
 Documents are bundled by the first hex digits of their ids, 4096 bundles at most: a bundle of documents drawn
 together is a coarser cluster, and 1e5 features of 1e6 documents cost what few do.
 """
@@ -24,6 +27,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +56,17 @@ _ROUNDING = 1e-12
 """What is left of influences that cancel, as those of two equal scores do."""
 
 _Floats = NDArray[np.float64]
+
+UNLIMITED: Final = (-math.inf, math.inf)
+_SHARE: Final = (0.0, 1.0)
+LIMITS: Final[dict[str, tuple[float, float]]] = {
+    "balanced_accuracy": _SHARE,
+    "accuracy": _SHARE,
+    "auroc": _SHARE,
+    "sensitivity": _SHARE,
+    "correlation": (-1.0, 1.0),
+}
+"""Of headlines, the least and the most; of one that isn't here nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,8 @@ class Population:
     _bundles: array[int] = field(default_factory=lambda: array("H"))
     """Of influences that are in neither sum yet: the bundle of each, one a feature."""
     _parts: array[float] = field(default_factory=lambda: array("d"))
+    limits: tuple[float, float] = UNLIMITED
+    """The least and the most that a number can be."""
 
     def add(self, value: float, influences: Iterable[tuple[str, float]] = ()) -> None:
         """A feature's number, and (document, what it adds to it to first order)."""
@@ -108,6 +125,8 @@ class Population:
         self._by_bundle += other._by_bundle
         self._squares += other._squares
         self._bundles, self._parts = other._bundles[:], other._parts[:]
+        if other.values:
+            self.limits = other.limits
 
     def _settle(self) -> None:
         """Adds one by one, in order: how they came in pieces changes no bit."""
@@ -136,7 +155,10 @@ class Population:
         by_features = resampled_means(values, rng) - mean
         moved = self._by_bundle[np.abs(self._by_bundle) > _ROUNDING] / n
         of_features, in_both = float(np.var(values)) / n, self._squares / n**2
-        return MeanOver(mean, *_ends(mean, by_features, of_features, moved, in_both, rng), n)
+        low, high = _ends(mean, by_features, of_features, moved, in_both, rng)
+        least, most = self.limits
+        # Of a mean rounded past its limit the ends still hold it.
+        return MeanOver(mean, min(max(low, least), mean), max(min(high, most), mean), n)
 
     def less(self, other: Population, *, seed: int, purpose: str) -> tuple[float, float | None, float | None]:
         """How much larger this mean is than that of other features, and the ends of its 95% interval; there are none

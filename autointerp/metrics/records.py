@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autointerp import trials as trial_records
-from autointerp.metrics.features import Population, bundled
+from autointerp.metrics.features import LIMITS, UNLIMITED, Population, bundled
 from autointerp.metrics.influence import influences
 from autointerp.metrics.paired import Discordant, less
 from autointerp.results import Interval, Metrics
@@ -40,6 +40,8 @@ class ScoreRecord:
         """Whether it is in means, and so in this one."""
         if self.value is None or self.trials is None:
             return False
+        if self.metrics is not None:
+            population.limits = LIMITS.get(self.metrics.headline, UNLIMITED)
         population.add_bundled(self.value.value, self.parts)
         return True
 

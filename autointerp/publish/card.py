@@ -15,7 +15,7 @@ from autointerp.publish.local import public, public_recipe
 from autointerp.publish.manifest import Manifest
 from autointerp.publish.metadata import metadata
 from autointerp.publish.schema import TABLES, TableName, config_name
-from autointerp.report.authors import authors, is_imported, is_lexical, prompts
+from autointerp.report.authors import authors, is_counted, is_imported, is_lexical, prompts
 from autointerp.report.drawn import drawn
 from autointerp.report.funnel import n_open, steps
 from autointerp.report.summary import beside_all, summarise
@@ -73,6 +73,7 @@ def card(run: Run, manifest: Manifest, published: Published, *, jobs: int = 1) -
         package=manifest.package,
         imported=is_imported(manifest.journals),
         is_lexical=is_lexical(by),
+        is_counted=is_counted(manifest.journals, run.recipe),
         cite_key="".join(letter if letter.isalnum() else "_" for letter in published.to),
         cite_title="".join(letter for letter in title if letter not in "{}\\%$#&~^"),
     )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from autointerp.errors import UnknownName
 from autointerp.journal import MADE_FROM
 from autointerp.panel import control_places
 from autointerp.prompting import source_of
 from autointerp.publish.local import without_places
+from autointerp.recipe import Recipe
 from autointerp.run import Run
+from autointerp.sections import FALLBACK
 from autointerp.types import Json
+
+COUNTING: Final = ("lexical", "top_tokens")
+"""Explainers that count tokens and ask nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,25 @@ def _identity(llm: Json) -> str:
 def is_lexical(by: list[Author]) -> bool:
     """Whether corpus statistics wrote or judged in the place of an LLM."""
     return any("(lexical)" in one.llm for one in by)
+
+
+def is_counted(journals: Mapping[str, Json], recipe: Recipe) -> bool:
+    """Whether every explanation is made of statistics of tokens, whoever judges it; before the first one is made,
+    whether it would be."""
+    made = [one for place, one in journals.items() if place.startswith("explain/")]
+    if any("published" in one for one in made):
+        return False
+    by = [(one["explainers"], one["llms"]["explainer"]) for one in made]
+    by = by or [(recipe.explainers, recipe.llms.explainer)]
+    return all(
+        section["use"] in COUNTING or _is_counting(llm)
+        for sections, llm in by
+        for section in sections.values()
+    )
+
+
+def _is_counting(llm: Mapping[str, Any] | None) -> bool:
+    return llm is not None and llm["use"] == "lexical" and FALLBACK not in llm
 
 
 def is_imported(journals: Mapping[str, Json]) -> bool:

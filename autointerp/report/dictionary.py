@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from autointerp.dictionaries.locate import find_by_headers
-from autointerp.dictionaries.spec import DictionarySpec, Selector
+from autointerp.dictionaries.spec import BASIS_SHARE, DictionarySpec, Selector
 from autointerp.dictionaries.thresholds import Calibration
 from autointerp.distant import Distant
 from autointerp.identity import WHOLE_UP_TO
@@ -17,6 +17,11 @@ _WORDS: Final[dict[Selector, str]] = {
     "top_afa": "of a token the largest, as many as match the norm of its input",
     "nnls": "the non-negative codes that reconstruct best, found with the decoder alone",
     "custom": "code of its own",
+}
+_LARGEST: Final = "the neurons themselves, of a token the largest by magnitude"
+_BASES: Final[dict[Selector, str]] = {
+    "relu": "the weights that the router gives the experts, above 0 for those that a token goes to",
+    "abstopk": f"{_LARGEST}, one in {BASIS_SHARE}",
 }
 
 
@@ -38,7 +43,7 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
     if spec.further_sites:
         yield "and reads", ", ".join(map(str, spec.further_sites))
     if spec.is_transcoder:
-        yield "predicts", _place(spec.site_out, spec.hook_out)
+        yield "predicts", _output(spec)
     yield (
         "features",
         "as many as the model has" if spec.is_basis else f"{spec.width:,}" + " x 2 poles" * spec.signed,
@@ -48,7 +53,7 @@ def inspected(text: str, *, identity: bool = False) -> Iterator[tuple[str, str]]
     yield "input first", ", then ".join(spec.transform) or "as it is"
     if spec.model_was_centred:
         yield "centred", "where the model has LayerNorm, what is written to its stream loses its mean first"
-    if not spec.reconstructs:
+    if not spec.reconstructs and not spec.is_basis:  # a basis was not trained
         yield "reconstructs", "no: decoding its codes alone doesn't give what it was trained to give"
     if spec.calibration is not None:
         yield "thresholds", _calibration(spec.calibration)
@@ -92,6 +97,10 @@ def _size(n_bytes: int) -> str:
 
 
 def _selector(spec: DictionarySpec) -> str:
+    if spec.is_basis:
+        return _BASES[spec.selector] if spec.k is None else f"{spec.selector}, k = {spec.k:,}: {_LARGEST}"
+    if spec.custom_code is not None:
+        return f"{spec.selector}: {spec.custom_code}"
     if spec.selector != "pursuit":
         words = _WORDS.get(spec.selector)
         k = "" if spec.k is None else f", k = {spec.k:,}"
@@ -102,6 +111,14 @@ def _selector(spec: DictionarySpec) -> str:
     if spec.pursuit.residual_below > 0:
         ends.append(f"leaves less than norm {spec.pursuit.residual_below:.4g}")
     return steps + (f", fewer where one {' or '.join(ends)}" if ends else "")
+
+
+def _output(spec: DictionarySpec) -> str:
+    """No flag names one, so none is asked for."""
+    if spec.writes_to is not None:
+        return f"a part of {spec.writes_to}"
+    known = spec.site_out is not None or spec.hook_out is not None
+    return _place(spec.site_out, spec.hook_out) if known else "not said"
 
 
 def _place(site: object, hook: str | None) -> str:

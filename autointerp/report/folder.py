@@ -14,7 +14,7 @@ from autointerp import __version__
 from autointerp.errors import PackageMissing, RunError
 from autointerp.files import disk_errors
 from autointerp.publish.local import public
-from autointerp.report.authors import authors, is_imported, is_lexical, journals_of
+from autointerp.report.authors import authors, is_counted, is_imported, journals_of
 from autointerp.report.drawn import drawn
 from autointerp.report.figures import Shown, shown
 from autointerp.report.funnel import n_open
@@ -110,7 +110,7 @@ def markdown(run: Run, content: Shown, images: list[tuple[str, str]]) -> str:
         "spent": content.spent,
         "spent_in_all": in_all(content.spent),
         "authors": by,
-        "is_lexical": is_lexical(by),
+        "is_counted": is_counted(journals, recipe),
         "imported": is_imported(journals),
         "no_explainer": NO_EXPLAINER,
         "package": __version__,
