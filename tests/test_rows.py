@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from autointerp import pipeline
 from autointerp.activations.rows import START, Mark, Rows, make_rows, row_shards
@@ -21,6 +22,8 @@ from autointerp.errors import CorpusError, Interrupted
 from autointerp.progress import Silent, Stop
 from autointerp.run import Run
 from autointerp.stages.rows import read_corpus
+from autointerp.subject.corpus import Document
+from autointerp.subject.tokenizer import Tokenised
 from tiny import Tiny
 
 # --- packing -------------------------------------------------------------------------------------------
@@ -227,6 +230,18 @@ def test_a_first_document_that_fills_the_budget_is_refused(
     run = a_run(made, tmp_path / "texts", tmp_path / "run", n_tokens=63 * 100)
     with pytest.raises(CorpusError, match=r"first document.*alone has the 6,300 tokens.*document=line"):
         read_corpus(run, tokenizer, Silent(), Stop())
+
+
+def test_a_text_that_a_tokenizer_has_no_tokens_for_is_named() -> None:
+    """One of whole words, without a token for what it doesn't know."""
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    texts = iter([Document("01", "a b a"), Document("02", "a sea of words"), Document("03", "b")])
+    found = Tokenised(texts, PreTrainedTokenizerFast(tokenizer_object=words), None, Stop())
+    with pytest.raises(
+        CorpusError, match=r"can't take a document that begins with 'a sea of words': WordLevel.*UNK"
+    ):
+        list(found)
 
 
 def test_a_dry_run_reads_the_first_documents(made: Tiny, tmp_path: Path) -> None:

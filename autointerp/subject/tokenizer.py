@@ -96,12 +96,25 @@ class Tokenised(Iterator[tuple[int, NDArray[np.uint32]]]):
 
     def _batch(self, batch: list[Document]) -> Iterator[tuple[int, NDArray[np.uint32]]]:
         texts = [document.text for document in batch if document.turns is None]
-        # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
-        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        encoded = iter(self._tokenizer(texts, **options)["input_ids"] if texts else [])
+        encoded = iter(self._encoded(texts) if texts else [])
         for document in batch:
             ids = next(encoded) if document.turns is None else self._conversation(document.turns)
             yield int(document.id, 16), np.asarray(ids, np.uint32)
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        # The corpus is data: its "<|endoftext|>" is text, not the token that ends a document.
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        try:
+            return self._tokenizer(texts, **options)["input_ids"]
+        except Exception as error:
+            if type(error) is not Exception:  # errors of the tokenizers library have no class of their own
+                raise
+            if len(texts) > 1:  # one of them is meant, so alone it fails as well
+                return [self._encoded([text])[0] for text in texts]
+            raise CorpusError(
+                f"the model's tokenizer can't take a document that begins with {texts[0][:60]!r}: {error}. Is this "
+                f"text of the kind that the model was made for?"
+            ) from error
 
     def _conversation(self, turns: Conversation) -> list[int]:
         self._template = self._template or ChatTemplate(self._tokenizer)
