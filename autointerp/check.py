@@ -53,6 +53,11 @@ def check_dictionaries(
     given = recipes.over_default_plugins(dict(mapping))
     recipe = recipes.parse(recipes.merge(given, {"cache": cache, "sampling": sampling}))
     resolved = resolve(recipe)
+    if resolved.files is not None and resolved.files.has_firings:
+        raise RecipeError(
+            f"{resolved.files.activations.folder} holds firings without the vectors that they were made from, and a "
+            "check reads vectors. Name a model and a corpus instead (--model, --corpus)."
+        )
     with tempfile.TemporaryDirectory(prefix="autointerp-check-") as folder:
         run = Run.of(Path(folder) / "run", resolved)
         run.path.mkdir()

@@ -267,6 +267,20 @@ def test_records_that_contradict_each_other_are_named(two: list[Path], tmp_path:
     assert str(part) in str(caught.value) and str(tmp_path / "run" / "rows") in str(caught.value)
 
 
+def test_portions_checked_before_and_since_there_were_caveats_go_together(
+    two: list[Path], tmp_path: Path
+) -> None:
+    """The sentences beside a check's numbers, of which the first that is there counts; other numbers are refused."""
+    folders = copies(two, tmp_path)
+    part = next((folders[1] / "cache").glob("*/check.*.jsonl"))
+    header, check = part.read_bytes().splitlines()
+    part.write_bytes(header + b"\n" + orjson.dumps(orjson.loads(check) | {"caveats": ["A."]}) + b"\n")
+    merge(folders, tmp_path / "run")
+    part.write_bytes(header + b"\n" + orjson.dumps(orjson.loads(check) | {"l0": 1.0}) + b"\n")
+    with pytest.raises(RunError, match="hold different records of 'check'"):
+        merge(folders, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

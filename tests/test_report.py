@@ -23,6 +23,7 @@ from autointerp.errors import PackageMissing, RunError
 from autointerp.journal import Part
 from autointerp.llm.spending import Spent
 from autointerp.published.importing import import_delphi
+from autointerp.report.authors import is_counted
 from autointerp.report.figures import Shown, shown
 from autointerp.report.folder import write_report
 from autointerp.report.plan import spending
@@ -237,6 +238,8 @@ def test_it_says_who_explained_whoever_judged(tmp_path: Path) -> None:
             shutil.rmtree(run.path / stage)
         text = write_report(run, tmp_path / f"report{number}", with_plots=False).report.read_text()
         assert said in text, number
+    nobody = dataclasses.replace(run.recipe, explainers={})
+    assert not is_counted({}, nobody), "where scores need no explanation nobody counts tokens"
 
 
 def test_explanations_from_outside_are_inert(run: Run, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import delphi_files
 import tiny_families
 from autointerp.activations.looked_at import Inputs
 from autointerp.cli import app
@@ -32,7 +34,7 @@ from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.value_bias import read_value_bias
 from autointerp.types import Site
-from tiny import D_MODEL, Tiny, make_sae
+from tiny import D_MODEL, WIDTH, Tiny, make_sae
 
 
 def sae_of(made: Tiny, folder: Path, shift: float, **config: object) -> Path:
@@ -52,6 +54,15 @@ def checked(made: Tiny, sae: Path, *settings: str, n_tokens: int = 2000, fails: 
     done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert done.exit_code == (2 if fails else 0), done.output
     return " ".join(done.output.split())
+
+
+def test_firings_without_vectors_are_refused_in_a_line(made: Tiny, tmp_path: Path) -> None:
+    """What delphi cached: [0, 1, 0] is row 0, position 1, latent 0."""
+    cache, tokens = tmp_path / "delphi", np.ones((2, 4), np.int64)
+    delphi_files.write(cache / "layers.1", tokens, np.array([[0, 1, 0]]), np.ones(1), [0, WIDTH])
+    words = ["sae", "check", str(made.sae), "--model", str(made.model)]
+    done = CliRunner().invoke(app, [*words, "--set", f"activations.path={cache}"], env={"COLUMNS": "300"})
+    assert done.exit_code == 2 and "holds firings without the vectors" in done.output, done.output
 
 
 def test_a_better_fit_is_reported_and_not_taken(made: Tiny, tmp_path: Path) -> None:

@@ -97,11 +97,12 @@ def is_counted(journals: Mapping[str, Json], recipe: Recipe) -> bool:
         return False
     by = [(one["explainers"], one["llms"]["explainer"]) for one in made]
     by = by or [(recipe.explainers, recipe.llms.explainer)]
-    return all(
+    are_counted = [
         section["use"] in COUNTING or _is_counting(llm)
         for sections, llm in by
         for section in sections.values()
-    )
+    ]
+    return bool(are_counted) and all(are_counted)
 
 
 def _is_counting(llm: Mapping[str, Any] | None) -> bool:
