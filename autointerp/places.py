@@ -62,7 +62,8 @@ def placed(
             )
         further = tuple(given[1:]) if given else _behind_gain(spec, spec.further_sites, architecture)
         if len({site, *further}) <= len(further):
-            raise RecipeError(f"--hook {asked}: each place is read once. Name every one once.")
+            named = f"--hook {asked}" if given else f"{spec.path}: {site}, {', '.join(map(str, further))}"
+            raise RecipeError(f"{named}: each place is read once. Name every one once, with --hook A+B.")
         stated = _all_said(spec, architecture) if given else ()
         stated = () if stated == (site, *further) else stated
         one = DictionaryFound(spec, site, _output(spec, architecture), further, stated=stated)

@@ -8,6 +8,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import numpy as np
+
 from autointerp.metrics.records import Against, ScoreRecord
 from autointerp.report.sums import Explained, Sums
 from autointerp.run import Run
@@ -49,7 +51,7 @@ class Tallying:
 
     def __init__(self, run: Run, dictionary: str) -> None:
         self._run, self._dictionary = run, dictionary
-        self._no_candidates = set(run.no_candidates(dictionary).tolist())
+        self._no_candidates = run.no_candidates(dictionary)
 
     def __call__(self, units: list[UnitAsked]) -> Tally:
         """Raises JournalCorrupt, RecipeChanged."""
@@ -63,9 +65,9 @@ class Tallying:
         samples = self._run.existing("sample", self._dictionary).read(unit)
         without = {key for key, record in samples.items() if record["status"] not in EXPLAINABLE}
         found = Tally(Counter(record["status"] for key, record in samples.items() if key in asked))
-        if self._no_candidates:
-            sampled = (FeatureId.parse(key).index for key in samples if key in asked)
-            found.n_no_candidates = sum(index in self._no_candidates for index in sampled)
+        if len(self._no_candidates):
+            sampled = [FeatureId.parse(key).index for key in samples if key in asked]
+            found.n_no_candidates = int(np.isin(sampled, self._no_candidates).sum())
         for name in recipe.explainers:
             found.explained[name] = self._explained(name, unit, asked, without)
         by_scorer: dict[str, list[str]] = {}

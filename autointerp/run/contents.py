@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from autointerp.activations.passes import Pass, is_covered
 from autointerp.activations.random_rates import RandomRates
 from autointerp.activations.top_up import passes_to_top_up
+from autointerp.errors import RunError
+from autointerp.files import seal_of
 from autointerp.identities import asked_features
 from autointerp.journal import unit_of_feature
 from autointerp.portion import WHOLE, Portion, is_front
@@ -122,12 +124,27 @@ class Contents(Journals):
         return is_checked and self.has_all_rows() and is_covered(journal, self.own_units(), needed)
 
     def no_candidates(self, dictionary: str) -> NDArray[np.int64]:
-        """Features that can't fire, ascending: calibration gave them an infinite threshold."""
+        """Features that can't fire, ascending: calibration gave them an infinite threshold. None of a run whose
+        thresholds were left behind (`pack.py`). Raises RunError."""
         located = self.existing("cache", dictionary).located(CALIBRATION).get(CALIBRATION)
-        path = None if located is None else located[1].with_suffix(".npy")
-        if path is None or not path.is_file():
-            return np.zeros(0, np.int64)
-        return np.flatnonzero(np.isposinf(np.load(path)))
+        is_there = located is not None and located[1].with_suffix(".npy").is_file()
+        threshold_F = self.thresholds(dictionary) if is_there else None
+        return np.flatnonzero(np.isposinf(np.zeros(0) if threshold_F is None else threshold_F))
+
+    def thresholds(self, dictionary: str) -> NDArray[np.float32] | None:
+        """[F], as calibration found them; None where nothing was calibrated. Raises RunError where they are not what
+        was written."""
+        located = self.existing("cache", dictionary).located(CALIBRATION).get(CALIBRATION)
+        if located is None:
+            return None
+        record, part = located
+        path = part.with_suffix(".npy")
+        if not path.is_file() or seal_of(path) != {key: record[key] for key in ("bytes", "checksum")}:
+            raise RunError(
+                f"{path} is missing or not what was written, and without the thresholds in it nothing can be encoded "
+                f"as before: autointerp cache verify --repair {self.path}"
+            )
+        return np.load(path)
 
     def passes_to_top_up(self, dictionary: str) -> list[Pass] | None:
         """What is missing of a cache that is there to the end of its rows. None: nobody has looked yet which

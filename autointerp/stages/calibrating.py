@@ -28,8 +28,7 @@ from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.finite import count_bad
 from autointerp.dictionaries.spec import Weights
 from autointerp.dictionaries.thresholds import NO_CANDIDATES, Calibration
-from autointerp.errors import RunError
-from autointerp.files import seal_of, write_sealed
+from autointerp.files import write_sealed
 from autointerp.journal import Part
 from autointerp.portion import CHECK_TOKENS
 from autointerp.progress import Progress, Stop
@@ -49,15 +48,9 @@ def weights_of(run: Run, name: str, found: DictionaryFound, device: str) -> Weig
     weights = load_weights(found, device)
     if found.spec.calibration is None:
         return weights
-    record, part = run.cache(name).located(CALIBRATION)[CALIBRATION]
-    path = part.with_suffix(".npy")
-    if not path.is_file() or seal_of(path) != {key: record[key] for key in ("bytes", "checksum")}:
-        raise RunError(
-            f"{path} is missing or not what was written, and without the thresholds in it nothing can be encoded "
-            f"as before: autointerp cache verify --repair {run.path}"
-        )
-    threshold_F = torch.from_numpy(np.load(path))
-    return dataclasses.replace(weights, threshold_F=threshold_F.to(device))
+    threshold_F = run.thresholds(name)
+    assert threshold_F is not None, "`calibrate_missing` comes first"
+    return dataclasses.replace(weights, threshold_F=torch.from_numpy(threshold_F).to(device))
 
 
 def calibrate_missing(
