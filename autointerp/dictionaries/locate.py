@@ -151,8 +151,8 @@ def describe_place(path: Path) -> DictionarySpec:
 
     for reader in readers.values():
         if reader.recognises(path):
-            if isinstance(reader, StateDict):  # tensors of nobody known, unless what says so can't be read
-                unrecognised.check_configuration(path)
+            if isinstance(reader, StateDict):
+                unrecognised.check_not_another(path)
             return reader.describe(path)
     below = dictionaries_below(path, known)
     if len(below) == 1 and (path / below[0]).is_file() and (path / below[0]).parent == path:
