@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import textwrap
@@ -90,6 +91,7 @@ def line_of(path: Path, text: str) -> int:
         ("import no_such_module\ndef f():\n    pass", "ModuleNotFoundError: No module named 'no_such_", "no_such"),
         ("1 / 0", "ZeroDivisionError: division by zero", "1 / 0"),
         ("def f(:", "SyntaxError: ", "def f(:"),
+        ("def __getattr__(name):\n    raise OSError(name)", "looking for f raised OSError: f", "raise OSError"),
         ("def f():\n    return DictionarySpec(3)", "TypeError: ", "DictionarySpec(3)"),
         ("def f():\n    raise KeyError", "raised KeyError (", "raise KeyError"),
     ],
@@ -209,6 +211,18 @@ def test_an_empty_identity_becomes_the_files(write: Write, code: str) -> None:
     before = found.identity
     path.write_text(path.read_text() + "\n# other weights\n")
     assert find_dictionary("my_outside:f").identity != before
+
+
+def test_a_module_may_be_called_as_a_basis_is(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="'neurons:f' names no basis: write neurons"):
+        find_dictionary("neurons:f")
+    path = write("def f():\n    return Dictionary(spec(), lambda device: tensors())")
+    path.rename(path.with_name("neurons.py"))
+    monkeypatch.delitem(sys.modules, "neurons", raising=False)
+    importlib.invalidate_caches()
+    assert find_dictionary("neurons:f").format == "neurons:f"
+    assert find_dictionary("neurons").is_basis and find_dictionary("neurons:3").k == 3
+    monkeypatch.delitem(sys.modules, "neurons")
 
 
 # --- loaded --------------------------------------------------------------------------------------------
