@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import textwrap
@@ -90,6 +91,7 @@ def line_of(path: Path, text: str) -> int:
         ("import no_such_module\ndef f():\n    pass", "ModuleNotFoundError: No module named 'no_such_", "no_such"),
         ("1 / 0", "ZeroDivisionError: division by zero", "1 / 0"),
         ("def f(:", "SyntaxError: ", "def f(:"),
+        ("def __getattr__(name):\n    raise OSError(name)", "looking for f raised OSError: f", "raise OSError"),
         ("def f():\n    return DictionarySpec(3)", "TypeError: ", "DictionarySpec(3)"),
         ("def f():\n    raise KeyError", "raised KeyError (", "raise KeyError"),
     ],
@@ -211,6 +213,18 @@ def test_an_empty_identity_becomes_the_files(write: Write, code: str) -> None:
     assert find_dictionary("my_outside:f").identity != before
 
 
+def test_a_module_may_be_called_as_a_basis_is(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="'neurons:f' names no basis: write neurons"):
+        find_dictionary("neurons:f")
+    path = write("def f():\n    return Dictionary(spec(), lambda device: tensors())")
+    path.rename(path.with_name("neurons.py"))
+    monkeypatch.delitem(sys.modules, "neurons", raising=False)
+    importlib.invalidate_caches()
+    assert find_dictionary("neurons:f").format == "neurons:f"
+    assert find_dictionary("neurons").is_basis and find_dictionary("neurons:3").k == 3
+    monkeypatch.delitem(sys.modules, "neurons")
+
+
 # --- loaded --------------------------------------------------------------------------------------------
 
 
@@ -288,6 +302,27 @@ def test_parameters_of_a_module_and_calibrated_thresholds_are_taken(write: Write
     assert loaded("my_outside:g").spec.calibration is not None
 
 
+def test_a_feature_may_be_switched_off_by_an_infinite_threshold(write: Write) -> None:
+    write("""
+        def f(threshold=float("inf")):
+            threshold_F = torch.tensor([1.0, threshold] + [0.0] * (F - 2))
+            return Dictionary(
+                spec(selector="jumprelu", k=None),
+                lambda device: tensors(w_enc_DF=torch.eye(D, F), threshold_F=threshold_F))
+        def g():
+            return f(float("nan"))
+        def h():
+            return f(-float("inf"))
+    """)
+    codes = loaded().encode(torch.tensor([[1.0, 9.0, 0.5, 0.0, 0.0, 2.0]]))
+    assert codes.feature_M.tolist() == [2, 5]  # 1.0 is not above 1
+    for name in "gh":
+        with pytest.raises(
+            CheckpointError, match="threshold_F holds 1 values of 10 that are NaN or infinite"
+        ):
+            loaded(f"my_outside:{name}")
+
+
 # --- encoded -------------------------------------------------------------------------------------------
 
 ENCODES = [
@@ -339,15 +374,18 @@ def test_a_model_that_gives_nan_is_not_taken_for_a_fault_of_encode(write: Write)
 
 
 def test_what_is_not_active_may_stand_anywhere_and_types_are_ours(write: Write) -> None:
-    """Features in int32, values in float64, padded with zeros of feature 0."""
+    """Features in int32, values in float64, padded with zeros of feature 0 or of none."""
     write("""
         def encode(x):
             values = torch.tensor([[2.0, 0.0, 0.0], [1.5, 3.0, 0.0]], dtype=torch.float64)
-            return values, torch.tensor([[4, 0, 0], [9, 0, 0]], dtype=torch.int32)
+            return values, torch.tensor([[4, 0, 0], [9, 0, -1]], dtype=torch.int32)
         def f():
             return encoding(encode)
     """)
-    codes = loaded().encode(torch.zeros(2, D))
+    encoder = loaded()
+    codes = encoder.encode(torch.zeros(2, D))
+    padded = encoder.candidates(torch.zeros(2, D))
+    assert sorted(padded.feature_M.tolist()) == [0, 0, 0, 0, 4, 9]
     assert codes.value_M.dtype == torch.float32 and codes.feature_M.dtype == torch.int64
     assert (codes.token_M.tolist(), codes.feature_M.tolist()) == ([0, 1, 1], [4, 0, 9])
     assert codes.value_M.tolist() == [2.0, 3.0, 1.5]

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -104,7 +105,8 @@ def _found(text: str) -> DictionarySpec:
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises where there is no such user
     if is_place(path):
         return describe_place(path)
-    if text.partition(":")[0] in ("neurons", "experts"):
+    head = text.partition(":")[0]
+    if head in ("neurons", "experts") and find_spec(head) is None:  # else it is somebody's module
         return Basis().describe(Path(text))
     if OUTSIDE.fullmatch(text):
         return OutsideFunction(text).describe(path)
@@ -151,8 +153,8 @@ def describe_place(path: Path) -> DictionarySpec:
 
     for reader in readers.values():
         if reader.recognises(path):
-            if isinstance(reader, StateDict):  # tensors of nobody known, unless what says so can't be read
-                unrecognised.check_configuration(path)
+            if isinstance(reader, StateDict):
+                unrecognised.check_not_another(path)
             return reader.describe(path)
     below = dictionaries_below(path, known)
     if len(below) == 1 and (path / below[0]).is_file() and (path / below[0]).parent == path:

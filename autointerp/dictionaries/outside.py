@@ -93,7 +93,8 @@ def _found(text: str) -> Callable[[], object]:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise CheckpointError(f"--sae {text}: {error}. {elsewhere}") from error
         raise _told(text, f"importing {module}", None, error) from error
-    function = getattr(imported, name, None)
+    with errors_told(text, f"looking for {name}", None):
+        function = getattr(imported, name, None)
     if function is None:
         raise CheckpointError(f"--sae {text}: module '{module}' has no attribute '{name}'. {elsewhere}")
     if not callable(function):

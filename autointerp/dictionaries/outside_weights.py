@@ -37,7 +37,8 @@ def checked(text: str, spec: DictionarySpec, weights: object, device: str) -> We
         refuse(f"gate is a {type(weights.gate).__name__}: the selector gated needs a spec.Gate.")
     for name, tensor, axes, is_needed in _tensors(spec, weights):
         if tensor is not None or is_needed:
-            fault = _fault(tensor, axes, device)
+            # Above an infinite threshold is nothing: such a feature is switched off.
+            fault = _fault(tensor, axes, device, may_be_infinite=name == "threshold_F")
             if fault is not None:
                 refuse(f"{name} {fault}")
     for name, function, is_needed in (
@@ -78,7 +79,7 @@ def _tensors(spec: DictionarySpec, weights: Weights) -> Iterator[tuple[str, obje
         yield "gate.magnitude_bias_F", weights.gate.magnitude_bias_F, (f,), True
 
 
-def _fault(tensor: object, axes: Axes, device: str) -> str | None:
+def _fault(tensor: object, axes: Axes, device: str, *, may_be_infinite: bool) -> str | None:
     """The value, and what is expected; None of a tensor as it should be. Waits for the device."""
     expected = f"expected a tensor of float32 [{', '.join(f'{what} {length}' for what, length in axes)}]"
     if not isinstance(tensor, Tensor):
@@ -92,9 +93,12 @@ def _fault(tensor: object, axes: Axes, device: str) -> str | None:
         return f"is of {tensor.dtype}: {expected}. Its float() is."
     if tensor.device.type != torch.device(device).type:
         return f"is on {tensor.device}: expected on {device}, the device that load is given."
+    values = tensor.detach()
+    if may_be_infinite:
+        values = values.clamp(max=torch.finfo(values.dtype).max)
     # A mask of all values would need more memory than the tensor itself.
-    if tensor.numel() and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
-        n_bad = tensor.numel() - int(tensor.isfinite().sum())
+    if values.numel() and not torch.stack(torch.aminmax(values)).isfinite().all():
+        n_bad = values.numel() - int(values.isfinite().sum())
         return f"holds {n_bad:,} values of {tensor.numel():,} that are NaN or infinite: expected numbers."
     return None
 
@@ -138,7 +142,11 @@ class CheckedEncode:
         if not self.is_known:
             self._check_unique(value_nK, feature_nK)
             self.is_known = True
-        return value_nK.float(), feature_nK.long()
+        # What isn't active may be of any feature, also of none (-1, say).
+        return value_nK.float(), torch.where(self._fires(value_nK), feature_nK.long(), 0)
+
+    def _fires(self, value_nK: Tensor) -> Tensor:
+        return value_nK != 0 if self.spec.signed else value_nK > 0
 
     def _columns(self, given: object, x_nD: Tensor) -> tuple[Tensor, Tensor]:
         n, expected = len(x_nD), "expected two tensors [n, K], values (float) and features (integer)"
@@ -165,15 +173,17 @@ class CheckedEncode:
             return
         if n_bad := int((~value_nK.isfinite()).sum()):
             self._refuse(f"gives {n_bad:,} values of {value_nK.numel():,} that are NaN or infinite.")
-        lowest, highest = (int(one) for one in torch.aminmax(feature_nK))
+        feature_m = feature_nK[self._fires(value_nK)]
+        if not len(feature_m):
+            return
+        lowest, highest = (int(one) for one in torch.aminmax(feature_m))
         if lowest < 0 or highest >= self.spec.width:
             self._refuse(f"gives features from {lowest} to {highest}: expected 0 to {self.spec.width - 1}.")
 
     def _check_unique(self, value_nK: Tensor, feature_nK: Tensor) -> None:
         """What is not active may stand anywhere: whoever has fewer than K codes fills up with zeros."""
-        fires_nK = value_nK != 0 if self.spec.signed else value_nK > 0
         place_K = torch.arange(value_nK.shape[1], device=value_nK.device)
-        sorted_nK = torch.where(fires_nK, feature_nK.long(), -1 - place_K).sort(dim=1).values
+        sorted_nK = torch.where(self._fires(value_nK), feature_nK.long(), -1 - place_K).sort(dim=1).values
         twice_n = (sorted_nK[:, 1:] == sorted_nK[:, :-1]).any(dim=1)
         if n_twice := int(twice_n.sum()):
             self._refuse(

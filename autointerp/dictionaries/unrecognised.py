@@ -7,6 +7,7 @@ the readers have read before: configuration, names and shapes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -75,6 +76,18 @@ def check_configuration(path: Path) -> None:
             read_settings(file)
 
 
+def check_not_another(path: Path) -> None:
+    """Raises CheckpointError where tensors of nobody known lie with a configuration that can't be read, and so may be
+    somebody's."""
+    try:
+        check_configuration(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} It may say how the tensors beside it are read. If it is of something else, move the tensors to "
+            "a folder of their own."
+        ) from error
+
+
 def tensors_of(path: Path) -> str:
     """A sentence with the names of a sound file's tensors, or of those of a folder's one file; else empty."""
     files = _tensor_files(path) if path.is_dir() else [path]
@@ -121,10 +134,10 @@ def _nearly(path: Path, headers: Iterable[str]) -> str | None:
         what = "one tensor without a name" if names else "no tensor"
         return f"{path} holds {what}. A dictionary has several, by name. Is it another file?"
     found = [
-        (len(layout - below), prefix, layout)
+        (len(layout - held), prefix, layout)
         for layout in NEARLY
-        for prefix in _prefixes(names, layout)
-        if 2 * len(layout & (below := _below(names, prefix))) > len(layout)
+        for prefix, held in _held(names, layout).items()
+        if 2 * len(held) > len(layout)
     ]
     if not found:
         return None
@@ -145,14 +158,14 @@ def _nearly(path: Path, headers: Iterable[str]) -> str | None:
     return f"{path} holds {here}, as dictionaries do, but is none that is known: {NEARLY[layout]}.{others}"
 
 
-def _prefixes(names: frozenset[str], layout: frozenset[str]) -> set[str]:
-    """Those in front of a layout's names, with their dot; the empty one too."""
-    ends = [(name, end) for name in names for end in layout if name.endswith(f".{end}")]
-    return {"", *(name.removesuffix(end) for name, end in ends)}
-
-
-def _below(names: frozenset[str], prefix: str) -> frozenset[str]:
-    return frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+def _held(names: frozenset[str], layout: frozenset[str]) -> dict[str, set[str]]:
+    """Which of a layout's names there are behind each prefix, which ends with its dot or is empty."""
+    held = defaultdict[str, set[str]](set)
+    for name in names:
+        for end in layout:
+            if name == end or name.endswith(f".{end}"):
+                held[name.removesuffix(end)].add(end)
+    return held
 
 
 def _tensor_files(folder: Path) -> list[Path]:
