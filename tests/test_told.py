@@ -81,6 +81,14 @@ def test_features_outside_of_a_pool_are_told_from_those_that_are_dead(made: Tiny
     for feature in (int(is_out.nonzero()[0]), int((~is_out).nonzero()[0])):
         shown = told("show", str(out), str(feature))
         assert ("outside of the pool that calibration chose" in shown) == bool(is_out[feature])
+    thresholds.write_bytes(thresholds.read_bytes()[:100])
+    for words in (["status", str(out)], ["show", str(out), str(int(is_out.nonzero()[0]))]):
+        broken = CliRunner().invoke(app, words, env={"COLUMNS": "500"})
+        assert (
+            broken.exit_code == 2 and "not what was written" in broken.output and "--repair" in broken.output
+        )
+    thresholds.unlink()
+    assert "fire" in told("status", str(out)), "a run without them can be looked at"
 
 
 def test_one_pass_is_not_counted_as_several(made: Tiny, tmp_path: Path) -> None:
