@@ -87,7 +87,8 @@ def _check_values(codes: Codes, spec: DictionarySpec) -> None:
     if np.isfinite(value_M).all() and ((feature_M >= 0) & (feature_M < spec.n_columns)).all():
         return
     raise CheckpointError(
-        f"{spec.path}: codes are NaN or infinite, or of features beyond its width, {spec.width:,}."
+        f"{spec.path}: codes are NaN or infinite, or of features beyond its width, {spec.width:,}. Look at what its "
+        "encode gives: only numbers, of features from 0 on, can be kept."
     )
 
 

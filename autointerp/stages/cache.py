@@ -20,11 +20,9 @@ from autointerp.activations.looked_at import Masking
 from autointerp.activations.passes import Pass, passes_to_make
 from autointerp.activations.rows import Rows, RowShard, row_shards
 from autointerp.activations.top_up import note_lacking, rows_fired
-from autointerp.dictionaries.caveats import caveats, kept_caveats, silence
 from autointerp.dictionaries.encode import Encoder
 from autointerp.dictionaries.spec import Weights
-from autointerp.errors import CheckpointError, RecipeError
-from autointerp.fits import density
+from autointerp.errors import RecipeError
 from autointerp.journal import Part
 from autointerp.progress import Progress, Stop
 from autointerp.resolve import Resolved
@@ -33,6 +31,7 @@ from autointerp.sources import DictionaryFound
 from autointerp.stages.calibrating import calibrate_missing, weights_of
 from autointerp.stages.collecting import Target, collect_shards, masked
 from autointerp.stages.directions import run_directions
+from autointerp.stages.first_check import first_checks
 from autointerp.stages.frozen import CPU_BATCH, Frozen, read_frozen, tuned_batch, within_memory
 from autointerp.stages.random_rates import run_random_rates
 from autointerp.stages.sources import ReadyFirings, Source, open_source
@@ -177,7 +176,7 @@ def open_cache(
     batch_tokens = frozen.batch_tokens if frozen else run.recipe.resources.batch_tokens or CPU_BATCH
     shards = list(row_shards(run.rows()))
     collector = Collector(vectors, whole, masking, batch_tokens)
-    checks = _checks(run, found, collector, shards, progress)
+    checks = first_checks(run, found, collector, shards, progress)
     run_directions(run, resolved, device, progress, stop, weights)
     passes = _passes(run, found)
     attached, norms = _attached(whole, passes), _norms(checks, passes)
@@ -262,42 +261,3 @@ def _batch_tokens(
         torch.cuda.synchronize(device)
 
     return tuned_batch(step, largest=rows.size * context_length)
-
-
-def _checks(
-    run: Run,
-    found: Mapping[str, DictionaryFound],
-    collector: Collector,
-    shards: list[RowShard],
-    progress: Progress,
-) -> dict[str, Check]:
-    """The check of each dictionary, from its record or made now. Raises CheckpointError where one doesn't fit."""
-    known = {name: run.cache(name).read(CHECK).get(CHECK) for name in found}
-    made = {} if all(known.values()) else collector.check((shard.first_row, shard.read()) for shard in shards)
-    checks: dict[str, Check] = {}
-    for name, record in known.items():
-        if record is not None:
-            checks[name] = Check(**{field.name: record[field.name] for field in dataclasses.fields(Check)})
-            continue
-        check = checks[name] = made[name]
-        explained = " on" if check.fvu is None else f", explains {1 - check.fvu:.1%} of the variance of"
-        progress.note(f"{name}: {check.l0:.1f} features a token{explained} {check.n_tokens:,} tokens")
-        for sentence in caveats(found[name].spec):
-            progress.note(f"{name}: {sentence}")
-        silent = silence(found[name].spec, check.n_tokens, check.l0)
-        if silent is not None and run.recipe.model.weights == "trained":
-            raise CheckpointError(f"dictionary '{name}' is silent: {silent}; other ones need another --out.")
-        if (dense := density(check.l0, run.identities.widths[name])) is not None:
-            progress.note(f"{name} is {dense}")
-        if check.fvu is not None and not (check.n_tokens and check.fvu < 1):
-            raise CheckpointError(
-                f"dictionary '{name}' does not fit these activations: on {check.n_tokens:,} tokens its "
-                f"reconstruction is no better than the mean (FVU {check.fvu:.3g}, L0 {check.l0:.1f}). Check "
-                f"whether the checkpoint is complete, and --model, --hook and cache.prepend_bos; give other "
-                f"ones together with another --out."
-            )
-    for name, record in known.items():  # behind all refusals: a dictionary that is refused leaves no trace
-        if record is None:
-            with Part(run.cache(name), CHECK) as part:
-                part.append(CHECK, dataclasses.asdict(checks[name]) | kept_caveats(found[name].spec))
-    return checks
