@@ -21,11 +21,15 @@ from typer.testing import CliRunner
 
 import delphi_files
 import tiny_families
+from autointerp import pipeline
 from autointerp.activations.looked_at import Inputs
+from autointerp.check import check_dictionaries
 from autointerp.cli import app
 from autointerp.dictionaries.locate import find_dictionary, reader_of
 from autointerp.dictionaries.spec import Expected
+from autointerp.errors import ActivationsError
 from autointerp.fits import Fit, LeftOut, density, verdicts
+from autointerp.progress import Silent, Stop
 from autointerp.report.dictionary import inspected
 from autointerp.report.fits import print_fits
 from autointerp.sources import DictionaryFound
@@ -33,7 +37,7 @@ from autointerp.stages.check import Convention, Reading, without_value_bias
 from autointerp.subject.model import Subject
 from autointerp.subject.model_files import find_model
 from autointerp.subject.value_bias import read_value_bias
-from autointerp.types import Site
+from autointerp.types import Json, Site
 from tiny import D_MODEL, WIDTH, Tiny, make_sae
 
 
@@ -208,6 +212,27 @@ def test_one_document_is_enough(made: Tiny, tmp_path: Path) -> None:
         assert "features a token (L0)" in checked(replace(made, corpus=one), made.sae, n_tokens=n_tokens)
     one.write_text("  ")
     assert "is empty" in checked(replace(made, corpus=one), made.sae, fails=True)
+
+
+def test_one_document_of_stored_activations_is_enough(made: Tiny, tmp_path: Path) -> None:
+    """A check of them goes through; what is explained needs another document to be tested on."""
+    folder, place = tmp_path / "stored", str(made.sae)
+    folder.mkdir()
+    x = torch.randn(24, 32, D_MODEL, generator=torch.Generator().manual_seed(3))
+    rows = {
+        "activations": x, "tokens": torch.arange(24 * 32).reshape(24, 32) % 200,
+        "documents": torch.zeros(24, dtype=torch.int64), "positions": torch.arange(24) * 32,
+    }  # fmt: skip
+    save_file(rows, folder / "a.safetensors")
+    recipe: Json = {
+        "dictionaries": {"auto": {"path": place}},
+        "activations": {"path": str(folder), "tokenizer": str(made.model)},
+    }
+    (one,) = check_dictionaries(recipe, 500, Silent(), Stop())
+    assert one.fits[0].n_tokens > 400 and one.fits[0].fvu is not None
+    recipe["llms"] = {"explainer": {"use": "lexical"}, "judge": {"use": "lexical"}}
+    with pytest.raises(ActivationsError, match="holds a single document"):
+        pipeline.explain(recipe, out=tmp_path / "run")
 
 
 def test_how_many_tokens_is_said_in_the_checks_own_terms(made: Tiny) -> None:
